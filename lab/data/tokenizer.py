@@ -1,0 +1,118 @@
+"""Text to token ids and back, and how the lab trains a tokenizer of its own."""
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+import tokenizers
+from jaxtyping import UInt32
+from tokenizers import decoders, models, pre_tokenizers, trainers
+
+from lab.errors import UserError
+
+END_OF_DOCUMENT = "<|endoftext|>"
+
+
+class Tokenizer:
+    """A `tokenizer.json` file (https://github.com/huggingface/tokenizers) with an end-of-document token.
+
+    A relative `path` is looked for in the current directory, then among the tokenizers that the lab ships.
+    Attributes: `vocabulary` (number of ids, added tokens included), `end_of_document` (id), `digest` (sha256
+    of the file). Raises UserError if the file is missing, is not a tokenizer, lacks the end-of-document
+    token, or holds another number of tokens than `vocabulary`.
+    """
+
+    def __init__(
+        self, path: str, end_of_document: str = END_OF_DOCUMENT, vocabulary: int | None = None
+    ) -> None:
+        self.path = _find(path)
+        content = self.path.read_bytes()
+        try:
+            self._tokenizer = tokenizers.Tokenizer.from_str(content.decode("utf-8"))
+        except Exception as error:  # the library raises nothing narrower
+            raise UserError(f"{self.path}: not a tokenizer.json ({error})") from error
+        ids = self._tokenizer.get_vocab(with_added_tokens=True)
+        self.vocabulary = len(ids)
+        self.digest = hashlib.sha256(content).hexdigest()
+        if end_of_document not in ids:
+            raise UserError(
+                f"{self.path}: lacks the token {end_of_document!r}; set tokenizer.end_of_document"
+            )
+        self.end_of_document: int = ids[end_of_document]
+        if sorted(ids.values()) != list(range(self.vocabulary)):
+            raise UserError(
+                f"{self.path}: its token ids are not 0 to {self.vocabulary - 1}; use another file"
+            )
+        if vocabulary is not None and vocabulary != self.vocabulary:
+            raise UserError(
+                f"key tokenizer.vocabulary is {vocabulary} but {self.path} has {self.vocabulary} tokens"
+            )
+        # A text that spells a special token means those letters, and no file may cut or pad a document.
+        self._tokenizer.encode_special_tokens = True
+        self._tokenizer.no_truncation()
+        self._tokenizer.no_padding()
+
+    def encode(self, text: str) -> UInt32[np.ndarray, "tokens"]:
+        """Token ids of `text`, without special tokens."""
+        return np.array(self._tokenizer.encode(text, add_special_tokens=False).ids, dtype=np.uint32)
+
+    def encode_batch(self, texts: Sequence[str]) -> list[UInt32[np.ndarray, "tokens"]]:
+        """`encode` of each text, several at a time."""
+        encodings = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
+        return [np.array(encoding.ids, dtype=np.uint32) for encoding in encodings]
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of token ids, special tokens spelled out."""
+        return self._tokenizer.decode([int(identifier) for identifier in ids], skip_special_tokens=False)
+
+
+def shipped_tokenizers() -> Path:
+    """The folder of tokenizers that come with the lab: in the installed package, else in the source tree."""
+    package = Path(__file__).parents[1]
+    installed = package / "tokenizers"
+    return installed if installed.is_dir() else package.parent / "data" / "tokenizers"
+
+
+def _find(path: str) -> Path:
+    places = [Path(path), shipped_tokenizers() / path]
+    found = next((place for place in places if path and place.exists()), None)
+    if found is None:
+        raise UserError(
+            f"key tokenizer.path is {path!r}: no such file; it is neither here nor in {places[1].parent}"
+        )
+    if found.is_dir():
+        raise UserError(f"key tokenizer.path is {path!r}: a directory; name the tokenizer.json in it")
+    if found.stat().st_size == 0:
+        raise UserError(f"{found}: the file is empty; name a tokenizer.json")
+    return found
+
+
+def train_tokenizer(
+    texts: Iterable[str], vocabulary: int, end_of_document: str = END_OF_DOCUMENT
+) -> tokenizers.Tokenizer:
+    """Train byte-level BPE: ids are the end of document (0), the 256 bytes, then the merges.
+
+    The same texts give the same tokenizer, on any number of threads. Raises UserError if `vocabulary` has no
+    room for the bytes, or the texts are too few to fill it.
+    """
+    if vocabulary <= 257:
+        raise UserError(
+            f"vocabulary is {vocabulary}; give at least 258: 256 bytes, the end of document, a merge"
+        )
+    tokenizer = tokenizers.Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary,
+        special_tokens=[end_of_document],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    size = tokenizer.get_vocab_size()
+    if size != vocabulary:
+        raise UserError(
+            f"the texts give only {size} of {vocabulary} tokens; give more text or a smaller vocabulary"
+        )
+    return tokenizer

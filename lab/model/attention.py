@@ -1,0 +1,76 @@
+"""Grouped-query attention, full or windowed. The scores are computed by one of ``lab.model.kernels``."""
+
+import math
+
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from lab.errors import UserError
+from lab.model.kernels import attend
+from lab.model.linear import Linear
+from lab.model.position import PositionEncoding
+
+
+class Attention(nn.Module):
+    """Causal grouped-query attention without biases (Ainslie et al. 2023; shapes as in TinyLlama).
+
+    Args:
+        width: width of the residual stream.
+        heads: query heads.
+        kv_heads: key and value heads; each serves heads / kv_heads query heads.
+        head_dim: width of one head.
+        window: how many keys a query sees, its own included; ``None`` means all before it.
+        kernel: ``auto``, ``matched`` or a kernel's name; see :func:`lab.model.kernels.choose`.
+
+    Attributes:
+        temperature: factor on the logits, 1.0 in training; window extensions change it.
+
+    Raises:
+        UserError: heads do not divide, or ``window`` is below 1.
+    """
+
+    def __init__(
+        self, width: int, heads: int, kv_heads: int, head_dim: int, window: int | None, kernel: str
+    ) -> None:
+        super().__init__()
+        if kv_heads < 1 or heads % kv_heads:
+            raise UserError(
+                f"scale.heads is {heads} and scale.kv_heads is {kv_heads}: each key head serves heads / kv_heads "
+                "query heads; choose kv_heads that divides heads"
+            )
+        if window is not None and window < 1:
+            raise UserError(
+                f"model.attention.window is {window}: a query sees itself at least; give 1 or more, or null for all"
+            )
+        self.heads, self.kv_heads, self.head_dim = heads, kv_heads, head_dim
+        self.window = window
+        self.temperature = 1.0
+        self.kernel = kernel
+        self.query = Linear(width, heads * head_dim)
+        self.key = Linear(width, kv_heads * head_dim)
+        self.value = Linear(width, kv_heads * head_dim)
+        self.output = Linear(heads * head_dim, width)
+
+    def forward(
+        self,
+        x: Float[Tensor, "batch time width"],
+        position: PositionEncoding,
+        positions: Int[Tensor, "time"],
+        documents: Int[Tensor, "batch time"] | None,
+    ) -> Float[Tensor, "batch time width"]:
+        batch, time, _ = x.shape
+        query = self.query(x).view(batch, time, self.heads, self.head_dim).transpose(1, 2)
+        key = self.key(x).view(batch, time, self.kv_heads, self.head_dim).transpose(1, 2)
+        value = self.value(x).view(batch, time, self.kv_heads, self.head_dim).transpose(1, 2)
+        query, key = position.rotate(query, key, positions)
+        mixed = attend(
+            query,
+            key,
+            value,
+            window=self.window,
+            slopes=position.slopes,
+            scale=self.temperature / math.sqrt(self.head_dim),
+            documents=documents,
+            kernel=self.kernel,
+        )
+        return self.output(mixed.transpose(1, 2).reshape(batch, time, -1))

@@ -1,0 +1,150 @@
+"""The decoder, one page: embedding, blocks of attention and feed-forward, norm, head.
+
+As TinyLlama (github.com/jzhang38/TinyLlama, lit_gpt/model.py): pre-norm RMSNorm, SwiGLU, grouped-query attention,
+no biases, untied head. It runs at any length: what happens beyond the training context is the lab's subject.
+
+Weights are float32; activations are of ``compute_dtype`` from the embedding on. Norms, rotations, softmax and the
+loss are formed in float32.
+"""
+
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn import functional
+
+from lab.errors import UserError
+from lab.model.attention import Attention
+from lab.model.initialise import initialise
+from lab.model.linear import Linear
+from lab.model.position import PositionEncoding
+
+
+class RMSNorm(nn.Module):
+    """x / sqrt(mean(x^2) + eps) * weight (Zhang and Sennrich 2019), formed in at least float32."""
+
+    def __init__(self, width: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(width))
+        self.eps = eps
+
+    def forward(self, x: Float[Tensor, "*rest width"]) -> Float[Tensor, "*rest width"]:
+        accurate = x.to(torch.promote_types(x.dtype, torch.float32))
+        return functional.rms_norm(accurate, self.weight.shape, self.weight.to(accurate.dtype), self.eps).to(
+            x.dtype
+        )
+
+
+class FeedForward(nn.Module):
+    """SwiGLU: down(silu(gate(x)) * up(x)) (Shazeer 2020)."""
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.gate = Linear(width, hidden)
+        self.up = Linear(width, hidden)
+        self.down = Linear(hidden, width)
+
+    def forward(self, x: Float[Tensor, "batch time width"]) -> Float[Tensor, "batch time width"]:
+        return self.down(functional.silu(self.gate(x)) * self.up(x))
+
+
+class Block(nn.Module):
+    """x + attention(norm(x)), then x + feed_forward(norm(x))."""
+
+    def __init__(self, attention: Attention, width: int, hidden: int, eps: float) -> None:
+        super().__init__()
+        self.attention_norm = RMSNorm(width, eps)
+        self.attention = attention
+        self.feed_forward_norm = RMSNorm(width, eps)
+        self.feed_forward = FeedForward(width, hidden)
+
+    def forward(
+        self, x: Tensor, position: PositionEncoding, positions: Tensor, documents: Tensor | None
+    ) -> Tensor:
+        x = x + self.attention(self.attention_norm(x), position, positions, documents)
+        return x + self.feed_forward(self.feed_forward_norm(x))
+
+
+class Decoder(nn.Module):
+    """Token ids in, logits out.
+
+    Args:
+        vocabulary: number of token ids.
+        layers, width, hidden: number of blocks, width of the residual stream and of the feed-forward.
+        position: the position encoding, shared by all layers.
+        attention: makes one layer's attention; called once a layer.
+        seed: of the initial weights (see :mod:`lab.model.initialise`).
+        eps: of the norms (TinyLlama: 1e-5).
+        tied: the head uses the embedding's matrix.
+        compute_dtype: type of activations and matrix products.
+
+    Raises:
+        UserError: a size below 1.
+    """
+
+    def __init__(
+        self,
+        vocabulary: int,
+        layers: int,
+        width: int,
+        hidden: int,
+        position: PositionEncoding,
+        attention: Callable[[], Attention],
+        seed: int,
+        eps: float = 1e-5,
+        tied: bool = False,
+        compute_dtype: torch.dtype = torch.float32,
+    ) -> None:
+        super().__init__()
+        for key, size in {"layers": layers, "width": width, "hidden": hidden}.items():
+            if size < 1:
+                raise UserError(f"scale.{key} is {size}: give 1 or more")
+        self.compute_dtype = compute_dtype
+        self.position = position
+        self.embedding = nn.Parameter(torch.empty(vocabulary, width))
+        self.blocks = nn.ModuleList(Block(attention(), width, hidden, eps) for _ in range(layers))
+        self.norm = RMSNorm(width, eps)
+        self.head = None if tied else Linear(width, vocabulary)
+        initialise(self, seed, width, layers)
+
+    def hidden(
+        self, tokens: Int[Tensor, "batch time"], documents: Int[Tensor, "batch time"] | None = None
+    ) -> Float[Tensor, "batch time width"]:
+        """The last layer's normed states, from which :meth:`logits` reads the next token."""
+        length = tokens.shape[1]
+        self.position.reach(length)
+        positions = torch.arange(length, device=tokens.device)
+        x = functional.embedding(tokens, self.embedding).to(self.compute_dtype)
+        for block in self.blocks:
+            x = block(x, self.position, positions, documents)
+        return self.norm(x)
+
+    def logits(self, hidden: Float[Tensor, "*rest width"]) -> Float[Tensor, "*rest vocabulary"]:
+        """Scores of the next token, in at least float32."""
+        weight = self.embedding if self.head is None else self.head.weight
+        logits = functional.linear(hidden, weight.to(hidden.dtype))
+        return logits.to(torch.promote_types(logits.dtype, torch.float32))
+
+    def forward(
+        self, tokens: Int[Tensor, "batch time"], documents: Int[Tensor, "batch time"] | None = None
+    ) -> Float[Tensor, "batch time vocabulary"]:
+        """Logits at every position; ``documents`` numbers the document of each token, to isolate them."""
+        return self.logits(self.hidden(tokens, documents))
+
+    def next_token_losses(
+        self, hidden: Float[Tensor, "batch time width"], targets: Int[Tensor, "batch time"], chunk: int = 4096
+    ) -> Float[Tensor, "batch time"]:
+        """-log p(target) in nats for each position, with the head applied to ``chunk`` positions at a time."""
+        losses = [
+            functional.cross_entropy(self.logits(states), answers, reduction="none")
+            for states, answers in zip(
+                hidden.flatten(0, 1).split(chunk), targets.flatten().split(chunk), strict=True
+            )
+        ]
+        return torch.cat(losses).view(targets.shape)
+
+
+def parameter_count(model: nn.Module) -> int:
+    """Number of trained values; a matrix that two modules share counts once."""
+    return sum(parameter.numel() for parameter in model.parameters())

@@ -1,0 +1,49 @@
+"""torch's scaled_dot_product_attention: the fastest general kernel on a GPU for full attention without bias."""
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+
+from lab.model.kernels.reference import visible
+
+
+def refusal(dtype: torch.dtype, slopes: bool) -> str | None:
+    """Why this kernel cannot serve a case exactly, or None."""
+    if slopes and dtype in (torch.bfloat16, torch.float16):
+        return "torch takes the bias in the queries' type, and in 16 bits an ALiBi bias is off by up to 4 at distance 2,000"
+    return None
+
+
+def sdpa(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    *,
+    window: int | None,
+    slopes: Tensor | None,
+    scale: float,
+    offset: int,
+    documents: Tensor | None,
+) -> Tensor:
+    """Arguments and result as :func:`lab.model.kernels.attend`; a mask is built unless attention is plainly causal."""
+    grouped = query.shape[1] != key.shape[1]
+    queries, keys = query.shape[2], key.shape[2]
+    plain = window is None and slopes is None and documents is None and queries == keys
+    if plain:
+        return scaled_dot_product_attention(
+            query, key, value, is_causal=True, scale=scale, enable_gqa=grouped
+        )
+    rows = torch.arange(offset, offset + queries, device=query.device)
+    columns = torch.arange(keys, device=query.device)
+    mask = visible(rows, columns, window)
+    if documents is not None:
+        mask = (mask & (documents[:, rows, None] == documents[:, None, :]))[:, None]
+    if slopes is not None:
+        distance = (rows[:, None] - columns[None, :]).to(query.dtype)
+        bias = -slopes[:, None, None].to(query.dtype) * distance
+        mask = bias.masked_fill(~mask, -math.inf)
+    return scaled_dot_product_attention(
+        query, key, value, attn_mask=mask, scale=scale, enable_gqa=grouped
+    )

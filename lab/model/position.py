@@ -1,0 +1,134 @@
+"""Position encodings: how a decoder knows where a token stands.
+
+A position encoding answers three questions, and the decoder asks nothing else of it:
+
+- ``rotate(query, key, positions)``: what to do to queries and keys (RoPE rotates them, the others do nothing);
+- ``slopes``: the linear bias of each head, or ``None`` (ALiBi);
+- ``name``: what it is called, for the manifest.
+
+Adding one is: a class here, a file in ``conf/model/position/``, a test against an independent formula.
+"""
+
+import math
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from lab.errors import UserError
+
+
+class PositionEncoding(nn.Module):
+    """The interface, and its neutral answers.
+
+    Args:
+        heads: number of query heads.
+        head_dim: width of one head.
+    """
+
+    name: str
+    slopes: Float[Tensor, "heads"] | None
+
+    def __init__(self, heads: int, head_dim: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.head_dim = head_dim
+        self.register_buffer("slopes", None, persistent=False)
+
+    def reach(self, length: int) -> None:
+        """Make ready for positions below ``length``; the decoder calls this once a pass, outside compiled code."""
+
+    def rotate(
+        self,
+        query: Float[Tensor, "batch heads time head_dim"],
+        key: Float[Tensor, "batch kv_heads time head_dim"],
+        positions: Int[Tensor, "time"],
+    ) -> tuple[Tensor, Tensor]:
+        """Queries and keys as attention shall see them; same shapes and types as given."""
+        return query, key
+
+
+class NoPE(PositionEncoding):
+    """No position encoding: the causal mask alone tells order (Haviv et al. 2022; Kazemnejad et al. 2023)."""
+
+    name = "nope"
+
+
+class RoPE(PositionEncoding):
+    """Rotary position embedding (Su et al. 2021, equation 34).
+
+    At position t the pair of dimensions (i, i + head_dim/2) turns by the angle t * inverse_frequencies[i], with
+    inverse_frequencies[i] = base ** (-2i / head_dim). The pairing is "half-split", as in transformers' Llama.
+    Angles are formed in float64: float32 angles break shift invariance from position 131,072 on. The cosine and
+    sine tables are kept in float32 and grow with the longest position asked for.
+
+    Args:
+        base: wavelength base (10,000 in TinyLlama).
+
+    Raises:
+        UserError: ``head_dim`` is odd.
+    """
+
+    name = "rope"
+    inverse_frequencies: Float[Tensor, "half"]
+    table: Float[Tensor, "two positions half"]
+
+    def __init__(self, heads: int, head_dim: int, base: float = 10_000.0) -> None:
+        super().__init__(heads, head_dim)
+        if head_dim % 2:
+            raise UserError(
+                f"scale.head_dim is {head_dim}: RoPE turns pairs of dimensions and needs an even number; choose an even one"
+            )
+        exponents = torch.arange(0, head_dim, 2, dtype=torch.float64) / head_dim
+        self.register_buffer("inverse_frequencies", base**-exponents, persistent=False)
+        self.register_buffer("table", torch.empty(2, 0, head_dim // 2), persistent=False)
+
+    def reach(self, length: int) -> None:
+        if length > self.table.shape[1]:
+            positions = torch.arange(length, dtype=torch.float64, device=self.inverse_frequencies.device)
+            angles = torch.outer(positions, self.inverse_frequencies)
+            self.table = torch.stack((angles.cos(), angles.sin())).to(torch.float32)
+
+    def rotate(self, query: Tensor, key: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
+        cosines, sines = self.table[:, positions]
+        return rotate_halves(query, cosines, sines), rotate_halves(key, cosines, sines)
+
+
+def rotate_halves(
+    vectors: Float[Tensor, "batch heads time head_dim"],
+    cosines: Float[Tensor, "time half"],
+    sines: Float[Tensor, "time half"],
+) -> Float[Tensor, "batch heads time head_dim"]:
+    """Turn each pair (i, i + head_dim/2) by its angle; computed in at least float32, returned in the given type."""
+    first, second = vectors.chunk(2, dim=-1)
+    turned = torch.cat((first * cosines - second * sines, second * cosines + first * sines), dim=-1)
+    return turned.to(vectors.dtype)
+
+
+class ALiBi(PositionEncoding):
+    """Attention with linear biases (Press, Smith, Lewis 2022): the logit loses slope * distance.
+
+    The kernels apply the bias; it is not divided by sqrt(head_dim) (paper, footnote 10).
+    """
+
+    name = "alibi"
+
+    def __init__(self, heads: int, head_dim: int) -> None:
+        super().__init__(heads, head_dim)
+        self.register_buffer("slopes", alibi_slopes(heads), persistent=False)
+
+
+def alibi_slopes(heads: int) -> Float[Tensor, "heads"]:
+    """ALiBi's slopes for any number of heads, float32.
+
+    For a power of two the geometric sequence whose first term and ratio are 2 ** (-8 / heads). Otherwise the
+    sequence of the largest power of two below, followed by every other slope of the sequence of twice that power
+    (the authors' code, ofirpress/attention_with_linear_biases).
+    """
+
+    def geometric(count: int) -> list[float]:
+        return [2.0 ** (-8.0 * (index + 1) / count) for index in range(count)]
+
+    power = 2 ** math.floor(math.log2(heads))
+    slopes = geometric(power) + geometric(2 * power)[0::2][: heads - power]
+    return torch.tensor(slopes, dtype=torch.float64).to(torch.float32)

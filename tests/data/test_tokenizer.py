@@ -1,0 +1,130 @@
+import hashlib
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lab.data.tokenizer import Tokenizer, shipped_tokenizers, train_tokenizer
+from lab.errors import UserError
+
+NAMES = {"sotu_1k": ("<|endoftext|>", 1024), "sotu_4k": ("<|endoftext|>", 4096), "llama_32k": ("</s>", 32000)}
+TOKENIZERS = {
+    name: Tokenizer(f"{name}/tokenizer.json", end, vocabulary) for name, (end, vocabulary) in NAMES.items()
+}
+TEXT = st.text(st.characters(exclude_categories=["Cs"]), min_size=1)
+
+
+@pytest.mark.parametrize("name", ["sotu_1k", "sotu_4k"])
+@given(text=TEXT)
+def test_any_text_comes_back_from_its_ids(name, text):
+    tokenizer = TOKENIZERS[name]
+    ids = tokenizer.encode(text)
+    assert ids.dtype == np.uint32
+    assert ids.max() < tokenizer.vocabulary
+    assert tokenizer.decode(ids) == text
+
+
+@given(text=TEXT)
+def test_any_text_comes_back_from_the_ids_of_llama(text):
+    # U+2581 is how this kind writes a space, so a text cannot tell the two apart.
+    assert TOKENIZERS["llama_32k"].decode(TOKENIZERS["llama_32k"].encode(text)) == text.replace("▁", " ")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_text_that_spells_the_end_of_document_does_not_end_it(name):
+    tokenizer = TOKENIZERS[name]
+    text = f"before {NAMES[name][0]} after"
+    ids = tokenizer.encode(text)
+    assert tokenizer.end_of_document not in ids
+    assert tokenizer.decode(ids) == text
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_batch_gives_the_ids_of_each_text(name, sotu):
+    texts = [sotu.read("validation", index)["text"][:2000] for index in range(3)]
+    for ids, text in zip(TOKENIZERS[name].encode_batch(texts), texts, strict=True):
+        np.testing.assert_array_equal(ids, TOKENIZERS[name].encode(text))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_shipped_tokenizer_is_the_file_that_the_readme_describes(name):
+    path = shipped_tokenizers() / name / "tokenizer.json"
+    assert TOKENIZERS[name].digest == hashlib.sha256(path.read_bytes()).hexdigest()
+    readme = (shipped_tokenizers().parent / "README.md").read_text()
+    assert TOKENIZERS[name].digest in readme
+
+
+def test_training_gives_the_bytes_then_merges_and_the_end_of_document_is_0():
+    tokenizer = train_tokenizer(["the cat, the hat, the mat"] * 10, 262)
+    vocabulary = json.loads(tokenizer.to_str())["model"]["vocab"]
+    assert vocabulary["<|endoftext|>"] == 0
+    assert sorted(vocabulary.values()) == list(range(262))
+    assert all(len(token) == 1 for token, number in vocabulary.items() if 1 <= number <= 256)
+    assert "the" in vocabulary
+
+
+def test_a_file_here_goes_before_a_shipped_one(tmp_path, monkeypatch):
+    (tmp_path / "sotu_1k").mkdir()
+    train_tokenizer(["aaab" * 9], 258, "<end>").save(str(tmp_path / "sotu_1k" / "tokenizer.json"))
+    monkeypatch.chdir(tmp_path)
+    assert Tokenizer("sotu_1k/tokenizer.json", "<end>").vocabulary == 258
+
+
+def test_a_file_that_asks_for_truncation_or_padding_does_not_get_it(tmp_path):
+    tokenizer = train_tokenizer(["aaab" * 9], 258)
+    tokenizer.enable_truncation(2)
+    tokenizer.enable_padding(length=5)
+    tokenizer.save(str(tmp_path / "short.json"))
+    loaded = Tokenizer(str(tmp_path / "short.json"))
+    assert loaded.decode(loaded.encode("a b c d e f g")) == "a b c d e f g"
+    assert len(loaded.encode("c")) == 1
+
+
+@pytest.mark.parametrize("name", ["absent.json", ""])
+def test_a_missing_tokenizer_is_refused(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=rf"key tokenizer\.path is '{name}': no such file"):
+        Tokenizer(name)
+
+
+def test_a_directory_is_refused():
+    with pytest.raises(UserError, match=r"'sotu_1k': a directory; name the tokenizer\.json in it"):
+        Tokenizer("sotu_1k")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "the file is empty"),
+        (b"{}", "not a tokenizer.json"),
+        (b"\xff\xfe", "not a tokenizer.json"),
+        (b"PK", "not a tokenizer.json"),
+    ],
+)
+def test_a_file_that_is_no_tokenizer_is_refused(tmp_path, content, message):
+    path = tmp_path / "tokenizer.json"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=message):
+        Tokenizer(str(path))
+
+
+def test_a_tokenizer_without_the_end_of_document_token_is_refused():
+    with pytest.raises(UserError, match=r"tokenizer\.json: lacks the token '<eos>'"):
+        Tokenizer("sotu_1k/tokenizer.json", end_of_document="<eos>")
+
+
+def test_another_vocabulary_than_the_files_is_refused():
+    with pytest.raises(UserError, match=r"key tokenizer\.vocabulary is 1000 but .*sotu_1k.* has 1024 tokens"):
+        Tokenizer("sotu_1k/tokenizer.json", vocabulary=1000)
+
+
+def test_a_vocabulary_with_no_room_for_the_bytes_is_refused():
+    with pytest.raises(UserError, match="vocabulary is 257; give at least 258"):
+        train_tokenizer(["text"], 257)
+
+
+def test_texts_too_few_for_the_vocabulary_are_refused():
+    with pytest.raises(UserError, match="the texts give only 260 of 1024 tokens"):
+        train_tokenizer(["text"], 1024)
