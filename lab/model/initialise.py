@@ -37,8 +37,10 @@ def draw(seed: int, name: str, shape: tuple[int, ...], deviation: float | None) 
 
 @torch.no_grad()
 def initialise(model: nn.Module, seed: int, width: int, layers: int) -> None:
-    """Fill every parameter of ``model`` in place."""
+    """Fill every parameter of ``model`` in place; on the meta device there is nothing to fill."""
     for name, parameter in model.named_parameters():
+        if parameter.is_meta:
+            continue
         deviation = standard_deviation(name, width, layers)
         parameter.copy_(draw(seed, name, tuple(parameter.shape), deviation))
 

@@ -1,0 +1,49 @@
+"""What the entry points share: where conf/ is, and how a user's mistake is told."""
+
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+
+from hydra.errors import HydraException
+from omegaconf.errors import OmegaConfBaseException
+
+from lab.errors import UserError
+
+
+def configuration_folder() -> str:
+    """``lab/conf`` in an installed wheel, ``conf`` at the top of a source tree."""
+    package = Path(__file__).resolve().parent
+    inside = package / "conf"
+    return str(inside if inside.is_dir() else package.parent / "conf")
+
+
+def one_line(error: BaseException) -> str | None:
+    """The line that tells a user's mistake, or None if the error is not a user's to mend."""
+    if isinstance(error, UserError):
+        return str(error)
+    if isinstance(error, (HydraException, OmegaConfBaseException)):
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        # The search path follows, of interest to those who write Hydra plugins only.
+        kept = [line for line in lines if not line.startswith(("Config search path", "provider=", "full_key"))]
+        return " ".join(" ".join(kept).split())
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename or 'a file'}: {error.strerror.lower()}; free space or choose another folder with runs=..."
+    return None
+
+
+def run_command(main: Callable[[], None]) -> None:
+    """Call ``main``; a user's mistake becomes one line on stderr and exit code 1, a bug keeps its traceback."""
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands its errors on instead of printing them in its own way
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except Exception as error:
+        line = one_line(error)
+        if line is None:
+            traceback.print_exc()
+        else:
+            print(f"error: {line}", file=sys.stderr)
+        sys.exit(1)

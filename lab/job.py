@@ -1,0 +1,101 @@
+"""From a composed configuration to everything a run needs, checked before anything is written."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from lab.components import make
+from lab.data.module import DataModule
+from lab.errors import UserError
+from lab.model.decoder import Decoder
+from lab.model.flops import FlopsPerToken, training_flops
+from lab.model.kernels import Case, choose
+from lab.model.precision import DTYPES, compute_dtype
+from lab.runs import Config, Run, build_decoder, digest, identity
+from lab.training.fit import steps_of
+
+
+class Job:
+    """One composed configuration, checked, with everything that its run needs; nothing is written yet."""
+
+    def __init__(self, composed: DictConfig) -> None:
+        config: Config = to_plain(composed)
+        self.config = config
+        self.device = device_of(config["trainer"]["accelerator"])
+        config["trainer"]["compute_dtype"] = compute_dtype(config["trainer"]["compute_dtype"], self.device)
+        self.steps, self.accumulate = steps_of(config)
+        make(config["schedule"], steps=self.steps)
+        tokenizer = make(config["tokenizer"])
+        if config["scale"]["vocabulary"] != tokenizer.vocabulary:
+            raise UserError(
+                f"scale.vocabulary is {config['scale']['vocabulary']} but the tokenizer {tokenizer.path} has "
+                f"{tokenizer.vocabulary} token ids; leave scale.vocabulary to follow the tokenizer"
+            )
+        corpus = make(config["data"]["corpus"])
+        self.corpus_manifest = corpus.manifest()
+        self.tokenizer_digest = tokenizer.digest
+        scale = config["scale"]
+        if scale["context"] < 2:
+            raise UserError(f"scale.context is {scale['context']}: give 2 or more")
+        if config["measure"]["name"] == "extrapolation" and scale["context"] % 2:
+            raise UserError(f"scale.context is {scale['context']}: the measure restarts at C / 2; give an even one")
+        with torch.device("meta"):
+            self.shape = build_decoder(config)
+        self.kernel = self.choose_kernel()
+        self.data = DataModule(
+            corpus,
+            tokenizer,
+            context=scale["context"],
+            micro_batch=scale["micro_batch"],
+            micro_batches=self.steps * self.accumulate,
+            validation_blocks=scale["validation_blocks"],
+            seed=config["data"]["seed"],
+            lanes=config["data"]["lanes"],
+        )
+        self.identity = identity(config, self.corpus_manifest["digest"], tokenizer.digest)
+        self.digest = digest(self.identity)
+        self.run = Run(Path(config["runs"]) / Run.name(config, self.digest))
+
+    def choose_kernel(self) -> str:
+        """The attention kernel that will serve this run. Raises UserError if the one asked for cannot."""
+        position, attention = self.shape.position, self.shape.blocks[0].attention
+        dtype = DTYPES[self.config["trainer"]["compute_dtype"]]
+        case = Case(self.device, dtype, attention.window, position.slopes is not None)
+        return choose(self.config["kernel"], case)
+
+    def decoder(self) -> Decoder:
+        """The decoder with its initial weights."""
+        return build_decoder(self.config)
+
+    @property
+    def flops(self) -> FlopsPerToken:
+        keys = ("vocabulary", "layers", "width", "hidden", "heads", "kv_heads", "head_dim", "context")
+        return training_flops(
+            **{key: self.config["scale"][key] for key in keys}, window=self.shape.blocks[0].attention.window
+        )
+
+    @property
+    def trained_tokens(self) -> int:
+        tokens: int = self.steps * self.config["scale"]["batch_tokens"]
+        return tokens
+
+
+def to_plain(composed: DictConfig) -> Config:
+    """The configuration with every reference resolved. Raises UserError for a key still to be given."""
+    missing = sorted(OmegaConf.missing_keys(composed))
+    if missing:
+        raise UserError(f"{missing[0]} must be given: add {missing[0]}=... to the command")
+    plain: Any = OmegaConf.to_container(composed, resolve=True)
+    config: Config = plain
+    return config
+
+
+def device_of(accelerator: str) -> str:
+    """``cpu`` or ``cuda``."""
+    if accelerator not in ("auto", "cpu", "gpu"):
+        raise UserError(f"trainer.accelerator is {accelerator!r}: choose auto, cpu or gpu")
+    if accelerator == "gpu" and not torch.cuda.is_available():
+        raise UserError("trainer.accelerator is gpu, but torch finds no GPU here; use trainer=cpu")
+    return "cuda" if accelerator != "cpu" and torch.cuda.is_available() else "cpu"

@@ -1,0 +1,54 @@
+"""Floating-point operations of a decoder, counted from its shape."""
+
+from dataclasses import dataclass
+
+
+def mean_keys(length: int, window: int | None) -> float:
+    """Keys that a query sees, averaged over the ``length`` queries of a causal pass."""
+    reach = length if window is None else min(window, length)
+    return reach - reach * (reach - 1) / (2 * length)
+
+
+@dataclass(frozen=True)
+class FlopsPerToken:
+    """Training operations (forward and backward) a token, a multiply-add counted as two.
+
+    ``matrices``: 6 for each weight of a matrix product (embedding excluded, head included).
+    ``attention``: 12 * layers * heads * head_dim for each visible key: exactly what the mask lets through.
+    ``attention_full``: the same with every key of the context (or window) counted for every query, the
+    convention "6 N + 12 L H Q T" of PaLM (Chowdhery et al. 2022, appendix B), which counts masked scores too.
+    """
+
+    matrices: float
+    attention: float
+    attention_full: float
+
+    @property
+    def exact(self) -> float:
+        return self.matrices + self.attention
+
+    @property
+    def full(self) -> float:
+        return self.matrices + self.attention_full
+
+
+def training_flops(
+    *,
+    vocabulary: int,
+    layers: int,
+    width: int,
+    hidden: int,
+    heads: int,
+    kv_heads: int,
+    head_dim: int,
+    context: int,
+    window: int | None,
+) -> FlopsPerToken:
+    """Operations of one training token at this shape; ``window`` as in attention."""
+    layer = width * head_dim * (2 * heads + 2 * kv_heads) + 3 * width * hidden
+    per_key = 12.0 * layers * heads * head_dim
+    return FlopsPerToken(
+        matrices=6.0 * (layers * layer + vocabulary * width),
+        attention=per_key * mean_keys(context, window),
+        attention_full=per_key * (context if window is None else min(window, context)),
+    )

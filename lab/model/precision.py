@@ -1,0 +1,26 @@
+"""Which type activations are computed in."""
+
+import torch
+
+from lab.errors import UserError
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+def compute_dtype(setting: str, device: str) -> str:
+    """The name of the compute type: as asked, or for ``auto`` bfloat16 where the hardware multiplies it fast.
+
+    A CPU without AVX512-BF16 or AMX emulates bfloat16 and is several times slower in it than in float32.
+
+    Raises:
+        UserError: no such type.
+    """
+    if setting == "auto":
+        if device == "cpu":
+            fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+        else:
+            fast = torch.cuda.is_bf16_supported(including_emulation=False)
+        return "bfloat16" if fast else "float32"
+    if setting not in DTYPES:
+        raise UserError(f"trainer.compute_dtype is {setting!r}: choose auto, {' or '.join(DTYPES)}")
+    return setting

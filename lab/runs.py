@@ -1,0 +1,207 @@
+"""A run is a directory, named by what it is. This file knows what stands in one.
+
+    config.yaml      the resolved configuration
+    manifest.json    identity, code, packages, hardware, kernels, fingerprints, state
+    metrics.csv      one row every few optimiser steps; timing.csv the same rows' wall-clock columns
+    checkpoints/step=NNNNNNNN/weights.safetensors and training.json
+    scores.csv, summary.csv, loss_by_position.png and .svg
+
+The digest in the name is a hash of what decides the run's numbers, so the same command always finds its run again.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from safetensors.torch import load_file, save_file
+
+from lab.components import make
+from lab.errors import UserError
+from lab.model.attention import Attention
+from lab.model.decoder import Decoder
+from lab.model.precision import DTYPES
+
+Config = dict[str, Any]
+
+
+def identity(config: Config, corpus: str, tokenizer: str) -> dict[str, Any]:
+    """What decides a run's numbers, and nothing else: not hardware, loggers, paths or how often it logs.
+
+    Args:
+        config: resolved, with ``trainer.compute_dtype`` no longer ``auto``.
+        corpus, tokenizer: digests of what their paths hold.
+    """
+    trainer = config["trainer"]
+    return {
+        "model": config["model"],
+        "scale": config["scale"],
+        "data": {key: value for key, value in config["data"].items() if key != "corpus"} | {"corpus": corpus},
+        "tokenizer": {"digest": tokenizer, "end_of_document": config["tokenizer"]["end_of_document"]},
+        "optimizer": config["optimizer"],
+        "schedule": config["schedule"],
+        "seed": config["seed"],
+        "kernel": config["kernel"],
+        "compute_dtype": trainer["compute_dtype"],
+        "compile": trainer["compile"],
+        "gradient_clip": trainer["gradient_clip"],
+    }
+
+
+def digest(identity: dict[str, Any]) -> str:
+    """sha256 of the identity's canonical JSON."""
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+
+
+def build_decoder(config: Config) -> Decoder:
+    """The decoder that a configuration describes, with its initial weights.
+
+    Raises:
+        UserError: a shape that does not fit together.
+    """
+    scale, model = config["scale"], config["model"]
+    for key in ("heads", "kv_heads", "head_dim"):
+        if scale[key] < 1:
+            raise UserError(f"scale.{key} is {scale[key]}: give 1 or more")
+    heads, head_dim = scale["heads"], scale["head_dim"]
+
+    def attention() -> Attention:
+        layer: Attention = make(
+            model["attention"],
+            width=scale["width"],
+            heads=heads,
+            kv_heads=scale["kv_heads"],
+            head_dim=head_dim,
+            kernel=config["kernel"],
+        )
+        return layer
+
+    return Decoder(
+        vocabulary=scale["vocabulary"],
+        layers=scale["layers"],
+        width=scale["width"],
+        hidden=scale["hidden"],
+        position=make(model["position"], heads=heads, head_dim=head_dim),
+        attention=attention,
+        seed=config["seed"],
+        eps=model["eps"],
+        tied=model["tied"],
+        compute_dtype=DTYPES[config["trainer"]["compute_dtype"]],
+    )
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Written beside and renamed: a reader sees the old file or the new one, whole."""
+    beside = path.with_name(path.name + ".new")
+    beside.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    os.replace(beside, path)
+
+
+class Run:
+    """A run directory; ``path`` need not exist yet."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @staticmethod
+    def name(config: Config, digest: str) -> str:
+        """E.g. ``nope-pilot-sotu-seed0-1a2b3c4d``."""
+        parts = (config["model"]["name"], config["scale"]["name"], config["data"]["name"])
+        return f"{'-'.join(parts)}-seed{config['seed']}-{digest[:8]}"
+
+    @property
+    def manifest(self) -> dict[str, Any]:
+        """The manifest as stored. Raises UserError if there is none, or it cannot be read."""
+        path = self.path / "manifest.json"
+        try:
+            content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise UserError(f"{self.path} is not a run directory: it has no manifest.json") from None
+        except ValueError as error:
+            raise UserError(f"{path} is damaged ({error}); delete {self.path} or restore it") from None
+        return content
+
+    def update_manifest(self, **changes: Any) -> None:
+        write_json(self.path / "manifest.json", self.manifest | changes)
+
+    @property
+    def config(self) -> Config:
+        """The configuration as stored."""
+        path = self.path / "config.yaml"
+        try:
+            content: Config = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except (OSError, yaml.YAMLError) as error:
+            raise UserError(f"{path} cannot be read: {error}") from None
+        return content
+
+    def state(self, digest: str) -> str:
+        """``new``, ``unfinished`` or ``finished``.
+
+        Raises:
+            UserError: the directory holds a different run, or something that is no run.
+        """
+        if not self.path.exists():
+            return "new"
+        stored = self.manifest
+        if stored.get("digest") != digest:
+            raise UserError(
+                f"{self.path} holds a different run (digest {str(stored.get('digest'))[:8]}, not {digest[:8]}); "
+                "move it away or choose another folder with runs=..."
+            )
+        return "finished" if stored.get("state") == "finished" else "unfinished"
+
+    def create(self, config: Config, manifest: dict[str, Any]) -> None:
+        """Make the directory with configuration and manifest, at once or not at all."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        beside = self.path.with_name(f".{self.path.name}.new")
+        if beside.exists():
+            shutil.rmtree(beside)
+        try:
+            beside.mkdir()
+            text = yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
+            (beside / "config.yaml").write_text(text, encoding="utf-8")
+            write_json(beside / "manifest.json", manifest)
+            os.rename(beside, self.path)
+        except OSError:
+            shutil.rmtree(beside, ignore_errors=True)
+            raise
+
+    def delete(self) -> None:
+        """Remove the whole directory; the manifest goes last, so that a half-deleted run is still known as one."""
+        for entry in self.path.iterdir():
+            if entry.name == "manifest.json":
+                continue
+            if entry.is_dir() and not entry.is_symlink():
+                shutil.rmtree(entry)
+            else:
+                entry.unlink()
+        shutil.rmtree(self.path)
+
+    def save_checkpoint(self, decoder: Decoder, step: int, training: dict[str, Any]) -> Path:
+        """Write ``checkpoints/step=NNNNNNNN``: float32 weights, and where training stood."""
+        folder = self.path / "checkpoints" / f"step={step:08d}"
+        folder.mkdir(parents=True, exist_ok=True)
+        weights = {name: value.detach().cpu().contiguous() for name, value in decoder.state_dict().items()}
+        save_file(weights, folder / "weights.safetensors")
+        write_json(folder / "training.json", training)
+        return folder
+
+    def load_decoder(self) -> Decoder:
+        """The trained decoder of the newest checkpoint, in evaluation mode on the CPU."""
+        folders = sorted((self.path / "checkpoints").glob("step=*"))
+        if not folders:
+            raise UserError(f"{self.path} has no checkpoint; train it first")
+        with torch.device("meta"):
+            decoder = build_decoder(self.config)
+        decoder.to_empty(device="cpu")
+        decoder.position = make(
+            self.config["model"]["position"],
+            heads=self.config["scale"]["heads"],
+            head_dim=self.config["scale"]["head_dim"],
+        )
+        decoder.load_state_dict(load_file(folders[-1] / "weights.safetensors"))
+        return decoder.eval()

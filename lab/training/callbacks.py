@@ -1,0 +1,155 @@
+"""What happens beside the training itself: tables of metrics, the progress line, checkpoints."""
+
+import csv
+import math
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import lightning
+from tqdm import tqdm
+
+from lab.runs import Run
+from lab.training.module import Training
+
+METRICS = (
+    "step",
+    "tokens",
+    "loss_nats",
+    "gradient_norm",
+    "learning_rate",
+    "order_fingerprint",
+    "validation_loss_nats",
+)
+TIMING = ("step", "seconds", "tokens_per_second")
+
+
+class StepCallback(lightning.Callback):
+    """Calls ``on_step(trainer, module, step)`` once after each optimiser step, validation of that step included."""
+
+    def __init__(self) -> None:
+        self._last = 0
+
+    def on_train_batch_start(self, trainer: Any, module: Any, batch: Any, batch_idx: int) -> None:
+        # Lightning validates after on_train_batch_end; what a step is worth is known when the next one starts.
+        self._notice(trainer, module)
+
+    def on_train_end(self, trainer: Any, module: Any) -> None:
+        self._notice(trainer, module)
+
+    def _notice(self, trainer: Any, module: Any) -> None:
+        if trainer.global_step > self._last:
+            self._last = trainer.global_step
+            self.on_step(trainer, module, self._last)
+
+    def on_step(self, trainer: lightning.Trainer, module: Training, step: int) -> None:
+        raise NotImplementedError
+
+
+class Metrics(StepCallback):
+    """``metrics.csv``: what a run's numbers decide. ``timing.csv``: what the wall clock adds, never reproducible."""
+
+    def __init__(self, folder: Path, every: int, validate_every: int, batch_tokens: int, steps: int) -> None:
+        super().__init__()
+        self.folder, self.every, self.validate_every = folder, every, validate_every
+        self.batch_tokens, self.steps = batch_tokens, steps
+        self._rate = 0.0
+        self._since = (0, time.perf_counter())
+
+    def on_train_start(self, trainer: Any, module: Any) -> None:
+        self._since = (0, time.perf_counter())
+        self._started = self._since[1]
+        for name, columns in (("metrics.csv", METRICS), ("timing.csv", TIMING)):
+            self._append(name, columns, mode="w")
+
+    def on_train_batch_end(self, trainer: Any, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        if trainer.global_step == self.steps:
+            trainer.should_stop = True  # so that Lightning validates after the last step, whatever the interval
+
+    def _append(self, name: str, row: tuple[Any, ...], mode: str = "a") -> None:
+        with open(self.folder / name, mode, newline="", encoding="utf-8") as file:
+            csv.writer(file).writerow(row)
+
+    def on_step(self, trainer: lightning.Trainer, module: Training, step: int) -> None:
+        if step % self.every and step % self.validate_every and step != self.steps:
+            return
+        now = time.perf_counter()
+        tokens = step * self.batch_tokens
+        rate = (step - self._since[0]) * self.batch_tokens / (now - self._since[1])
+        self._since = (step, now)
+        validated = step % self.validate_every == 0 or step == self.steps
+        validation = trainer.callback_metrics.get("validation_loss_nats") if validated else None
+        learning_rate = trainer.optimizers[0].param_groups[0]["initial_lr"] * module.factor(step - 1)
+        row = {
+            "tokens": tokens,
+            "loss_nats": module.step_loss,
+            "gradient_norm": module.gradient_norm,
+            "learning_rate": learning_rate,
+        }
+        validation_loss = "" if validation is None else repr(float(validation))
+        self._append(
+            "metrics.csv",
+            (step, tokens, *map(repr, list(row.values())[1:]), module.fingerprint.hex, validation_loss),
+        )
+        self._append("timing.csv", (step, round(now - self._started, 3), round(rate, 1)))
+        if trainer.logger is not None:
+            curve = row | {"tokens_per_second": rate}
+            if validation is not None:
+                curve["validation_loss_nats"] = float(validation)
+            trainer.logger.log_metrics(curve, step=step)
+
+
+class Progress(StepCallback):
+    """Step, loss, tokens/s and time left: a bar on a terminal, a line every half minute in a log."""
+
+    def __init__(self, steps: int, batch_tokens: int, label: str) -> None:
+        super().__init__()
+        self.steps, self.batch_tokens, self.label = steps, batch_tokens, label
+
+    def on_train_start(self, trainer: Any, module: Any) -> None:
+        terminal = sys.stderr.isatty()
+        self.bar = tqdm(
+            total=self.steps * self.batch_tokens,
+            desc=self.label,
+            unit="tokens",
+            unit_scale=True,
+            dynamic_ncols=terminal,
+            mininterval=0.5 if terminal else 30,
+            maxinterval=1 if terminal else 60,
+            ascii=not terminal,
+            bar_format="{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} {rate_fmt} left {remaining}{postfix}",
+        )
+
+    def on_step(self, trainer: lightning.Trainer, module: Training, step: int) -> None:
+        postfix = {"loss": f"{module.step_loss:.3f}"}
+        validation = trainer.callback_metrics.get("validation_loss_nats")
+        if validation is not None and math.isfinite(float(validation)):
+            postfix["validation"] = f"{float(validation):.3f}"
+        self.bar.set_postfix(postfix, refresh=False)
+        self.bar.update(self.batch_tokens)
+
+    def on_train_end(self, trainer: Any, module: Any) -> None:
+        super().on_train_end(trainer, module)
+        self.bar.close()
+
+    def on_exception(self, trainer: Any, module: Any, exception: BaseException) -> None:
+        if hasattr(self, "bar"):
+            self.bar.close()
+
+
+class Checkpoints(StepCallback):
+    """A checkpoint every ``every`` optimiser steps and after the last."""
+
+    def __init__(self, run: Run, every: int, steps: int, batch_tokens: int) -> None:
+        super().__init__()
+        self.run, self.every, self.steps, self.batch_tokens = run, every, steps, batch_tokens
+
+    def on_step(self, trainer: lightning.Trainer, module: Training, step: int) -> None:
+        if step % self.every == 0 or step == self.steps:
+            training = {
+                "step": step,
+                "tokens": step * self.batch_tokens,
+                "order_fingerprint": module.fingerprint.hex,
+            }
+            self.run.save_checkpoint(module.decoder, step, training)

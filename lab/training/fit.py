@@ -1,0 +1,183 @@
+"""Train the decoder of a configuration into a run directory."""
+
+import logging
+import platform
+import warnings
+from functools import partial
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from subprocess import run as run_process
+from typing import Any
+
+import lightning
+import torch
+from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
+
+from lab.components import make
+from lab.data.module import DataModule
+from lab.errors import UserError
+from lab.model.decoder import Decoder
+from lab.runs import Config, Run
+from lab.training.callbacks import Checkpoints, Metrics, Progress
+from lab.training.module import Training
+
+PACKAGES = ("context-window-lab", "torch", "lightning", "tokenizers", "numpy", "safetensors", "hydra-core")
+
+
+def steps_of(config: Config) -> tuple[int, int]:
+    """(optimiser steps, micro-batches of each) of a run.
+
+    Raises:
+        UserError: the batch is not a whole number of micro-batches, or the budget less than one batch.
+    """
+    scale = config["scale"]
+    for key in ("tokens", "batch_tokens", "micro_batch"):
+        if scale[key] < 1:
+            raise UserError(f"scale.{key} is {scale[key]}: give 1 or more")
+    micro_tokens = scale["micro_batch"] * scale["context"]
+    if scale["batch_tokens"] % micro_tokens:
+        raise UserError(
+            f"scale.batch_tokens is {scale['batch_tokens']}, not a multiple of scale.micro_batch x scale.context = "
+            f"{micro_tokens}; change one of them"
+        )
+    steps = scale["tokens"] // scale["batch_tokens"]
+    if steps < 1:
+        raise UserError(
+            f"scale.tokens is {scale['tokens']}, less than one batch of scale.batch_tokens = {scale['batch_tokens']}"
+        )
+    return steps, scale["batch_tokens"] // micro_tokens
+
+
+def surroundings() -> dict[str, Any]:
+    """Code, packages and hardware that a stretch of training ran on."""
+    packages = {}
+    for name in PACKAGES:
+        try:
+            packages[name] = version(name)
+        except PackageNotFoundError:
+            packages[name] = "not installed"
+    folder = Path(__file__).parent
+    commit = run_process(["git", "rev-parse", "HEAD"], cwd=folder, capture_output=True, text=True, check=False)
+    changes = run_process(
+        ["git", "status", "--porcelain", "--", "*.py", "*.yaml"],
+        cwd=folder.parent.parent,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    hardware = {
+        "machine": platform.machine(),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "threads": torch.get_num_threads(),
+        "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
+    }
+    return {
+        "code": {"commit": commit.stdout.strip() or "unknown", "changed": bool(changes.stdout.strip())},
+        "python": platform.python_version(),
+        "packages": packages,
+        "hardware": hardware,
+    }
+
+
+def make_logger(config: Config, run: Run) -> Logger | bool:
+    """The logger beside metrics.csv, or False for none."""
+    name = config["logger"]["name"]
+    if name == "csv":
+        return False
+    if name == "tensorboard":
+        return TensorBoardLogger(save_dir=run.path, name="", version="tensorboard")
+    if name == "wandb":
+        try:
+            return WandbLogger(
+                project=config["logger"]["project"],
+                offline=config["logger"]["offline"],
+                name=run.path.name,
+                id=run.path.name,
+                save_dir=run.path,
+            )
+        except ModuleNotFoundError:
+            raise UserError("logger=wandb needs the package wandb: pip install wandb") from None
+    raise UserError(f"logger.name is {name!r}: choose csv, tensorboard or wandb")
+
+
+def fit(config: Config, run: Run, decoder: Decoder, data: DataModule) -> Training:
+    """Train ``decoder`` in place; metrics and checkpoints go to ``run``.
+
+    Returns:
+        The Lightning module, whose ``fingerprint`` covers every block trained on.
+
+    Raises:
+        UserError: a non-finite loss, or out of memory.
+    """
+    scale, settings = config["scale"], config["trainer"]
+    steps, accumulate = steps_of(config)
+    factor = make(config["schedule"], steps=steps)
+    module = Training(
+        decoder,
+        partial(_make_optimizer, config["optimizer"]),
+        factor,
+        settings["gradient_clip"],
+        settings["compile"],
+    )
+    validate_every = min(settings["validate_every"], steps)
+    callbacks: list[lightning.Callback] = [
+        Metrics(run.path, settings["log_every"], validate_every, scale["batch_tokens"], steps),
+        Progress(steps, scale["batch_tokens"], config["model"]["name"]),
+        Checkpoints(run, settings["checkpoint_every"], steps, scale["batch_tokens"]),
+    ]
+    # Lightning's advice on workers, lengths, precision and loggers is answered in lab/data/module.py and lab/model.
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module="lightning.*")
+    trainer = lightning.Trainer(
+        accelerator=settings["accelerator"],
+        devices=settings["devices"],
+        precision="32-true",
+        max_steps=steps,
+        max_epochs=-1,
+        accumulate_grad_batches=accumulate,
+        check_val_every_n_epoch=None,
+        val_check_interval=validate_every * accumulate,
+        num_sanity_val_steps=0,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        logger=make_logger(config, run),
+        callbacks=callbacks,
+    )
+    try:
+        trainer.fit(module, datamodule=data)
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        raise UserError(
+            f"out of memory at optimiser step {trainer.global_step + 1}: weights, gradients and AdamW need about "
+            f"{memory_estimate(config, decoder)}; lower scale.micro_batch (now {scale['micro_batch']})"
+        ) from None
+    return module
+
+
+def _make_optimizer(node: Config, decoder: Decoder) -> torch.optim.Optimizer:
+    optimizer: torch.optim.Optimizer = make(node, model=decoder)
+    return optimizer
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """torch raises a class of its own on a GPU and a plain RuntimeError from the CPU allocator."""
+    return isinstance(error, torch.OutOfMemoryError) or "not enough memory" in str(error)
+
+
+def memory_estimate(config: Config, decoder: Decoder) -> str:
+    """A sentence about the memory of a step: state exactly, activations roughly."""
+    scale = config["scale"]
+    weights = sum(parameter.numel() for parameter in decoder.parameters())
+    tokens = scale["micro_batch"] * scale["context"]
+    size = 2 if config["trainer"]["compute_dtype"] == "bfloat16" else 4
+    # What the backward pass keeps for each token and layer: norms in float32, projections, gate, up and product.
+    layer = (
+        8 * scale["width"] * 2
+        + size * (4 * scale["width"] + 4 * scale["heads"] * scale["head_dim"])
+        + size * 4 * scale["hidden"]
+    )
+    activations = tokens * (scale["layers"] * layer + 12 * scale["vocabulary"])
+    return f"{16 * weights / 1e9:.1f} GB, activations of a micro-batch about {activations / 1e9:.1f} GB"

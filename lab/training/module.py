@@ -1,0 +1,97 @@
+"""What Lightning trains: a decoder's next-token loss, step by step."""
+
+from collections.abc import Callable
+
+import lightning
+import torch
+from torch import Tensor
+
+from lab.data.order import Fingerprint
+from lab.errors import UserError
+from lab.model.decoder import Decoder
+from lab.training.schedules import Factor
+
+
+class Training(lightning.LightningModule):
+    """Mean next-token loss over micro-batches, accumulated to one optimiser step.
+
+    Args:
+        decoder: trained in place.
+        make_optimizer: from the decoder to its optimiser.
+        factor: learning-rate factor at each optimiser step.
+        gradient_clip: largest global norm of the gradient.
+        compiled: run each block through ``torch.compile``, one graph for a shape.
+
+    Attributes:
+        fingerprint: of the global blocks trained on so far.
+        step_loss: mean loss of the last optimiser step's micro-batches, nats per token.
+        gradient_norm: global norm at the last optimiser step, before clipping.
+
+    Raises:
+        UserError: from a step whose loss or gradient norm is not finite; names the step and its blocks.
+    """
+
+    def __init__(
+        self,
+        decoder: Decoder,
+        make_optimizer: Callable[[Decoder], torch.optim.Optimizer],
+        factor: Factor,
+        gradient_clip: float,
+        compiled: bool,
+    ) -> None:
+        super().__init__()
+        self.decoder = decoder
+        self.make_optimizer = make_optimizer
+        self.factor = factor
+        self.gradient_clip = gradient_clip
+        self.fingerprint = Fingerprint()
+        self.step_loss = float("nan")
+        self.gradient_norm = float("nan")
+        self._losses: list[Tensor] = []
+        self._blocks: list[int] = []
+        self._validation: list[Tensor] = []
+        if compiled:
+            for block in decoder.blocks:
+                block.compile(dynamic=False)
+
+    def token_losses(self, tokens: Tensor) -> Tensor:
+        """Losses [batch, C] of a batch of blocks [batch, C + 1]."""
+        return self.decoder.next_token_losses(self.decoder.hidden(tokens[:, :-1]), tokens[:, 1:])
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        loss = self.token_losses(batch["tokens"]).mean()
+        self._losses.append(loss.detach())
+        blocks = batch["blocks"].tolist()
+        self._blocks += blocks
+        for number, tokens in zip(blocks, batch["tokens"].cpu().numpy(), strict=True):
+            self.fingerprint.add(number, tokens)
+        return loss
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        norm = torch.nn.utils.clip_grad_norm_(self.decoder.parameters(), self.gradient_clip)
+        loss = torch.stack(self._losses).mean()
+        self.step_loss, self.gradient_norm = loss.item(), norm.item()
+        if not (torch.isfinite(loss) and torch.isfinite(norm)):
+            raise UserError(
+                f"loss is {self.step_loss} and the gradient's norm {self.gradient_norm} at optimiser step "
+                f"{self.global_step + 1}, blocks {min(self._blocks)} to {max(self._blocks)}: stopped before the "
+                "weights changed; lower scale.learning_rate or raise scale.warmup_steps"
+            )
+        self._losses, self._blocks = [], []
+
+    def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        self._validation.append(self.token_losses(batch["tokens"]).flatten())
+
+    def on_validation_epoch_end(self) -> None:
+        self.log("validation_loss_nats", torch.cat(self._validation).double().mean(), logger=False)
+        self._validation = []
+
+    def configure_optimizers(self) -> dict[str, object]:  # type: ignore[override]
+        optimizer = self.make_optimizer(self.decoder)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self.factor)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
