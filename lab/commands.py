@@ -29,7 +29,9 @@ def one_line(error: BaseException) -> str | None:
         kept = [line for line in lines if not line.startswith(("Config search path", "provider=", "full_key"))]
         return " ".join(" ".join(kept).split())
     if isinstance(error, OSError) and error.strerror:
-        return f"{error.filename or 'a file'}: {error.strerror.lower()}; free space or choose another folder with runs=..."
+        return (
+            f"{error.filename or 'a file'}: {error.strerror.lower()}; free space or choose another folder with runs=..."
+        )
     return None
 
 

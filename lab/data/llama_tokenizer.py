@@ -55,9 +55,7 @@ def convert(path: Path) -> tokenizers.Tokenizer:
         [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
     )
     special = [piece.text for piece in pieces if piece.kind in (UNKNOWN, CONTROL)]
-    tokenizer.add_special_tokens(
-        [tokenizers.AddedToken(text, normalized=False, special=True) for text in special]
-    )
+    tokenizer.add_special_tokens([tokenizers.AddedToken(text, normalized=False, special=True) for text in special])
     return tokenizer
 
 
@@ -83,9 +81,7 @@ def read_pieces(message: bytes) -> list[Piece]:
             text, score = piece.get(1, b""), piece.get(2, b"\0\0\0\0")
             if not isinstance(text, bytes) or not isinstance(score, bytes):
                 raise ValueError("a piece has fields of other types")
-            pieces.append(
-                Piece(text.decode("utf-8"), struct.unpack("<f", score)[0], int(piece.get(3, NORMAL)))
-            )
+            pieces.append(Piece(text.decode("utf-8"), struct.unpack("<f", score)[0], int(piece.get(3, NORMAL))))
     return pieces
 
 

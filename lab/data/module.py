@@ -89,7 +89,7 @@ class DataModule(lightning.LightningDataModule):
         }
         for key, count in counts.items():
             if count < 1:
-                raise UserError(f"key data.{key} is {count}; give at least 1")
+                raise UserError(f"scale.{key} is {count}; give at least 1")
         self.corpus = corpus
         self.tokenizer = tokenizer
         self.context = context
@@ -102,9 +102,7 @@ class DataModule(lightning.LightningDataModule):
     def train_dataloader(self) -> DataLoader[Batch]:
         """Batches of `tokens` [micro_batch, C + 1] and `blocks` [micro_batch], from `first_block` on."""
         if self.trainer is not None and self.trainer.world_size > 1:
-            raise UserError(
-                "key trainer.devices asks for several processes, which would read the same; use 1"
-            )
+            raise UserError("trainer.devices asks for several processes, which would read the same; use 1")
         batches = TrainingBatches(self.stream, self.first_block, self.micro_batch, self.micro_batches)
         return DataLoader(batches, batch_size=None, num_workers=0)
 

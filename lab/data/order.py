@@ -107,15 +107,15 @@ class BlockStream:
         self, corpus: Corpus, split: str, tokenizer: Tokenizer, context: int, seed: int, lanes: int = 32
     ) -> None:
         if context < 1:
-            raise UserError(f"key data.context is {context}; give at least 1")
+            raise UserError(f"scale.context is {context}; give at least 1")
         if not 0 <= seed < 2**64:
-            raise UserError(f"key data.seed is {seed}; give 0 to 2**64 - 1")
+            raise UserError(f"seed is {seed}; give 0 to 2**64 - 1")
         self.corpus, self.split, self.tokenizer = corpus, split, tokenizer
         self.context, self.seed, self.lanes = context, seed, lanes
         self.documents_per_epoch = len(corpus.names(split))
         if not 1 <= lanes <= self.documents_per_epoch:
             raise UserError(
-                f"key data.lanes is {lanes} but split {split} has {self.documents_per_epoch} documents;"
+                f"data.lanes is {lanes} but split {split} has {self.documents_per_epoch} documents;"
                 " give at least 1 lane and no more lanes than documents"
             )
         # Without this a lane would fill its blocks by repeating its documents inside them.
@@ -153,7 +153,7 @@ def first_blocks(
             return blocks[:count]
     raise UserError(
         f"split {split} holds {len(blocks)} blocks of {context + 1} tokens, {count} are needed;"
-        " give more text or lower data.context or data.validation_blocks"
+        " give more text or lower scale.context or scale.validation_blocks"
     )
 
 

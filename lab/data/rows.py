@@ -15,9 +15,7 @@ def decode(content: bytes, where: str) -> str:
     try:
         return content.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise DocumentError(
-            f"{where}: not UTF-8 at byte {error.start} of the document; convert it to UTF-8"
-        ) from error
+        raise DocumentError(f"{where}: not UTF-8 at byte {error.start} of the document; convert it to UTF-8") from error
 
 
 def usable(text: str, where: str) -> str:
@@ -27,9 +25,7 @@ def usable(text: str, where: str) -> str:
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
-        raise DocumentError(
-            f"{where}: half a surrogate pair at character {error.start}; mend the text"
-        ) from error
+        raise DocumentError(f"{where}: half a surrogate pair at character {error.start}; mend the text") from error
     return text
 
 

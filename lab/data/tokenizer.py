@@ -23,9 +23,7 @@ class Tokenizer:
     token, or holds another number of tokens than `vocabulary`.
     """
 
-    def __init__(
-        self, path: str, end_of_document: str = END_OF_DOCUMENT, vocabulary: int | None = None
-    ) -> None:
+    def __init__(self, path: str, end_of_document: str = END_OF_DOCUMENT, vocabulary: int | None = None) -> None:
         self.path = _find(path)
         content = self.path.read_bytes()
         try:
@@ -36,18 +34,12 @@ class Tokenizer:
         self.vocabulary = len(ids)
         self.digest = hashlib.sha256(content).hexdigest()
         if end_of_document not in ids:
-            raise UserError(
-                f"{self.path}: lacks the token {end_of_document!r}; set tokenizer.end_of_document"
-            )
+            raise UserError(f"{self.path}: lacks the token {end_of_document!r}; set tokenizer.end_of_document")
         self.end_of_document: int = ids[end_of_document]
         if sorted(ids.values()) != list(range(self.vocabulary)):
-            raise UserError(
-                f"{self.path}: its token ids are not 0 to {self.vocabulary - 1}; use another file"
-            )
+            raise UserError(f"{self.path}: its token ids are not 0 to {self.vocabulary - 1}; use another file")
         if vocabulary is not None and vocabulary != self.vocabulary:
-            raise UserError(
-                f"key tokenizer.vocabulary is {vocabulary} but {self.path} has {self.vocabulary} tokens"
-            )
+            raise UserError(f"tokenizer.vocabulary is {vocabulary} but {self.path} has {self.vocabulary} tokens")
         # A text that spells a special token means those letters, and no file may cut or pad a document.
         self._tokenizer.encode_special_tokens = True
         self._tokenizer.no_truncation()
@@ -78,11 +70,9 @@ def _find(path: str) -> Path:
     places = [Path(path), shipped_tokenizers() / path]
     found = next((place for place in places if path and place.exists()), None)
     if found is None:
-        raise UserError(
-            f"key tokenizer.path is {path!r}: no such file; it is neither here nor in {places[1].parent}"
-        )
+        raise UserError(f"tokenizer.path is {path!r}: no such file; it is neither here nor in {places[1].parent}")
     if found.is_dir():
-        raise UserError(f"key tokenizer.path is {path!r}: a directory; name the tokenizer.json in it")
+        raise UserError(f"tokenizer.path is {path!r}: a directory; name the tokenizer.json in it")
     if found.stat().st_size == 0:
         raise UserError(f"{found}: the file is empty; name a tokenizer.json")
     return found
@@ -97,9 +87,7 @@ def train_tokenizer(
     room for the bytes, or the texts are too few to fill it.
     """
     if vocabulary <= 257:
-        raise UserError(
-            f"vocabulary is {vocabulary}; give at least 258: 256 bytes, the end of document, a merge"
-        )
+        raise UserError(f"vocabulary is {vocabulary}; give at least 258: 256 bytes, the end of document, a merge")
     tokenizer = tokenizers.Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
     tokenizer.decoder = decoders.ByteLevel()
@@ -112,7 +100,5 @@ def train_tokenizer(
     tokenizer.train_from_iterator(texts, trainer)
     size = tokenizer.get_vocab_size()
     if size != vocabulary:
-        raise UserError(
-            f"the texts give only {size} of {vocabulary} tokens; give more text or a smaller vocabulary"
-        )
+        raise UserError(f"the texts give only {size} of {vocabulary} tokens; give more text or a smaller vocabulary")
     return tokenizer

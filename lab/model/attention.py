@@ -29,9 +29,7 @@ class Attention(nn.Module):
         UserError: heads do not divide, or ``window`` is below 1.
     """
 
-    def __init__(
-        self, width: int, heads: int, kv_heads: int, head_dim: int, window: int | None, kernel: str
-    ) -> None:
+    def __init__(self, width: int, heads: int, kv_heads: int, head_dim: int, window: int | None, kernel: str) -> None:
         super().__init__()
         if kv_heads < 1 or heads % kv_heads:
             raise UserError(

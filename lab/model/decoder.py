@@ -31,9 +31,7 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Float[Tensor, "*rest width"]) -> Float[Tensor, "*rest width"]:
         accurate = x.to(torch.promote_types(x.dtype, torch.float32))
-        return functional.rms_norm(accurate, self.weight.shape, self.weight.to(accurate.dtype), self.eps).to(
-            x.dtype
-        )
+        return functional.rms_norm(accurate, self.weight.shape, self.weight.to(accurate.dtype), self.eps).to(x.dtype)
 
 
 class FeedForward(nn.Module):
@@ -59,9 +57,7 @@ class Block(nn.Module):
         self.feed_forward_norm = RMSNorm(width, eps)
         self.feed_forward = FeedForward(width, hidden)
 
-    def forward(
-        self, x: Tensor, position: PositionEncoding, positions: Tensor, documents: Tensor | None
-    ) -> Tensor:
+    def forward(self, x: Tensor, position: PositionEncoding, positions: Tensor, documents: Tensor | None) -> Tensor:
         x = x + self.attention(self.attention_norm(x), position, positions, documents)
         return x + self.feed_forward(self.feed_forward_norm(x))
 
@@ -138,9 +134,7 @@ class Decoder(nn.Module):
         """-log p(target) in nats for each position, with the head applied to ``chunk`` positions at a time."""
         losses = [
             functional.cross_entropy(self.logits(states), answers, reduction="none")
-            for states, answers in zip(
-                hidden.flatten(0, 1).split(chunk), targets.flatten().split(chunk), strict=True
-            )
+            for states, answers in zip(hidden.flatten(0, 1).split(chunk), targets.flatten().split(chunk), strict=True)
         ]
         return torch.cat(losses).view(targets.shape)
 

@@ -1,9 +1,10 @@
 """What happens beside the training itself: tables of metrics, the progress line, checkpoints."""
 
 import csv
-import math
+import io
 import sys
 import time
+from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ METRICS = (
 TIMING = ("step", "seconds", "tokens_per_second")
 
 
-class StepCallback(lightning.Callback):
+class StepCallback(lightning.Callback, ABC):
     """Calls ``on_step(trainer, module, step)`` once after each optimiser step, validation of that step included."""
 
     def __init__(self) -> None:
@@ -43,8 +44,8 @@ class StepCallback(lightning.Callback):
             self._last = trainer.global_step
             self.on_step(trainer, module, self._last)
 
-    def on_step(self, trainer: lightning.Trainer, module: Training, step: int) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def on_step(self, trainer: lightning.Trainer, module: Training, step: int) -> None: ...
 
 
 class Metrics(StepCallback):
@@ -101,33 +102,37 @@ class Metrics(StepCallback):
 
 
 class Progress(StepCallback):
-    """Step, loss, tokens/s and time left: a bar on a terminal, a line every half minute in a log."""
+    """Tokens, loss, tokens/s and time left: a bar on a terminal, a line every half minute in a log."""
 
     def __init__(self, steps: int, batch_tokens: int, label: str) -> None:
         super().__init__()
         self.steps, self.batch_tokens, self.label = steps, batch_tokens, label
+        self.terminal = sys.stderr.isatty()
 
     def on_train_start(self, trainer: Any, module: Any) -> None:
-        terminal = sys.stderr.isatty()
         self.bar = tqdm(
             total=self.steps * self.batch_tokens,
             desc=self.label,
-            unit="tokens",
+            unit=" tokens",
             unit_scale=True,
-            dynamic_ncols=terminal,
-            mininterval=0.5 if terminal else 30,
-            maxinterval=1 if terminal else 60,
-            ascii=not terminal,
-            bar_format="{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} {rate_fmt} left {remaining}{postfix}",
+            file=sys.stderr if self.terminal else io.StringIO(),
+            ncols=None if self.terminal else 100,
+            dynamic_ncols=self.terminal,
+            ascii=not self.terminal,
+            bar_format="{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt}, {rate_fmt}, {remaining} left{postfix}",
         )
+        self._printed = time.perf_counter()
 
     def on_step(self, trainer: lightning.Trainer, module: Training, step: int) -> None:
-        postfix = {"loss": f"{module.step_loss:.3f}"}
+        shown = {"loss": f"{module.step_loss:.3f}"}
         validation = trainer.callback_metrics.get("validation_loss_nats")
-        if validation is not None and math.isfinite(float(validation)):
-            postfix["validation"] = f"{float(validation):.3f}"
-        self.bar.set_postfix(postfix, refresh=False)
+        if validation is not None:
+            shown["validation"] = f"{float(validation):.3f}"
+        self.bar.set_postfix(shown, refresh=False)
         self.bar.update(self.batch_tokens)
+        if not self.terminal and (step == self.steps or time.perf_counter() - self._printed > 30):
+            self._printed = time.perf_counter()
+            print(str(self.bar), file=sys.stderr, flush=True)
 
     def on_train_end(self, trainer: Any, module: Any) -> None:
         super().on_train_end(trainer, module)

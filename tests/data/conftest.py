@@ -29,9 +29,7 @@ def corpus(tmp_path: Path) -> Callable[..., Files]:
         (tmp_path / "train.jsonl").write_bytes(b"\n".join(lines) + b"\n")
         (tmp_path / "validation.txt").write_text("A text to watch the loss on.")
         (tmp_path / "test.txt").write_text("A text to measure at the end.")
-        train, validation, test = (
-            str(tmp_path / name) for name in ("train.jsonl", "validation.txt", "test.txt")
-        )
+        train, validation, test = (str(tmp_path / name) for name in ("train.jsonl", "validation.txt", "test.txt"))
         return Files(train, validation, test, **settings)
 
     return make

@@ -77,9 +77,7 @@ def test_a_changed_or_missing_sotu_text_is_skipped_and_recorded_when_asked(damag
 
 
 def test_files_are_read_row_by_row_in_the_order_of_the_paths(tmp_path):
-    (tmp_path / "b.jsonl").write_text(
-        '{"text": "one", "meta": {"k": 1}, "red_pajama_subset": "wiki"}\n{"text": "twö"}'
-    )
+    (tmp_path / "b.jsonl").write_text('{"text": "one", "meta": {"k": 1}, "red_pajama_subset": "wiki"}\n{"text": "twö"}')
     (tmp_path / "a.txt").write_text("three\nlines\nin one document\n")
     (tmp_path / "sub").mkdir()
     (tmp_path / "sub" / "v.jsonl").write_text('{"text": "v", "meta": "kept"}\n')
@@ -151,7 +149,7 @@ def test_another_text_field_can_be_named_and_shows_in_the_digest(corpus):
 
 
 def test_an_unknown_on_error_is_refused():
-    with pytest.raises(UserError, match=r"key data\.corpus\.on_error is 'ignore'; use 'stop' or 'skip'"):
+    with pytest.raises(UserError, match=r"data\.corpus\.on_error is 'ignore'; use 'stop' or 'skip'"):
         Sotu(on_error="ignore")
 
 
@@ -162,9 +160,9 @@ def test_an_unknown_on_error_is_refused():
         ("empty.jsonl", "empty.jsonl: the file is empty"),
         ("folder.txt", "folder.txt: Is a directory"),
         ("table.csv", "table.csv: unknown kind of file"),
-        ("", "key data.corpus.train lacks a path"),
-        ([], "key data.corpus.train lacks a path"),
-        (["good.txt", ""], "key data.corpus.train lacks a path"),
+        ("", "data.corpus.train lacks a path"),
+        ([], "data.corpus.train lacks a path"),
+        (["good.txt", ""], "data.corpus.train lacks a path"),
         (["good.txt", "./good.txt"], "good.txt: the same file as"),
         ("test.txt", "test.txt: the same file as"),
         ("copy.txt", "test.txt: the same file as copy.txt"),

@@ -103,13 +103,13 @@ def test_a_lightning_run_that_stops_and_resumes_reads_every_block_once(data, sot
 
 def test_several_processes_that_would_read_the_same_blocks_are_refused(data):
     data.trainer = lightning.Trainer(accelerator="cpu", devices=2, strategy="ddp", logger=False)
-    with pytest.raises(UserError, match=r"key trainer\.devices asks for several processes"):
+    with pytest.raises(UserError, match=r"trainer\.devices asks for several processes"):
         data.train_dataloader()
 
 
 @pytest.mark.parametrize("key", ["micro_batch", "micro_batches", "validation_blocks"])
 def test_a_count_below_one_is_refused(sotu, tokenizer, key):
-    with pytest.raises(UserError, match=rf"key data\.{key} is 0; give at least 1"):
+    with pytest.raises(UserError, match=rf"scale\.{key} is 0; give at least 1"):
         DataModule(sotu, tokenizer, **{**SETTINGS, key: 0})
 
 

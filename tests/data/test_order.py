@@ -90,11 +90,7 @@ def test_skipped_documents_leave_the_others_in_their_order(corpus, tokenizer):
     stream = BlockStream(damaged, "train", tokenizer, 15, seed=0, lanes=1)
     packer = Packer(16, tokenizer.end_of_document)
     left = [index for index in shuffled(0, 0, 6) if index != 2]
-    expected = [
-        block
-        for index in left
-        for block in packer.add(tokenizer.encode(damaged.read("train", index)["text"]))
-    ]
+    expected = [block for index in left for block in packer.add(tokenizer.encode(damaged.read("train", index)["text"]))]
     for g, block in enumerate(expected):
         np.testing.assert_array_equal(stream.block(g), block)
     assert list(damaged.skipped) == ["train.jsonl:3"]
@@ -123,7 +119,7 @@ def test_more_first_blocks_than_the_split_holds_are_refused(small, tokenizer):
 
 @pytest.mark.parametrize("lanes", [0, 8])
 def test_lanes_without_a_document_are_refused(small, tokenizer, lanes):
-    with pytest.raises(UserError, match=rf"key data\.lanes is {lanes} but split train has 7 documents"):
+    with pytest.raises(UserError, match=rf"data\.lanes is {lanes} but split train has 7 documents"):
         BlockStream(small, "train", tokenizer, 15, seed=0, lanes=lanes)
 
 
@@ -134,7 +130,7 @@ def test_a_split_shorter_than_one_block_is_refused(small, tokenizer):
 
 @pytest.mark.parametrize(("context", "seed", "key"), [(0, 0, "context"), (8, -1, "seed"), (8, 2**64, "seed")])
 def test_numbers_out_of_range_are_refused(small, tokenizer, context, seed, key):
-    with pytest.raises(UserError, match=rf"key data\.{key} is {context if key == 'context' else seed}"):
+    with pytest.raises(UserError, match=rf"{key} is {context if key == 'context' else seed}"):
         BlockStream(small, "train", tokenizer, context, seed, lanes=1)
 
 

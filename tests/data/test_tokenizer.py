@@ -10,9 +10,7 @@ from lab.data.tokenizer import Tokenizer, shipped_tokenizers, train_tokenizer
 from lab.errors import UserError
 
 NAMES = {"sotu_1k": ("<|endoftext|>", 1024), "sotu_4k": ("<|endoftext|>", 4096), "llama_32k": ("</s>", 32000)}
-TOKENIZERS = {
-    name: Tokenizer(f"{name}/tokenizer.json", end, vocabulary) for name, (end, vocabulary) in NAMES.items()
-}
+TOKENIZERS = {name: Tokenizer(f"{name}/tokenizer.json", end, vocabulary) for name, (end, vocabulary) in NAMES.items()}
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), min_size=1)
 
 
@@ -85,7 +83,7 @@ def test_a_file_that_asks_for_truncation_or_padding_does_not_get_it(tmp_path):
 @pytest.mark.parametrize("name", ["absent.json", ""])
 def test_a_missing_tokenizer_is_refused(tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError, match=rf"key tokenizer\.path is '{name}': no such file"):
+    with pytest.raises(UserError, match=rf"tokenizer\.path is '{name}': no such file"):
         Tokenizer(name)
 
 
@@ -116,7 +114,7 @@ def test_a_tokenizer_without_the_end_of_document_token_is_refused():
 
 
 def test_another_vocabulary_than_the_files_is_refused():
-    with pytest.raises(UserError, match=r"key tokenizer\.vocabulary is 1000 but .*sotu_1k.* has 1024 tokens"):
+    with pytest.raises(UserError, match=r"tokenizer\.vocabulary is 1000 but .*sotu_1k.* has 1024 tokens"):
         Tokenizer("sotu_1k/tokenizer.json", vocabulary=1000)
 
 

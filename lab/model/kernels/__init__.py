@@ -88,6 +88,4 @@ def attend(
         )
     case = Case(query.device.type, query.dtype, window, slopes is not None)
     run = KERNELS[choose(kernel, case)]
-    return run(
-        query, key, value, window=window, slopes=slopes, scale=scale, offset=offset, documents=documents
-    )
+    return run(query, key, value, window=window, slopes=slopes, scale=scale, offset=offset, documents=documents)

@@ -32,9 +32,7 @@ def sdpa(
     queries, keys = query.shape[2], key.shape[2]
     plain = window is None and slopes is None and documents is None and queries == keys
     if plain:
-        return scaled_dot_product_attention(
-            query, key, value, is_causal=True, scale=scale, enable_gqa=grouped
-        )
+        return scaled_dot_product_attention(query, key, value, is_causal=True, scale=scale, enable_gqa=grouped)
     rows = torch.arange(offset, offset + queries, device=query.device)
     columns = torch.arange(keys, device=query.device)
     mask = visible(rows, columns, window)
@@ -44,6 +42,4 @@ def sdpa(
         distance = (rows[:, None] - columns[None, :]).to(query.dtype)
         bias = -slopes[:, None, None].to(query.dtype) * distance
         mask = bias.masked_fill(~mask, -math.inf)
-    return scaled_dot_product_attention(
-        query, key, value, attn_mask=mask, scale=scale, enable_gqa=grouped
-    )
+    return scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scale, enable_gqa=grouped)

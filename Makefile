@@ -1,0 +1,44 @@
+# The two commands are `make run` and `make test`. Both make the environment .venv and use it again while it is
+# current, that is, as long as pyproject.toml and constraints.txt have not changed.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: run test check table bench clean help
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
+
+run: .venv/installed ## train the default decoder, score it, show the result (about 8 minutes on two cores)
+	$(BIN)/python -m lab.train model=nope
+
+test: .venv/installed-test ## run the tests (under 10 minutes)
+	$(BIN)/python -m pytest
+
+check: .venv/installed-test ## format, lint and types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+table: .venv/installed ## train the seven variants and compare them (about an hour on two cores)
+	$(BIN)/python -m lab.train experiment=pilot_table
+
+bench: .venv/installed-test ## training speed against transformers, kernels against each other
+	$(BIN)/python -m lab.bench train model=rope scale=small
+	$(BIN)/python -m lab.bench attention
+
+clean: ## remove the environment (runs stay)
+	rm -rf .venv *.egg-info build
+
+.venv/made:
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || \
+		{ echo "error: $(PYTHON) is not Python 3.11 to 3.13; name one that is: make PYTHON=python3.11 $(MAKECMDGOALS)" >&2; exit 1; }
+	$(PYTHON) -m venv .venv
+	@touch $@
+
+.venv/installed: .venv/made pyproject.toml constraints.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable .
+	@touch $@
+
+.venv/installed-test: .venv/installed
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[test,bench]'
+	@touch $@

@@ -1,0 +1,44 @@
+"""From the rows of ``scores.csv`` to the short table of a run."""
+
+from collections import defaultdict
+from collections.abc import Iterable
+
+import numpy as np
+
+from lab.measure.extrapolation import FROM, LENGTH, Row
+from lab.measure.interval import document_interval
+
+
+def by_document(rows: Iterable[Row], measure: str, start: int, stop: int) -> dict[str, float]:
+    """Each document's token-weighted mean of a measure's rows inside positions [start, stop)."""
+    losses, weights = defaultdict(list), defaultdict(list)
+    for row in rows:
+        if row["measure"] == measure and start <= row["start_position"] and row["stop_position"] <= stop:
+            losses[row["document"]].append(row["loss_nats"])
+            weights[row["document"]].append(row["tokens"])
+    return {name: float(np.average(losses[name], weights=weights[name])) for name in losses}
+
+
+def summarise(rows: list[Row], context: int, resamples: int) -> list[Row]:
+    """Loss in [0, C), [C, 2C), [2C, 4C), [4C, 8C), and the excess, each with a 95 % interval over documents.
+
+    Columns: quantity, start_position, stop_position, mean_nats, low_nats, high_nats, documents.
+    """
+    edges = [("loss [0, C)", 0, 1), ("loss [C, 2C)", 1, 2), ("loss [2C, 4C)", 2, 4), ("loss [4C, 8C)", 4, 8)]
+    quantities = [("loss_by_position", *edge) for edge in edges] + [("excess", "excess", FROM, LENGTH)]
+    table = []
+    for measure, quantity, start, stop in quantities:
+        values = by_document(rows, measure, start * context, stop * context)
+        interval = document_interval(list(values.values()), resamples)
+        table.append(
+            {
+                "quantity": quantity,
+                "start_position": start * context,
+                "stop_position": stop * context,
+                "mean_nats": interval.mean,
+                "low_nats": interval.low,
+                "high_nats": interval.high,
+                "documents": interval.documents,
+            }
+        )
+    return table

@@ -1,0 +1,27 @@
+"""Run the lab's commands as a user does."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+
+def lab(command: str, *arguments: str, cwd: Path, timeout: float = 240) -> subprocess.CompletedProcess[str]:
+    """``python -m lab.<command> <arguments>`` in ``cwd``."""
+    return subprocess.run(
+        [sys.executable, "-m", f"lab.{command}", *arguments],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )
+
+
+def the_one_line(result: subprocess.CompletedProcess[str]) -> str:
+    """The single line of a refused command; fails if there is more, a traceback, or another exit code."""
+    assert result.returncode == 1, result.stdout + result.stderr
+    assert "Traceback" not in result.stdout + result.stderr
+    lines = [line for line in (result.stdout + result.stderr).splitlines() if line.strip()]
+    assert len(lines) == 1, lines
+    assert lines[0].startswith("error: ")
+    return lines[0]

@@ -1,0 +1,141 @@
+"""Bad input: one line that names the key or file and what to do, and nothing written."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+from commands import lab, the_one_line
+from hydra import compose, initialize_config_dir
+
+from lab.commands import configuration_folder
+from lab.errors import UserError
+from lab.job import Job
+from lab.runs import Run
+
+
+def job(*overrides: str) -> Job:
+    with initialize_config_dir(configuration_folder(), version_base="1.3"):
+        return Job(compose("train", ["experiment=smoke", *overrides]))
+
+
+REFUSED = {
+    "scale.heads=3 scale.kv_heads=2": "scale.heads is 3 and scale.kv_heads is 2",
+    "model=rope scale.head_dim=15": "scale.head_dim is 15: RoPE turns pairs",
+    "model=window_nope scale.window=0": "window is 0: a query sees itself at least",
+    "scale.context=1 scale.batch_tokens=8": "scale.context is 1: give 2 or more",
+    "scale.layers=0": "scale.layers is 0",
+    "scale.width=0": "scale.width is 0",
+    "scale.heads=0 scale.kv_heads=0": "scale.heads is 0",
+    "scale.tokens=100": "scale.tokens is 100, less than one batch",
+    "scale.batch_tokens=1000": "scale.batch_tokens is 1000, not a multiple",
+    "scale.micro_batch=0": "scale.micro_batch is 0",
+    "scale.warmup_steps=100": "scale.warmup_steps is 100 and the run has 8",
+    "tokenizer.path=nowhere.json": "tokenizer.path is 'nowhere.json': no such file",
+    "scale.vocabulary=512": "scale.vocabulary is 512 but the tokenizer",
+    "tokenizer.vocabulary=512": "tokenizer.vocabulary is 512 but",
+    "kernel=flash9": "kernel=flash9 does not exist; choose one of auto, matched, reference",
+    "model=alibi kernel=sdpa trainer.compute_dtype=bfloat16": "kernel=sdpa cannot serve this model in torch.bfloat16",
+    "trainer.compute_dtype=float8": "trainer.compute_dtype is 'float8'",
+    "trainer.accelerator=tpu": "trainer.accelerator is 'tpu'",
+    "data=files": "data.corpus.test must be given",
+    "data.lanes=1000": "data.lanes is 1000",
+    "data.corpus.on_error=ignore": "on_error is 'ignore'",
+    "seed=-1": "seed is -1",
+    "+model.attention.colour=red": "lab.model.attention.Attention: ",
+    "model.position._target_=os.system": "only targets inside lab. are accepted",
+    "logger.name=papyrus": "logger.name is 'papyrus'",
+    "measure.segments=0": "measure.segments is 0",
+    "measure.bin_tokens=0": "measure.bin_tokens is 0",
+}
+
+
+@pytest.mark.parametrize("overrides", REFUSED)
+def test_a_bad_value_is_refused_before_anything_is_written(
+    overrides: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError) as refusal:
+        job(*overrides.split())
+    assert REFUSED[overrides] in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [(b"", "empty"), (b"{}", "not a tokenizer"), (b"\xff\xfe\x00", "not a tokenizer")],
+)
+def test_a_tokenizer_file_that_is_not_one_is_named(content: bytes, reason: str, tmp_path: Path) -> None:
+    path = tmp_path / "tokenizer.json"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=reason) as refusal:
+        job("tokenizer=file", f"tokenizer.path={path}", "tokenizer.vocabulary=32")
+    assert str(path) in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "names"),
+    [
+        (["model=transformer_xl"], ["transformer_xl", "narrow_window_nope", "window_alibi", "rope"]),
+        (["scale=galactic"], ["galactic", "tinyllama_1b", "pilot"]),
+        (["scale.contxt=12"], ["contxt"]),
+        (["optimizer"], ["optimizer"]),
+    ],
+)
+def test_an_unknown_choice_or_key_is_one_line_that_names_the_choices(
+    overrides: list[str], names: list[str], tmp_path: Path
+) -> None:
+    line = the_one_line(lab("train", *overrides, cwd=tmp_path))
+    for name in names:
+        assert name in line
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_refused_value_on_the_command_line_is_one_line(tmp_path: Path) -> None:
+    line = the_one_line(lab("train", "experiment=smoke", "scale.heads=3", "scale.kv_heads=2", cwd=tmp_path))
+    assert "scale.kv_heads" in line
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_unreadable_document_is_named_with_file_and_row_unless_skipping_is_asked_for(tmp_path: Path) -> None:
+    good = '{"text": "' + "the people of the United States " * 400 + '"}\n'
+    for split in ("validation", "test"):
+        (tmp_path / f"{split}.jsonl").write_text(good.replace("people", split) * 3)
+    (tmp_path / "train.jsonl").write_text(good + '{"title": "no text"}\n' + good.replace("of", "in"))
+    paths = [f"data.corpus.{split}={tmp_path / split}.jsonl" for split in ("train", "validation", "test")]
+    common = ["experiment=smoke", "data=files", "data.lanes=2", *paths, "measure=none"]
+    result = lab("train", *common, cwd=tmp_path)
+    assert "train.jsonl:2" in the_one_line(result)
+    assert not (tmp_path / "runs").exists()
+    skipping = lab("train", *common, "data.corpus.on_error=skip", cwd=tmp_path)
+    assert skipping.returncode == 0, skipping.stderr
+    (folder,) = (tmp_path / "runs").iterdir()
+    assert Run(folder).manifest["skipped_documents"].keys() == {"train.jsonl:2"}
+    assert "skipped 1 document" in skipping.stdout
+
+
+def test_a_run_directory_that_holds_a_different_run_is_refused_and_left_alone(tmp_path: Path) -> None:
+    first = job("seed=1", f"runs={tmp_path}")
+    other = job("seed=2", f"runs={tmp_path}")
+    other.run.create(other.config, {"digest": other.digest})
+    shutil.move(other.run.path, first.run.path)
+    before = (first.run.path / "manifest.json").read_bytes()
+    result = lab("train", "experiment=smoke", "seed=1", f"runs={tmp_path}", "overwrite=true", cwd=tmp_path)
+    assert "holds a different run" in the_one_line(result)
+    assert (first.run.path / "manifest.json").read_bytes() == before
+
+
+def test_a_directory_that_is_no_run_is_never_deleted(tmp_path: Path) -> None:
+    mine = job(f"runs={tmp_path}").run.path
+    mine.mkdir()
+    (mine / "thesis.tex").write_text("years of work")
+    result = lab("train", "experiment=smoke", f"runs={tmp_path}", "overwrite=true", cwd=tmp_path)
+    assert "is not a run directory" in the_one_line(result)
+    assert (mine / "thesis.tex").read_text() == "years of work"
+
+
+def test_a_full_disk_is_one_line_that_names_the_folder(tmp_path: Path) -> None:
+    # /dev/full answers every write with "no space left on device"; a run directory cannot stand there.
+    (tmp_path / "runs").symlink_to("/proc/self")
+    result = lab("train", "experiment=smoke", "measure=none", cwd=tmp_path)
+    assert "runs" in the_one_line(result)

@@ -1,0 +1,379 @@
+"""Every kernel computes what the reference defines, and the reference what an independent loop computes."""
+
+import math
+from itertools import pairwise
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from oracles.attention_loops import attention_loops
+from torch import Tensor
+
+from lab.errors import UserError
+from lab.model.kernels import KERNELS, Case, attend, choose
+
+FAST = [name for name in KERNELS if name != "reference"]
+HEADS = [(2, 2), (6, 2), (4, 1)]
+LENGTHS = [1, 2, 63, 127, 128, 129, 257, 300]
+WIDTH = 8
+RESULTS = ("output", "query gradient", "key gradient", "value gradient")
+PLAIN = dict(window=None, slopes=None, scale=0.3, offset=0, documents=None)
+
+
+def windows(length: int) -> list[int | None]:
+    return [None, *sorted({1, 2, 64, max(length - 1, 1), length, length + 100})]
+
+
+GRID = [(length, window) for length in LENGTHS for window in windows(length)]
+
+
+def inputs(
+    heads: int = 4, kv_heads: int = 2, length: int = 140, offset: int = 0, batch: int = 2, width: int = WIDTH
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Query, key, value and a gradient of the output; float64 normal numbers that float32 holds exactly."""
+    draw = torch.Generator().manual_seed(heads * 10_000 + length)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=draw, dtype=torch.float32).to(torch.float64)
+
+    query, gradient = normal(2, batch, heads, length - offset, width)
+    key, value = normal(2, batch, kv_heads, length, width)
+    return query, key, value, gradient
+
+
+def steep(heads: int) -> Tensor:
+    """Slopes that no short binary fraction equals."""
+    return torch.linspace(0.03, 0.9, heads)
+
+
+def evaluate(kernel: str, tensors: tuple[Tensor, ...], dtype: torch.dtype, **rule) -> list[Tensor]:
+    """Output and gradients of query, key and value in ``dtype``, returned as float64."""
+    query, key, value = (tensor.to(dtype, copy=True).requires_grad_() for tensor in tensors[:3])
+    output = attend(query, key, value, kernel=kernel, **rule)
+    output.backward(tensors[3].to(dtype))
+    results = (output.detach(), query.grad, key.grad, value.grad)
+    assert all(result.dtype == dtype for result in results)
+    return [result.to(torch.float64) for result in results]
+
+
+def assert_equal(actual: list[Tensor], expected: list[Tensor], tolerance: float) -> None:
+    for name, one, other in zip(RESULTS, actual, expected, strict=True):
+        torch.testing.assert_close(
+            one, other, rtol=tolerance, atol=tolerance, msg=lambda text, name=name: f"{name}: {text}"
+        )
+
+
+# The definition.
+
+
+@pytest.mark.parametrize(("heads", "kv_heads"), HEADS)
+@pytest.mark.parametrize("biased", [False, True])
+@pytest.mark.parametrize(
+    ("length", "window", "offset", "documents"),
+    [
+        (1, None, 0, None),
+        (2, 1, 0, None),
+        (19, None, 0, None),
+        (19, 5, 0, None),
+        (19, 18, 7, None),
+        (19, 40, 18, None),
+        (19, None, 0, [[0] * 4 + [1] * 15, [5] * 18 + [2]]),
+        (19, 6, 9, [[0] * 12 + [1] * 7, [0] * 6 + [3] * 6 + [0] * 7]),
+    ],
+)
+def test_reference_equals_loops_over_the_definition(heads, kv_heads, biased, length, window, offset, documents):
+    tensors = inputs(heads, kv_heads, length, offset)
+    slopes = steep(heads) if biased else None
+    rule = dict(window=window, scale=0.3, offset=offset)
+    actual = evaluate(
+        "reference",
+        tensors,
+        torch.float64,
+        slopes=slopes,
+        documents=None if documents is None else torch.tensor(documents),
+        **rule,
+    )
+    expected = attention_loops(
+        *(tensor.numpy() for tensor in tensors),
+        slopes=slopes.tolist() if biased else None,
+        documents=documents,
+        **rule,
+    )
+    assert_equal(actual, [torch.from_numpy(array) for array in expected], 1e-12)
+
+
+# The kernels.
+
+
+@pytest.mark.parametrize(("length", "window"), GRID)
+@pytest.mark.parametrize(("heads", "kv_heads"), HEADS)
+def test_in_float32_kernels_equal_the_float64_reference(heads, kv_heads, length, window):
+    tensors = inputs(heads, kv_heads, length)
+    for slopes in (None, steep(heads)):
+        rule = PLAIN | dict(window=window, slopes=slopes)
+        expected = evaluate("reference", tensors, torch.float64, **rule)
+        for kernel in KERNELS:
+            assert_equal(evaluate(kernel, tensors, torch.float32, **rule), expected, 1e-5)
+
+
+@pytest.mark.parametrize(("length", "window"), GRID)
+@pytest.mark.parametrize(("heads", "kv_heads"), HEADS)
+def test_in_bfloat16_kernels_err_at_most_twice_as_much_as_the_plain_formula(heads, kv_heads, length, window):
+    tensors = tuple(tensor.to(torch.bfloat16) for tensor in inputs(heads, kv_heads, length))
+    for slopes in (None, steep(heads)):
+        rule = PLAIN | dict(window=window, slopes=slopes)
+        exact = evaluate("reference", tensors, torch.float64, **rule)
+        plain = evaluate("reference", tensors, torch.bfloat16, **rule)
+        for kernel in FAST:
+            if kernel == "sdpa" and slopes is not None:
+                continue  # refused, see below
+            results = evaluate(kernel, tensors, torch.bfloat16, **rule)
+            for name, truth, allowed, result in zip(RESULTS, exact, plain, results, strict=True):
+                # In root mean square: the largest single error is luck. The last terms are one rounding more.
+                error, plain_error = (result - truth).norm(), (allowed - truth).norm()
+                assert error <= 2 * plain_error + 2**-8 * truth.norm() + 1e-6, (kernel, name)
+
+
+@settings(derandomize=True, deadline=None, max_examples=150)
+@given(data=st.data(), kernel=st.sampled_from(FAST), heads=st.sampled_from(HEADS), biased=st.booleans())
+def test_kernels_equal_the_reference_at_any_offset_window_and_documents(data, kernel, heads, biased):
+    length = data.draw(st.integers(1, 290), label="length")
+    offset = data.draw(st.integers(0, length - 1), label="offset")
+    window = data.draw(st.none() | st.integers(1, length + 10), label="window")
+    cuts = data.draw(st.none() | st.lists(st.integers(0, length), max_size=4), label="cuts")
+    documents = None
+    if cuts is not None:
+        starts = torch.zeros(2, length, dtype=torch.int64)
+        for row, cut in enumerate(cuts):
+            starts[row % 2, cut:] += 1
+        documents = starts % 3  # a document's number may come again
+    rule = dict(
+        window=window,
+        slopes=steep(heads[0]) if biased else None,
+        scale=0.3,
+        offset=offset,
+        documents=documents,
+    )
+    tensors = inputs(*heads, length, offset)
+    expected = evaluate("reference", tensors, torch.float64, **rule)
+    assert_equal(evaluate(kernel, tensors, torch.float32, **rule), expected, 1e-5)
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("window", [140, 141, 10_000])
+def test_a_window_as_long_as_the_sequence_is_full_attention(kernel, window):
+    tensors = inputs(length=140)
+    full = evaluate(kernel, tensors, torch.float64, **PLAIN)
+    assert_equal(evaluate(kernel, tensors, torch.float64, **PLAIN | dict(window=window)), full, 1e-12)
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("slopes", [None, steep(4)])
+def test_a_window_of_one_returns_the_value(kernel, slopes):
+    query, key, value, _ = inputs(4, 2)
+    output = attend(query, key, value, **PLAIN | dict(window=1, slopes=slopes), kernel=kernel)
+    torch.testing.assert_close(output, value.repeat_interleave(2, dim=1), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("window", [None, 50])
+def test_slopes_of_zero_equal_no_slopes(kernel, window):
+    tensors = inputs(heads=4)
+    none = evaluate(kernel, tensors, torch.float64, **PLAIN | dict(window=window))
+    zero = evaluate(kernel, tensors, torch.float64, **PLAIN | dict(window=window, slopes=torch.zeros(4)))
+    assert_equal(zero, none, 1e-12)
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("slopes", [None, steep(4)])
+def test_memory_layout_does_not_matter(kernel, slopes):
+    tensors = inputs(heads=4)
+    rule = PLAIN | dict(window=50, slopes=slopes, kernel=kernel)
+    expected = evaluate(tensors=tensors, dtype=torch.float64, **rule)
+    time_first = [tensor.transpose(1, 2).contiguous().transpose(1, 2) for tensor in tensors]
+    every_other = [tensor.repeat_interleave(2, dim=-1)[..., ::2] for tensor in tensors]
+    for layout in (time_first, every_other):
+        query, key, value = (tensor.detach().requires_grad_() for tensor in layout[:3])
+        assert not query.is_contiguous()
+        output = attend(query, key, value, **rule)
+        output.backward(layout[3])
+        assert_equal([output.detach(), query.grad, key.grad, value.grad], expected, 1e-12)
+
+
+@pytest.mark.parametrize("slopes", [None, steep(4)])
+def test_banded_gradients_are_the_derivatives_of_its_output(slopes):
+    for length, window, fast in ((7, 3, False), (140, 130, True)):
+        tensors = [tensor.requires_grad_() for tensor in inputs(4, 2, length, batch=1, width=2)[:3]]
+
+        def banded(query, key, value, window=window):
+            return attend(query, key, value, **PLAIN | dict(window=window, slopes=slopes), kernel="banded")
+
+        assert torch.autograd.gradcheck(banded, tensors, fast_mode=fast)
+
+
+# What a query sees.
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("window", [None, 1, 2, 3, 64, 127, 128, 129, 199, 200, 201])
+def test_exactly_the_last_window_keys_have_weight(kernel, dtype, window):
+    length = 200
+    query, key, _, _ = inputs(2, 1, length, batch=1, width=length)
+    one_hot = torch.eye(length).view(1, 1, length, length)  # so the output is the weights
+    query, key, one_hot = (tensor.to(dtype) for tensor in (query, key, one_hot))
+    weights = attend(query, key, one_hot, **PLAIN | dict(window=window, scale=0.05), kernel=kernel)
+    for i in range(length):
+        seen = range(0 if window is None else max(0, i + 1 - window), i + 1)
+        for head in range(2):
+            assert weights[0, head, i].nonzero().flatten().tolist() == list(seen)
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("window", [2, 64, 128, 150])
+@pytest.mark.parametrize("slopes", [None, torch.tensor([0.001, 0.002])])
+def test_a_key_at_distance_window_minus_one_is_seen_and_at_window_is_not(kernel, window, slopes):
+    query, key, value, _ = inputs(2, 1, length=300)
+    rule = PLAIN | dict(window=window, slopes=slopes, kernel=kernel)
+    before = attend(query, key, value, **rule)
+    for needle in (0, 40, 127, 128):
+        other_key, other_value = key.clone(), value.clone()
+        other_key[:, :, needle] += 1.0
+        other_value[:, :, needle] += 1.0
+        changed = (attend(query, other_key, other_value, **rule) != before).any(dim=3)
+        assert changed[:, :, needle : needle + window].all()
+        assert not changed[:, :, :needle].any()
+        assert not changed[:, :, needle + window :].any()
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("window", [None, 30])
+@pytest.mark.parametrize("slopes", [None, steep(4)])
+def test_documents_in_one_sequence_equal_documents_alone(kernel, window, slopes):
+    tensors = inputs(heads=4, length=300)
+    lengths = [[100, 1, 199], [128, 128, 44]]
+    documents = torch.stack([torch.arange(3).repeat_interleave(torch.tensor(row)) for row in lengths])
+    rule = PLAIN | dict(window=window, slopes=slopes)
+    together = evaluate(kernel, tensors, torch.float64, **rule | dict(documents=documents))
+    for row in range(2):
+        for document in range(3):
+            place = (documents[row] == document).nonzero().flatten()
+            alone = evaluate(kernel, tuple(tensor[row, None][:, :, place] for tensor in tensors), torch.float64, **rule)
+            part = [result[row, None][:, :, place] for result in together]
+            # banded forms its bias in float32 from each chunk's end, so two places differ in its last digits
+            assert_equal(part, alone, 1e-12 if slopes is None else 1e-5)
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("window", [None, 1, 70])
+@pytest.mark.parametrize("slopes", [None, steep(4)])
+def test_a_sequence_in_pieces_equals_one_pass(kernel, window, slopes):
+    query, key, value, _ = inputs(heads=4, length=300)
+    rule = dict(window=window, slopes=slopes, scale=0.3, kernel=kernel)
+    whole = attend(query, key, value, **rule)
+    edges = [0, 1, 64, 128, 135, 299, 300]
+    pieces = [
+        attend(query[:, :, start:stop], key[:, :, :stop], value[:, :, :stop], offset=start, **rule)
+        for start, stop in pairwise(edges)
+    ]
+    torch.testing.assert_close(torch.cat(pieces, dim=2), whole, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("offset", [0, 4, 6])
+def test_keys_that_do_not_end_with_the_last_query_are_an_error(offset):
+    query, key, value, _ = inputs(length=15, offset=5)
+    with pytest.raises(ValueError, match="keys"):
+        attend(query, key, value, scale=0.3, offset=offset)
+
+
+# ALiBi's bias.
+
+
+@pytest.mark.parametrize(
+    ("kernel", "dtype", "tolerance"),
+    [
+        ("reference", torch.float32, 1e-5),
+        ("sdpa", torch.float32, 1e-5),
+        ("banded", torch.float32, 1e-5),
+        ("reference", torch.bfloat16, 0.02),
+        ("banded", torch.bfloat16, 0.02),
+    ],
+)
+def test_the_bias_is_slope_times_distance_at_distance_8192(kernel, dtype, tolerance):
+    # Each head's query matches eight far keys so well that this cancels the bias at distance 8192: then a
+    # bias that is wrong by 0.5, one step in 8192, shows as a factor on a weight. (In bf16 it steps by 16.)
+    distance, far, width = 8192, 8, 16
+    slopes = 2.0 ** -torch.arange(1.0, 9.0)
+    query, key = torch.zeros(1, 8, 1, width), torch.zeros(1, 1, distance + 1, width)
+    value = torch.zeros(1, 1, distance + 1, width)
+    query[0, :, 0, 0] = slopes * distance
+    key[0, 0, :far, 0] = 1.0
+    value[0, 0, :far, :far] = torch.eye(far)
+    value[0, 0, -1, far] = 1.0
+    weights = attend(
+        *(tensor.to(dtype) for tensor in (query, key, value)),
+        slopes=slopes,
+        scale=1.0,
+        offset=distance,
+        kernel=kernel,
+    )
+    for head in range(8):
+        slope = 2.0 ** -(head + 1)
+        logits = [slope * (distance * (j < far) - (distance - j)) for j in range(distance + 1)]
+        total = sum(map(math.exp, logits))
+        expected = [math.exp(logits[j]) / total for j in (*range(far), distance)]
+        torch.testing.assert_close(
+            weights[0, head, 0, : far + 1].double(),
+            torch.tensor(expected, dtype=torch.float64),
+            rtol=tolerance,
+            atol=0,
+        )
+
+
+# Who serves what.
+
+CASES = {
+    "plain": dict(window=None, slopes=False),
+    "window": dict(window=8, slopes=False),
+    "slopes": dict(window=None, slopes=True),
+    "both": dict(window=8, slopes=True),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_auto_is_sdpa_for_plain_attention_on_a_gpu_and_banded_otherwise(case, device, dtype):
+    expected = "sdpa" if device == "cuda" and case == "plain" else "banded"
+    assert choose("auto", Case(device, dtype, **CASES[case])) == expected
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_matched_is_one_kernel_for_every_case(device, dtype):
+    assert len({choose("matched", Case(device, dtype, **case)) for case in CASES.values()}) == 1
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("case", CASES)
+def test_a_kernel_asked_for_by_name_serves_or_refuses(kernel, case):
+    assert choose(kernel, Case("cpu", torch.float32, **CASES[case])) == kernel
+    sixteen_bits = Case("cpu", torch.bfloat16, **CASES[case])
+    if kernel == "sdpa" and CASES[case]["slopes"]:
+        with pytest.raises(UserError, match=r"sdpa.*bfloat16"):
+            choose(kernel, sixteen_bits)
+    else:
+        assert choose(kernel, sixteen_bits) == kernel
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_sdpa_refuses_slopes_in_sixteen_bits(dtype):
+    query, key, value, _ = (tensor.to(dtype) for tensor in inputs(heads=4))
+    with pytest.raises(UserError, match="kernel=sdpa cannot serve"):
+        attend(query, key, value, slopes=steep(4), scale=0.3, kernel="sdpa")
+
+
+def test_an_unknown_kernel_is_refused_with_the_known_ones():
+    with pytest.raises(UserError, match=r"kernel=flash .*auto, matched, reference, sdpa, banded"):
+        choose("flash", Case("cpu", torch.float32, None, False))
