@@ -162,7 +162,8 @@ def bench_train(arguments: argparse.Namespace, console: Console) -> list[dict[st
     used = job.config["trainer"]["compute_dtype"]
     console.print(
         f"model={job.config['model']['name']} scale={scale['name']}, {scale['micro_batch']} blocks of "
-        f"{scale['context']} tokens, {used}, kernel {job.kernel}; {surroundings()['hardware']}, torch {torch.__version__}"
+        f"{scale['context']} tokens, {used}, kernel {job.kernel}; {surroundings()['hardware']}, "
+        f"torch {torch.__version__}"
     )
     for name, rates in limits.items():
         console.print(f"matrix product 2048^3 in {name}: {spread([rate / 1e9 for rate in rates])} GFLOP/s")

@@ -14,7 +14,8 @@ from lab.model.flops import FlopsPerToken, training_flops
 from lab.model.kernels import Case, choose
 from lab.model.precision import DTYPES, compute_dtype
 from lab.runs import Config, Run, build_decoder, digest, identity
-from lab.training.fit import steps_of
+from lab.schema import check_types
+from lab.training.fit import LOGGERS, steps_of
 
 
 class Job:
@@ -22,9 +23,12 @@ class Job:
 
     def __init__(self, composed: DictConfig) -> None:
         config: Config = to_plain(composed)
+        check_types(config)
         self.config = config
         self.device = device_of(config["trainer"]["accelerator"])
         config["trainer"]["compute_dtype"] = compute_dtype(config["trainer"]["compute_dtype"], self.device)
+        if config["logger"]["name"] not in LOGGERS:
+            raise UserError(f"logger.name is {config['logger']['name']!r}: choose one of {', '.join(LOGGERS)}")
         self.steps, self.accumulate = steps_of(config)
         make(config["schedule"], steps=self.steps)
         tokenizer = make(config["tokenizer"])

@@ -37,10 +37,12 @@ def identity(config: Config, corpus: str, tokenizer: str) -> dict[str, Any]:
         corpus, tokenizer: digests of what their paths hold.
     """
     trainer = config["trainer"]
+    paths = ("train", "validation", "test")
+    reading = {key: value for key, value in config["data"]["corpus"].items() if key not in paths}
     return {
         "model": config["model"],
         "scale": config["scale"],
-        "data": {key: value for key, value in config["data"].items() if key != "corpus"} | {"corpus": corpus},
+        "data": config["data"] | {"corpus": reading | {"digest": corpus}},
         "tokenizer": {"digest": tokenizer, "end_of_document": config["tokenizer"]["end_of_document"]},
         "optimizer": config["optimizer"],
         "schedule": config["schedule"],

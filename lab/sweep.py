@@ -37,6 +37,7 @@ class Outcomes:
     planned: list[Job] = field(default_factory=list)
     finished: list[Job] = field(default_factory=list)
     failed: list[tuple[str, str]] = field(default_factory=list)
+    error: Exception | None = None  # of a command that is one run
     console: Console = field(default_factory=Console)
 
     def conclude(self) -> None:

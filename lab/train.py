@@ -108,8 +108,10 @@ def entry(composed: DictConfig) -> None:
         OUTCOMES.finished.append(job)
     except Exception as error:
         if HydraConfig.get().mode != RunMode.MULTIRUN:
-            raise
-        # Hydra goes on with the next job, and in the end raises the first error only.
+            # Raised again by main: an error that passes through Hydra gets a line of Hydra's own.
+            OUTCOMES.error = error
+            return
+        # Raised, so that any launcher knows: Hydra goes on with the next job and in the end raises the first error.
         line = one_line(error)
         if line is None:
             traceback.print_exc()
@@ -123,6 +125,8 @@ def main() -> None:
     except Exception:
         if not OUTCOMES.failed:
             raise
+    if OUTCOMES.error is not None:
+        raise OUTCOMES.error
     OUTCOMES.conclude()
 
 

@@ -76,9 +76,7 @@ class RoPE(PositionEncoding):
     def __init__(self, heads: int, head_dim: int, base: float = 10_000.0) -> None:
         super().__init__(heads, head_dim)
         if head_dim % 2:
-            raise UserError(
-                f"scale.head_dim is {head_dim}: RoPE turns pairs of dimensions and needs an even number; choose an even one"
-            )
+            raise UserError(f"scale.head_dim is {head_dim}: RoPE turns pairs of dimensions; choose an even number")
         exponents = torch.arange(0, head_dim, 2, dtype=torch.float64) / head_dim
         self.register_buffer("inverse_frequencies", base**-exponents, persistent=False)
         self.register_buffer("table", torch.empty(2, 0, head_dim // 2), persistent=False)

@@ -94,7 +94,7 @@ def comparison_picture(
     figure = Figure(figsize=(11, 4.6), layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=(3, 2))
     draw_losses(left, curves, context)
-    for index, (label, row) in enumerate(excesses.items()):
+    for index, row in enumerate(excesses.values()):
         mean = row["mean_nats"]
         error = [[mean - row["low_nats"]], [row["high_nats"] - mean]]
         right.errorbar(mean, index, xerr=error, fmt="o", color=COLOURS[index % len(COLOURS)], capsize=3)

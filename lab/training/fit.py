@@ -22,6 +22,7 @@ from lab.training.callbacks import Checkpoints, Metrics, Progress
 from lab.training.module import Training
 
 PACKAGES = ("context-window-lab", "torch", "lightning", "tokenizers", "numpy", "safetensors", "hydra-core")
+LOGGERS = ("csv", "tensorboard", "wandb")
 
 
 def steps_of(config: Config) -> tuple[int, int]:
@@ -86,18 +87,16 @@ def make_logger(config: Config, run: Run) -> Logger | bool:
         return False
     if name == "tensorboard":
         return TensorBoardLogger(save_dir=run.path, name="", version="tensorboard")
-    if name == "wandb":
-        try:
-            return WandbLogger(
-                project=config["logger"]["project"],
-                offline=config["logger"]["offline"],
-                name=run.path.name,
-                id=run.path.name,
-                save_dir=run.path,
-            )
-        except ModuleNotFoundError:
-            raise UserError("logger=wandb needs the package wandb: pip install wandb") from None
-    raise UserError(f"logger.name is {name!r}: choose csv, tensorboard or wandb")
+    try:
+        return WandbLogger(
+            project=config["logger"]["project"],
+            offline=config["logger"]["offline"],
+            name=run.path.name,
+            id=run.path.name,
+            save_dir=run.path,
+        )
+    except ModuleNotFoundError:
+        raise UserError("logger=wandb needs the package wandb: pip install wandb") from None
 
 
 def fit(config: Config, run: Run, decoder: Decoder, data: DataModule) -> Training:

@@ -41,6 +41,15 @@ REFUSED = {
     "data.lanes=1000": "data.lanes is 1000",
     "data.corpus.on_error=ignore": "on_error is 'ignore'",
     "seed=-1": "seed is -1",
+    "seed=one": "seed is 'one': it must be a whole number",
+    "scale.layers=2.5": "scale.layers is 2.5: it must be a whole number",
+    "scale.learning_rate=0": "scale.learning_rate is 0: it must be a positive number",
+    "scale.learning_rate=nan": "scale.learning_rate is nan",
+    "trainer.log_every=0": "trainer.log_every is 0",
+    "optimizer.betas=0.9": "optimizer.betas is 0.9: it must be a pair of fractions",
+    "schedule.final_fraction=2": "schedule.final_fraction is 2",
+    "measure.bin_tokens=48": "measure.bin_tokens is 48: it must divide scale.context = 64",
+    "scale.context=63 scale.batch_tokens=504": "scale.context is 63",
     "+model.attention.colour=red": "lab.model.attention.Attention: ",
     "model.position._target_=os.system": "only targets inside lab. are accepted",
     "logger.name=papyrus": "logger.name is 'papyrus'",
@@ -105,11 +114,13 @@ def test_an_unreadable_document_is_named_with_file_and_row_unless_skipping_is_as
     paths = [f"data.corpus.{split}={tmp_path / split}.jsonl" for split in ("train", "validation", "test")]
     common = ["experiment=smoke", "data=files", "data.lanes=2", *paths, "measure=none"]
     result = lab("train", *common, cwd=tmp_path)
-    assert "train.jsonl:2" in the_one_line(result)
-    assert not (tmp_path / "runs").exists()
+    assert result.returncode == 1
+    assert "Traceback" not in result.stderr
+    (line,) = result.stderr.splitlines()
+    assert "train.jsonl:2: lacks the field 'text'" in line
     skipping = lab("train", *common, "data.corpus.on_error=skip", cwd=tmp_path)
     assert skipping.returncode == 0, skipping.stderr
-    (folder,) = (tmp_path / "runs").iterdir()
+    (folder,) = [path for path in (tmp_path / "runs").iterdir() if Run(path).manifest["state"] == "finished"]
     assert Run(folder).manifest["skipped_documents"].keys() == {"train.jsonl:2"}
     assert "skipped 1 document" in skipping.stdout
 

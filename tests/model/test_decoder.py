@@ -160,7 +160,7 @@ def test_in_bfloat16_logits_losses_and_gradients_are_float32_and_near_those_of_f
         model.losses.mean().backward()
     assert rounded.hidden(given).dtype == torch.bfloat16
     assert rounded(given).dtype == rounded.losses.dtype == torch.float32
-    torch.testing.assert_close(rounded(given), accurate(given), rtol=0, atol=0.03)
+    assert (rounded(given) - accurate(given)).norm() < 0.02 * accurate(given).norm()
     for (name, one), other in zip(rounded.named_parameters(), accurate.parameters(), strict=True):
         assert one.dtype == one.grad.dtype == torch.float32, name
         assert (one.grad - other.grad).norm() < 0.05 * other.grad.norm(), name

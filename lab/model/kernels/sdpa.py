@@ -12,7 +12,7 @@ from lab.model.kernels.reference import visible
 def refusal(dtype: torch.dtype, slopes: bool) -> str | None:
     """Why this kernel cannot serve a case exactly, or None."""
     if slopes and dtype in (torch.bfloat16, torch.float16):
-        return "torch takes the bias in the queries' type, and in 16 bits an ALiBi bias is off by up to 4 at distance 2,000"
+        return "torch takes the bias in the queries' type, and 16 bits are off by up to 4 at distance 2,000"
     return None
 
 
