@@ -2,6 +2,7 @@
 
 import math
 from itertools import pairwise
+from typing import Any
 
 import pytest
 import torch
@@ -390,3 +391,22 @@ def test_sdpa_refuses_slopes_in_sixteen_bits(dtype):
 def test_an_unknown_kernel_is_refused_with_the_known_ones():
     with pytest.raises(UserError, match=r"kernel=flash .*auto, matched, reference, sdpa, banded"):
         choose("flash", Case("cpu", torch.float32, None, False))
+
+
+@pytest.mark.parametrize("kernel", sorted(KERNELS))
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"window": 0}, "window is 0"),
+        ({"slopes": torch.ones(3)}, "2 heads need as many slopes"),
+        ({"value": torch.ones(1, 2, 5, 3)}, "values are 3 wide and queries 4"),
+        ({"key": torch.ones(1, 2, 9, 4)}, "5 queries at offset 0 need 5 keys, not 9"),
+    ],
+)
+def test_arguments_that_do_not_fit_together_are_refused_by_every_kernel(
+    kernel: str, change: dict[str, Any], message: str
+) -> None:
+    ones = torch.ones(1, 2, 5, 4)
+    arguments = {"query": ones, "key": ones, "value": ones, "scale": 0.5, "kernel": kernel} | change
+    with pytest.raises(ValueError, match=message):
+        attend(**arguments)

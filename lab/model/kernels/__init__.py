@@ -80,12 +80,19 @@ def attend(
 
     Raises:
         UserError: the kernel cannot serve the case.
-        ValueError: keys do not end with the last query.
+        ValueError: keys do not end with the last query, a window below 1, not one slope a head, or values of
+            another width than the queries.
     """
     if key.shape[2] != offset + query.shape[2]:
         raise ValueError(
             f"{query.shape[2]} queries at offset {offset} need {offset + query.shape[2]} keys, not {key.shape[2]}"
         )
+    if window is not None and window < 1:
+        raise ValueError(f"window is {window}: a query sees itself at least")
+    if slopes is not None and slopes.shape != (query.shape[1],):
+        raise ValueError(f"{query.shape[1]} heads need as many slopes, not {tuple(slopes.shape)}")
+    if value.shape[3] != query.shape[3]:
+        raise ValueError(f"values are {value.shape[3]} wide and queries {query.shape[3]}: they must be equal")
     case = Case(query.device.type, query.dtype, window, slopes is not None)
     run = KERNELS[choose(kernel, case)]
     return run(query, key, value, window=window, slopes=slopes, scale=scale, offset=offset, documents=documents)

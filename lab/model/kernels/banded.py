@@ -63,10 +63,11 @@ class Rule:
         device = query.device
         if slopes is not None:
             # Distance from the chunk's last query instead of each row's own: a constant added to a row leaves
-            # its softmax unchanged, and the bias becomes one number a key. float32: it may be thousands.
-            distance = torch.arange(keys - 1, -1, -1, device=device, dtype=torch.float32)
+            # its softmax unchanged, and the bias becomes one number a key. It may be thousands: never in 16 bits.
+            accurate = torch.promote_types(scores.dtype, torch.float32)
+            distance = torch.arange(keys - 1, -1, -1, device=device, dtype=accurate)
             bias = -slopes.view(-1, 1, 1) * distance
-            by_head = scores.to(torch.promote_types(scores.dtype, torch.float32))
+            by_head = scores.to(accurate)
             by_head = by_head.view(-1, slopes.numel(), chunk, keys) + bias
             scores = by_head.view(scores.shape)
         rows = torch.arange(self.offset + band.start, self.offset + band.stop, device=device)[:, None]
