@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 import yaml
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 
 from lab.components import make
 from lab.errors import UserError
@@ -188,7 +188,9 @@ class Run:
         folder = self.path / "checkpoints" / f"step={step:08d}"
         folder.mkdir(parents=True, exist_ok=True)
         weights = {name: value.detach().cpu().contiguous() for name, value in decoder.state_dict().items()}
-        save_file(weights, folder / "weights.safetensors")
+        beside = folder / "weights.safetensors.new"
+        beside.write_bytes(save(weights))
+        os.replace(beside, folder / "weights.safetensors")
         write_json(folder / "training.json", training)
         return folder
 

@@ -32,7 +32,10 @@ def segment_starts(tokens: int, length: int, segments: int) -> list[int]:
 
 
 def losses_in_one_pass(decoder: Decoder, tokens: Int[Tensor, "length_plus_one"]) -> Float[Tensor, "length"]:
-    """Loss in nats of each token given all before it; entry p is predicted from position p."""
+    """Loss in nats of each token given all before it; entry p is predicted from position p.
+
+    The head is applied a stretch at a time: logits of all 8 C positions would be the largest tensor of all.
+    """
     return decoder.next_token_losses(decoder.hidden(tokens[None, :-1]), tokens[None, 1:])[0]
 
 
@@ -61,13 +64,25 @@ def score(
 
     ``loss_by_position`` in bins of ``bin_tokens`` positions; ``whole_prefix``, ``restarted`` and their difference
     ``excess`` over positions [4 C, 8 C). Documents of at least 8 C + 1 tokens give up to ``segments`` segments.
+    Positions count from 0, the segment's first token; that of a loss is the position of the token it is predicted
+    from, and ``stop_position`` is not included.
 
     Args:
+        documents: names, each once, and token ids.
+        context: C, even.
+        bin_tokens: divides C, so that no bin lies across the edge of the window.
         progress: called with each document's name before it is scored.
 
     Raises:
-        UserError: no document is long enough; names the longest.
+        UserError: ``context``, ``segments`` or ``bin_tokens`` does not fit; no document is long enough (names the
+            longest).
     """
+    if context < 2 or context % 2:
+        raise UserError(f"scale.context is {context}: the measure restarts at C / 2 and needs an even one")
+    if segments < 1:
+        raise UserError(f"measure.segments is {segments}: give 1 or more")
+    if bin_tokens < 1 or context % bin_tokens:
+        raise UserError(f"measure.bin_tokens is {bin_tokens}: it must divide scale.context = {context}")
     decoder.eval()
     device = decoder.embedding.device
     needed = LENGTH * context + 1
@@ -94,16 +109,17 @@ def segment_rows(
     decoder: Decoder, tokens: Tensor, context: int, bin_tokens: int, place: dict[str, Any]
 ) -> Iterator[Row]:
     """The rows of one segment of 8 C + 1 tokens."""
-    whole = losses_in_one_pass(decoder, tokens).double().cpu()
+    whole = losses_in_one_pass(decoder, tokens).cpu().double()
     for start in range(0, LENGTH * context, bin_tokens):
         yield row("loss_by_position", place, start, whole[start : start + bin_tokens])
     far = whole[FROM * context :]
-    restarted = losses_restarted(decoder, tokens, context).double().cpu()
+    restarted = losses_restarted(decoder, tokens, context).cpu().double()
     for measure, losses in (("whole_prefix", far), ("restarted", restarted), ("excess", far - restarted)):
         yield row(measure, place, FROM * context, losses)
 
 
 def row(measure: str, place: dict[str, Any], start: int, losses: Float[Tensor, "tokens"]) -> Row:
+    """The mean of losses that lie side by side from position ``start`` on."""
     return {
         "measure": measure,
         **place,

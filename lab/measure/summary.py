@@ -1,7 +1,7 @@
 """From the rows of ``scores.csv`` to the short table of a run."""
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -19,10 +19,12 @@ def by_document(rows: Iterable[Row], measure: str, start: int, stop: int) -> dic
     return {name: float(np.average(losses[name], weights=weights[name])) for name in losses}
 
 
-def summarise(rows: list[Row], context: int, resamples: int) -> list[Row]:
+def summarise(rows: Sequence[Row], context: int, resamples: int = 10_000) -> list[Row]:
     """Loss in [0, C), [C, 2C), [2C, 4C), [4C, 8C), and the excess, each with a 95 % interval over documents.
 
-    Columns: quantity, start_position, stop_position, mean_nats, low_nats, high_nats, documents.
+    A document counts once, however many of its segments were scored. Columns: quantity, start_position,
+    stop_position, mean_nats, low_nats, high_nats, documents; low and high as in
+    :func:`lab.measure.interval.document_interval`.
     """
     edges = [("loss [0, C)", 0, 1), ("loss [C, 2C)", 1, 2), ("loss [2C, 4C)", 2, 4), ("loss [4C, 8C)", 4, 8)]
     quantities = [("loss_by_position", *edge) for edge in edges] + [("excess", "excess", FROM, LENGTH)]
