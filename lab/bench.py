@@ -29,7 +29,7 @@ from lab.model.position import alibi_slopes
 from lab.model.precision import DTYPES, compute_dtype
 from lab.training.fit import surroundings
 
-Step = Callable[[], None]
+Step = Callable[[], object]
 
 
 def seconds(run: Step) -> float:
@@ -81,23 +81,21 @@ def our_step(job: Job, tokens: Tensor, compiled: bool) -> Step:
 
 def peer_step(job: Job, tokens: Tensor, dtype: torch.dtype, attention: str, compiled: bool) -> Step:
     """transformers' LlamaForCausalLM of the same shape. In bfloat16 its weights are bfloat16 too, its fastest."""
-    from transformers import LlamaConfig, LlamaForCausalLM
+    from transformers import AutoModelForCausalLM, LlamaConfig
 
     scale = job.config["scale"]
-    model = LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=scale["vocabulary"],
-            hidden_size=scale["width"],
-            intermediate_size=scale["hidden"],
-            num_hidden_layers=scale["layers"],
-            num_attention_heads=scale["heads"],
-            num_key_value_heads=scale["kv_heads"],
-            head_dim=scale["head_dim"],
-            max_position_embeddings=scale["context"],
-            attn_implementation=attention,
-            use_cache=False,
-        )
-    ).to(job.device, dtype)
+    config = LlamaConfig(
+        vocab_size=scale["vocabulary"],
+        hidden_size=scale["width"],
+        intermediate_size=scale["hidden"],
+        num_hidden_layers=scale["layers"],
+        num_attention_heads=scale["heads"],
+        num_key_value_heads=scale["kv_heads"],
+        head_dim=scale["head_dim"],
+        max_position_embeddings=scale["context"],
+        use_cache=False,
+    )
+    model = AutoModelForCausalLM.from_config(config, attn_implementation=attention, dtype=dtype).to(job.device)
     run = torch.compile(model, dynamic=False) if compiled else model
     inputs = tokens[:, :-1].contiguous()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)

@@ -63,9 +63,8 @@ class Job:
 
     def choose_kernel(self) -> str:
         """The attention kernel that will serve this run. Raises UserError if the one asked for cannot."""
-        position, attention = self.shape.position, self.shape.blocks[0].attention
         dtype = DTYPES[self.config["trainer"]["compute_dtype"]]
-        case = Case(self.device, dtype, attention.window, position.slopes is not None)
+        case = Case(self.device, dtype, self.window, self.shape.position.slopes is not None)
         return choose(self.config["kernel"], case)
 
     def decoder(self) -> Decoder:
@@ -73,11 +72,14 @@ class Job:
         return build_decoder(self.config)
 
     @property
+    def window(self) -> int | None:
+        window: int | None = self.config["model"]["attention"]["window"]
+        return window
+
+    @property
     def flops(self) -> FlopsPerToken:
         keys = ("vocabulary", "layers", "width", "hidden", "heads", "kv_heads", "head_dim", "context")
-        return training_flops(
-            **{key: self.config["scale"][key] for key in keys}, window=self.shape.blocks[0].attention.window
-        )
+        return training_flops(**{key: self.config["scale"][key] for key in keys}, window=self.window)
 
     @property
     def trained_tokens(self) -> int:

@@ -34,9 +34,7 @@ def plain(*overrides: str) -> Config:
 
 @pytest.mark.parametrize("choice", CHOICES)
 def test_every_file_composes(choice: str) -> None:
-    group = choice.replace("model/position=", "model/position@model.position=")
-    group = group.replace("model/attention=", "model/attention@model.attention=")
-    config = composed(choice if "/" not in choice else choice)
+    config = composed(choice)
     missing = OmegaConf.missing_keys(config)
     assert all(key.startswith(("data.corpus", "tokenizer")) for key in missing)
     assert OmegaConf.to_container(config, resolve=True)
@@ -67,9 +65,7 @@ def test_the_window_reaches_far_beyond_the_context_and_the_narrow_window_stays_i
     assert narrow <= 0.9 * shape["context"]
 
 
-@pytest.mark.parametrize(
-    ("scale", "parameters"), [("tinyllama_120m", 121_129_728), ("tinyllama_1b", 1_100_048_384)]
-)
+@pytest.mark.parametrize(("scale", "parameters"), [("tinyllama_120m", 121_129_728), ("tinyllama_1b", 1_100_048_384)])
 def test_the_tinyllama_scales_have_exactly_tinyllamas_parameters(scale: str, parameters: int) -> None:
     config = plain(f"scale={scale}", "model=rope")
     assert (config["scale"]["context"], config["scale"]["window"], config["scale"]["narrow_window"]) == (2048, 512, 80)

@@ -41,9 +41,7 @@ def test_a_fixed_tiny_float32_run_follows_the_stored_golden_curve(tmp_path: Path
         golden = list(csv.DictReader(file))
     assert [row["order_fingerprint"] for row in rows] == [row["order_fingerprint"] for row in golden]
     assert losses(rows) == pytest.approx(losses(golden), rel=1e-4)
-    assert float(rows[-1]["validation_loss_nats"]) == pytest.approx(
-        float(golden[-1]["validation_loss_nats"]), rel=1e-4
-    )
+    assert float(rows[-1]["validation_loss_nats"]) == pytest.approx(float(golden[-1]["validation_loss_nats"]), rel=1e-4)
 
 
 def test_the_same_run_twice_gives_the_same_bits(tmp_path: Path) -> None:
@@ -98,7 +96,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_step_and_blocks(tmp_p
 
 
 def test_checkpoints_stand_at_their_steps_with_float32_weights(tmp_path: Path) -> None:
-    made, module, _ = trained(tmp_path, "trainer.checkpoint_every=3")
+    made, _, _ = trained(tmp_path, "trainer.checkpoint_every=3")
     folders = sorted(path.name for path in (made.run.path / "checkpoints").iterdir())
     assert folders == ["step=00000003", "step=00000006", "step=00000008"]
     assert all(value.dtype == torch.float32 for value in made.run.load_decoder().state_dict().values())
