@@ -13,7 +13,7 @@ from lab.model.decoder import Decoder
 from lab.model.flops import FlopsPerToken, training_flops
 from lab.model.kernels import Case, choose
 from lab.model.precision import DTYPES, compute_dtype
-from lab.runs import Config, Run, build_decoder, digest, identity
+from lab.runs import Config, Run, build_decoder, digest, flatten, identity
 from lab.schema import check_types
 from lab.training.fit import LOGGERS, steps_of
 
@@ -87,9 +87,15 @@ class Job:
         return tokens
 
 
+def missing_keys(composed: DictConfig) -> list[str]:
+    """The keys that have no value yet (``???`` in conf/)."""
+    raw: Any = OmegaConf.to_container(composed, resolve=False)
+    return [key for key, value in flatten(raw).items() if value == "???"]
+
+
 def to_plain(composed: DictConfig) -> Config:
     """The configuration with every reference resolved. Raises UserError for a key still to be given."""
-    missing = sorted(OmegaConf.missing_keys(composed))
+    missing = missing_keys(composed)
     if missing:
         raise UserError(f"{missing[0]} must be given: add {missing[0]}=... to the command")
     plain: Any = OmegaConf.to_container(composed, resolve=True)

@@ -11,15 +11,8 @@ from lab.errors import UserError
 from lab.job import Job
 from lab.model.decoder import parameter_count
 from lab.report.pictures import comparison_picture
-from lab.report.tables import read_table, write_table
-
-
-def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{"a": {"b": 1}} as {"a.b": 1}."""
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return flat
+from lab.report.tables import SCORES, SUMMARY, read_table, write_table
+from lab.runs import flatten
 
 
 def differences(identities: list[dict[str, Any]]) -> dict[str, list[Any]]:
@@ -84,11 +77,11 @@ class Outcomes:
         for job in self.finished:
             variant, seed = job.config["model"]["name"], job.config["seed"]
             label = f"{variant} seed {seed}" if several_seeds else variant
-            for row in read_table(job.run.path / "summary.csv"):
+            for row in read_table(job.run.path / "summary.csv", SUMMARY):
                 rows.append({"variant": variant, "seed": seed, "run": job.run.path.name} | row)
                 if row["quantity"] == "excess":
                     excesses[label] = row
-            curves[label] = read_table(job.run.path / "scores.csv")
+            curves[label] = read_table(job.run.path / "scores.csv", SCORES)
         write_table(root / f"{name}.csv", rows)
         context = self.finished[0].config["scale"]["context"]
         comparison_picture(curves, excesses, context, root / name)

@@ -20,7 +20,7 @@ from lab.measure.summary import summarise
 from lab.model.decoder import parameter_count
 from lab.model.initialise import fingerprints
 from lab.report.pictures import loss_by_position_picture
-from lab.report.tables import print_summary, read_table, write_table
+from lab.report.tables import SUMMARY, print_summary, read_table, write_table
 from lab.sweep import Outcomes
 from lab.training.fit import fit, surroundings
 
@@ -93,7 +93,7 @@ def show(job: Job) -> None:
     if skipped:
         print(f"skipped {len(skipped)} document{'s' * (len(skipped) > 1)}: {', '.join(skipped)}")
     if job.config["measure"]["name"] != "none":
-        print_summary(job.run.path.name, read_table(job.run.path / "summary.csv"))
+        print_summary(job.run.path.name, read_table(job.run.path / "summary.csv", SUMMARY))
         print(f"tables and picture: {job.run.path}/scores.csv, summary.csv, loss_by_position.png")
 
 

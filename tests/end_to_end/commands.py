@@ -2,18 +2,22 @@
 
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 
-def lab(command: str, *arguments: str, cwd: Path, timeout: float = 240) -> subprocess.CompletedProcess[str]:
-    """``python -m lab.<command> <arguments>`` in ``cwd``."""
+def lab(
+    command: str, *arguments: str, cwd: Path, before: Callable[[], None] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """``python -m lab.<command> <arguments>`` in ``cwd``; ``before`` runs in the new process, to set its limits."""
     return subprocess.run(
         [sys.executable, "-m", f"lab.{command}", *arguments],
         cwd=cwd,
         capture_output=True,
         text=True,
-        timeout=timeout,
+        timeout=300,
         check=False,
+        preexec_fn=before,
     )
 
 

@@ -37,7 +37,8 @@ REFUSED = {
     "model=alibi kernel=sdpa trainer.compute_dtype=bfloat16": "kernel=sdpa cannot serve this model in torch.bfloat16",
     "trainer.compute_dtype=float8": "trainer.compute_dtype is 'float8'",
     "trainer.accelerator=tpu": "trainer.accelerator is 'tpu'",
-    "data=files": "data.corpus.test must be given",
+    "data=files": "data.corpus.train must be given",
+    "tokenizer=file tokenizer.path=x": "tokenizer.vocabulary must be given",
     "data.lanes=1000": "data.lanes is 1000",
     "data.corpus.on_error=ignore": "on_error is 'ignore'",
     "seed=-1": "seed is -1",
@@ -112,7 +113,7 @@ def test_an_unreadable_document_is_named_with_file_and_row_unless_skipping_is_as
         (tmp_path / f"{split}.jsonl").write_text(good.replace("people", split) * 3)
     (tmp_path / "train.jsonl").write_text(good + '{"title": "no text"}\n' + good.replace("of", "in"))
     paths = [f"data.corpus.{split}={tmp_path / split}.jsonl" for split in ("train", "validation", "test")]
-    common = ["experiment=smoke", "data=files", "data.lanes=2", *paths, "measure=none"]
+    common = ["experiment=smoke", "data=files", "data.lanes=1", *paths, "measure=none"]
     result = lab("train", *common, cwd=tmp_path)
     assert result.returncode == 1
     assert "Traceback" not in result.stderr

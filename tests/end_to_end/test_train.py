@@ -1,0 +1,186 @@
+"""The main job as a user runs it: train, score, find again, sweep, plan."""
+
+import csv
+import json
+import re
+import resource
+import shlex
+from pathlib import Path
+
+import pytest
+from commands import lab
+from hydra import compose, initialize_config_dir
+
+from lab.bench import make_parser
+from lab.commands import configuration_folder
+from lab.job import Job
+from lab.prepare import parser as prepare_parser
+
+VARIANTS = ["nope", "rope", "alibi", "window_nope", "window_rope", "window_alibi", "narrow_window_nope"]
+ROOT = Path(__file__).parent.parent.parent
+
+
+@pytest.fixture(scope="module")
+def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The seven variants, a few steps each, by the pilot table's own experiment file."""
+    folder = tmp_path_factory.mktemp("sweep")
+    small = ["scale.tokens=16384", "scale.warmup_steps=1", "scale.batch_tokens=4096", "trainer.log_every=2"]
+    small += ["measure.segments=1", "scale.validation_blocks=8"]
+    result = lab("train", "experiment=pilot_table", *small, cwd=folder)
+    assert result.returncode == 0, result.stderr
+    return folder / "runs"
+
+
+def manifests(runs: Path) -> dict[str, dict]:
+    found = [json.loads(path.read_text()) for path in runs.glob("*/manifest.json")]
+    return {manifest["identity"]["model"]["name"]: manifest for manifest in found}
+
+
+def test_seven_variants_give_seven_runs_with_equal_blocks_and_equal_initial_weights(sweep: Path) -> None:
+    found = manifests(sweep)
+    assert sorted(found) == sorted(VARIANTS)
+    assert len({json.dumps(manifest["blocks"]) for manifest in found.values()}) == 1
+    assert len({json.dumps(manifest["initial_weights"], sort_keys=True) for manifest in found.values()}) == 1
+    assert {manifest["stretches"][0]["kernel"] for manifest in found.values()} == {"banded"}
+    assert {manifest["state"] for manifest in found.values()} == {"finished"}
+    (blocks,) = {manifest["blocks"]["count"] for manifest in found.values()}
+    assert blocks == 16384 // 256
+
+
+def test_the_variants_do_differ_in_what_they_learn(sweep: Path) -> None:
+    curves = {path.read_text() for path in sweep.glob("*/metrics.csv")}
+    assert len(curves) == len(VARIANTS)
+
+
+def test_a_sweep_ends_with_one_table_and_one_picture_of_all_its_runs(sweep: Path) -> None:
+    with open(sweep / "pilot_table.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["variant"] for row in rows if row["quantity"] == "excess"] == VARIANTS
+    assert len(rows) == 5 * len(VARIANTS)
+    assert (sweep / "pilot_table.png").stat().st_size > 10_000
+    assert (sweep / "pilot_table.svg").stat().st_size > 10_000
+
+
+def test_a_run_directory_says_what_it_is(sweep: Path) -> None:
+    (folder,) = sweep.glob("window_alibi-*")
+    names = {path.name for path in folder.iterdir()}
+    tables = {"metrics.csv", "timing.csv", "scores.csv", "summary.csv"}
+    assert names >= tables | {"config.yaml", "manifest.json", "checkpoints", "loss_by_position.png"}
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert folder.name.endswith(manifest["digest"][:8])
+    assert manifest["stretches"][0]["packages"]["torch"]
+    assert manifest["corpus"]["digest"]
+    with open(folder / "scores.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    last = max(int(row["stop_position"]) for row in rows)
+    assert last == 8 * 256
+    documents = {row["document"] for row in rows}
+    assert all("Taft" in name or "Carter" in name for name in documents)
+    assert len(documents) == 11
+
+
+def test_a_finished_run_asked_for_again_prints_its_table_and_an_unfinished_one_is_refused(tmp_path: Path) -> None:
+    first = lab("train", "experiment=smoke", "model=alibi", cwd=tmp_path)
+    assert first.returncode == 0, first.stderr
+    assert "excess" in first.stdout
+    (folder,) = (tmp_path / "runs").iterdir()
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    again = lab("train", "experiment=smoke", "model=alibi", cwd=tmp_path)
+    assert again.returncode == 0
+    assert "is finished" in again.stdout
+    table = first.stdout[first.stdout.index("loss [0, C)") :]
+    assert table in again.stdout
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
+
+    manifest = json.loads((folder / "manifest.json").read_text()) | {"state": "training"}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    refused = lab("train", "experiment=smoke", "model=alibi", cwd=tmp_path)
+    assert refused.returncode == 1
+    assert "unfinished" in refused.stderr
+    assert "overwrite=true" in refused.stderr
+    anew = lab("train", "experiment=smoke", "model=alibi", "overwrite=true", cwd=tmp_path)
+    assert anew.returncode == 0
+    assert table in anew.stdout
+
+
+def test_a_failing_job_does_not_stop_a_sweep_and_a_table_of_failures_ends_it(tmp_path: Path) -> None:
+    result = lab("train", "-m", "experiment=smoke", "measure=none", "scale.kv_heads=3,1", "seed=0", cwd=tmp_path)
+    assert result.returncode == 1
+    assert "Traceback" not in result.stdout + result.stderr
+    assert "scale.heads is 2 and scale.kv_heads is 3" in re.sub(r"[\s│]+", " ", result.stdout)
+    assert "1 of 2 runs failed" in result.stderr
+    (finished,) = (tmp_path / "runs").glob("*/manifest.json")
+    assert json.loads(finished.read_text())["state"] == "finished"
+
+
+def test_a_plan_trains_nothing_and_prints_what_differs(tmp_path: Path) -> None:
+    result = lab("train", "-m", "model=nope,rope", "seed=0,1", "plan=true", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    text = re.sub(r"[\s│]+", " ", result.stdout)
+    assert text.count("4,718,592") == 4
+    assert "model.position._target_" in text
+    assert "seed" in text
+    assert "scale.width" not in text
+    assert not list(tmp_path.rglob("*manifest.json"))
+    single = lab("train", "scale=tinyllama_1b", "model=rope", "plan=true", cwd=tmp_path)
+    assert single.returncode == 0, single.stderr
+    assert "1,100,048,384" in single.stdout
+
+
+def test_help_names_the_choices(tmp_path: Path) -> None:
+    result = lab("train", "--help", cwd=tmp_path)
+    assert result.returncode == 0
+    for word in (*VARIANTS, "tinyllama_1b", "muon", "wsd", "plan", "overwrite"):
+        assert word in result.stdout
+
+
+def test_out_of_memory_is_one_line_with_an_estimate_and_the_key_to_lower(tmp_path: Path) -> None:
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_AS, (6 * 2**30, 6 * 2**30))
+
+    huge = ["scale.micro_batch=8192", "scale.batch_tokens=524288", "scale.tokens=2097152", "measure=none"]
+    result = lab("train", "experiment=smoke", *huge, cwd=tmp_path, before=limit)
+    assert result.returncode == 1
+    (line,) = [line for line in result.stderr.splitlines() if line.strip()]
+    assert re.search(r"out of memory at optimiser step 1: .* GB.*; lower scale\.micro_batch \(now 8192\)", line)
+
+
+def test_a_disk_that_fills_up_ends_the_run_in_one_line_that_names_the_file(tmp_path: Path) -> None:
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
+
+    result = lab("train", "experiment=smoke", "measure=none", "logger=csv", cwd=tmp_path, before=limit)
+    assert result.returncode == 1
+    line = result.stderr.splitlines()[-1]
+    assert "Traceback" not in result.stderr
+    assert re.match(r"error: .*weights\.safetensors.*: file too large", line)
+    assert not list(tmp_path.rglob("weights.safetensors"))
+
+
+def commands_of_readme() -> list[str]:
+    text = (ROOT / "README.md").read_text()
+    blocks = "\n".join(re.findall(r"```(?:bash|sh)\n(.*?)```", text, re.DOTALL))
+    joined = blocks.replace("\\\n", " ")
+    return [line.split("#")[0].strip() for line in joined.splitlines() if line.strip().startswith(("python -m", "make "))]
+
+
+@pytest.mark.parametrize("command", commands_of_readme())
+def test_every_command_of_the_readme_is_one_that_exists(command: str) -> None:
+    program, *arguments = shlex.split(command)
+    if program == "make":
+        targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+        assert set(arguments) <= set(targets)
+        return
+    module, arguments = arguments[1], arguments[2:]
+    if module == "lab.bench":
+        make_parser().parse_args(arguments)
+    elif module == "lab.prepare":
+        prepare_parser().parse_args(arguments)
+    else:
+        assert module == "lab.train"
+        overrides = [argument for argument in arguments if argument not in ("-m", "--multirun")]
+        first = [override.split(",")[0] if "[" not in override else override for override in overrides]
+        with initialize_config_dir(configuration_folder(), version_base="1.3"):
+            composed = compose("train", first)
+        if "path" not in command and "data=files" not in command:
+            assert Job(composed).steps >= 1
