@@ -12,7 +12,7 @@ run: .venv/installed ## train the default decoder, score it, show the result (ab
 	$(BIN)/python -m lab.train model=nope
 
 test: .venv/installed-test ## run the tests (under 10 minutes)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: .venv/installed-test ## format, lint and types
 	$(BIN)/ruff format --check .

@@ -15,7 +15,7 @@ from omegaconf import DictConfig
 from lab.commands import configuration_folder, one_line, run_command
 from lab.errors import UserError
 from lab.job import Job
-from lab.measure.extrapolation import score
+from lab.measure.extrapolation import check_length, score
 from lab.measure.summary import summarise
 from lab.model.decoder import parameter_count
 from lab.model.initialise import fingerprints
@@ -32,13 +32,15 @@ def train(job: Job) -> None:
     state = job.run.state(job.digest)
     if state == "finished" and not job.config["overwrite"]:
         print(f"{job.run.path} is finished")
-        show(job)
+        complete(job)
         return
     if state == "unfinished" and not job.config["overwrite"]:
         raise UserError(
             f"{job.run.path} holds this run, unfinished; continuing it is not possible yet: add overwrite=true to "
             "delete it and train again"
         )
+    if job.config["measure"]["name"] != "none":
+        check_length(job.data.held_out(), job.config["scale"]["context"])
     decoder = job.decoder()
     manifest = {
         "digest": job.digest,
@@ -62,11 +64,17 @@ def train(job: Job) -> None:
             "fingerprint": module.fingerprint.hex,
         },
         skipped_documents=job.data.corpus.skipped,
-        state="trained",
+        state="finished",
     )
-    if job.config["measure"]["name"] != "none":
+    complete(job)
+
+
+def complete(job: Job) -> None:
+    """Score a trained run, unless it has been scored with these settings; show its table."""
+    settings = job.config["measure"]
+    if settings["name"] != "none" and job.run.manifest.get("measured") != settings:
         measure(job)
-    job.run.update_manifest(state="finished")
+        job.run.update_manifest(measured=settings)
     show(job)
 
 

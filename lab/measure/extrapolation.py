@@ -86,10 +86,10 @@ def score(
     decoder.eval()
     device = decoder.embedding.device
     needed = LENGTH * context + 1
+    documents = list(documents)
+    check_length(documents, context)
     rows: list[Row] = []
-    longest = ("none", 0)
     for name, ids in documents:
-        longest = max(longest, (name, len(ids)), key=lambda entry: entry[1])
         starts = segment_starts(len(ids), needed, segments)
         if starts:
             progress(name)
@@ -97,12 +97,18 @@ def score(
             tokens = torch.from_numpy(ids[start : start + needed].astype(np.int64)).to(device)
             place = {"document": name, "segment": number}
             rows += segment_rows(decoder, tokens, context, bin_tokens, place)
-    if not rows:
-        raise UserError(
-            f"no held-out document has the {needed} tokens (8 C + 1) that are scored; the longest, {longest[0]}, has "
-            f"{longest[1]}; lower scale.context, give longer documents, or set measure=none"
-        )
     return rows
+
+
+def check_length(documents: Iterable[tuple[str, UInt32[np.ndarray, "tokens"]]], context: int) -> None:
+    """Raises UserError unless a document has the 8 C + 1 tokens that are scored; names the longest."""
+    needed = LENGTH * context + 1
+    name, tokens = max(((name, len(ids)) for name, ids in documents), key=lambda entry: entry[1], default=("none", 0))
+    if tokens < needed:
+        raise UserError(
+            f"no held-out document has the {needed} tokens (8 C + 1) that are scored; the longest, {name}, has "
+            f"{tokens}; lower scale.context, give longer documents, or set measure=none"
+        )
 
 
 def segment_rows(

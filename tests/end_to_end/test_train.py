@@ -8,7 +8,7 @@ import shlex
 from pathlib import Path
 
 import pytest
-from commands import lab
+from commands import lab, the_one_line
 from hydra import compose, initialize_config_dir
 
 from lab.bench import make_parser
@@ -103,6 +103,29 @@ def test_a_finished_run_asked_for_again_prints_its_table_and_an_unfinished_one_i
     assert table in anew.stdout
 
 
+def test_a_run_trained_without_measure_is_scored_when_asked_again(tmp_path: Path) -> None:
+    assert lab("train", "experiment=smoke", "measure=none", cwd=tmp_path).returncode == 0
+    (folder,) = (tmp_path / "runs").iterdir()
+    weights = next(folder.rglob("weights.safetensors")).stat().st_mtime_ns
+    assert not (folder / "scores.csv").exists()
+    for segments in (1, 2):
+        result = lab("train", "experiment=smoke", f"measure.segments={segments}", cwd=tmp_path)
+        assert result.returncode == 0, result.stderr
+        assert "excess" in result.stdout
+        with open(folder / "scores.csv", newline="") as file:
+            assert {row["segment"] for row in csv.DictReader(file)} == set(map(str, range(segments)))
+    assert next(folder.rglob("weights.safetensors")).stat().st_mtime_ns == weights
+
+
+def test_documents_too_short_to_score_are_refused_before_training(tmp_path: Path) -> None:
+    for split in ("train", "validation", "test"):
+        (tmp_path / f"{split}.txt").write_text(f"the {split} of the people of the United States " * 80)
+    paths = [f"data.corpus.{split}={tmp_path / split}.txt" for split in ("train", "validation", "test")]
+    result = lab("train", "experiment=smoke", "data=files", "data.lanes=1", *paths, "scale.context=256", cwd=tmp_path)
+    assert "the longest, test.txt, has" in the_one_line(result)
+    assert not (tmp_path / "runs").exists()
+
+
 def test_a_failing_job_does_not_stop_a_sweep_and_a_table_of_failures_ends_it(tmp_path: Path) -> None:
     result = lab("train", "-m", "experiment=smoke", "measure=none", "scale.kv_heads=3,1", "seed=0", cwd=tmp_path)
     assert result.returncode == 1
@@ -138,7 +161,7 @@ def test_out_of_memory_is_one_line_with_an_estimate_and_the_key_to_lower(tmp_pat
     def limit() -> None:
         resource.setrlimit(resource.RLIMIT_AS, (6 * 2**30, 6 * 2**30))
 
-    huge = ["scale.micro_batch=8192", "scale.batch_tokens=524288", "scale.tokens=2097152", "measure=none"]
+    huge = ["scale.micro_batch=8192", "scale.batch_tokens=524288", "scale.tokens=2097152", "scale.hidden=8192"]
     result = lab("train", "experiment=smoke", *huge, cwd=tmp_path, before=limit)
     assert result.returncode == 1
     (line,) = [line for line in result.stderr.splitlines() if line.strip()]
@@ -161,7 +184,9 @@ def commands_of_readme() -> list[str]:
     text = (ROOT / "README.md").read_text()
     blocks = "\n".join(re.findall(r"```(?:bash|sh)\n(.*?)```", text, re.DOTALL))
     joined = blocks.replace("\\\n", " ")
-    return [line.split("#")[0].strip() for line in joined.splitlines() if line.strip().startswith(("python -m", "make "))]
+    return [
+        line.split("#")[0].strip() for line in joined.splitlines() if line.strip().startswith(("python -m", "make "))
+    ]
 
 
 @pytest.mark.parametrize("command", commands_of_readme())
