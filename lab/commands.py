@@ -1,6 +1,7 @@
 """What the entry points share: where conf/ is, and how a user's mistake is told."""
 
 import os
+import re
 import sys
 import traceback
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
 from lab.errors import UserError
+from lab.schema import KINDS
 
 
 def configuration_folder() -> str:
@@ -27,12 +29,22 @@ def one_line(error: BaseException) -> str | None:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         # The search path follows, of interest to those who write Hydra plugins only.
         kept = [line for line in lines if not line.startswith(("Config search path", "provider=", "full_key"))]
-        return " ".join(" ".join(kept).split())
+        return " ".join(" ".join(kept).split()) + known_keys(str(error))
     if isinstance(error, OSError) and error.strerror:
         return (
             f"{error.filename or 'a file'}: {error.strerror.lower()}; free space or choose another folder with runs=..."
         )
     return None
+
+
+def known_keys(message: str) -> str:
+    """For Hydra's complaint about a key that does not exist: the keys that stand where it was looked for."""
+    unknown = re.search(r"Could not override '([\w.]+)'", message)
+    if unknown is None:
+        return ""
+    group = unknown.group(1).rpartition(".")[0]
+    keys = [key for key in KINDS if key.rpartition(".")[0] == group]
+    return f"; {group or 'at the top'} has {', '.join(keys)}" if keys else ""
 
 
 def run_command(main: Callable[[], None]) -> None:

@@ -6,15 +6,15 @@ from typing import Any
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from lab.components import make
+from lab.components import find, make
 from lab.data.module import DataModule
 from lab.errors import UserError
 from lab.model.decoder import Decoder
 from lab.model.flops import FlopsPerToken, training_flops
 from lab.model.kernels import Case, choose
 from lab.model.precision import DTYPES, compute_dtype
-from lab.runs import Config, Run, build_decoder, digest, flatten, identity
-from lab.schema import check_types
+from lab.runs import Config, Run, build_decoder, digest, identity
+from lab.schema import check_values, flatten
 from lab.training.fit import LOGGERS, steps_of
 
 
@@ -23,7 +23,7 @@ class Job:
 
     def __init__(self, composed: DictConfig) -> None:
         config: Config = to_plain(composed)
-        check_types(config)
+        check_values(config)
         self.config = config
         self.device = device_of(config["trainer"]["accelerator"])
         config["trainer"]["compute_dtype"] = compute_dtype(config["trainer"]["compute_dtype"], self.device)
@@ -31,6 +31,7 @@ class Job:
             raise UserError(f"logger.name is {config['logger']['name']!r}: choose one of {', '.join(LOGGERS)}")
         self.steps, self.accumulate = steps_of(config)
         make(config["schedule"], steps=self.steps)
+        find(config["optimizer"], "model")
         tokenizer = make(config["tokenizer"])
         if config["scale"]["vocabulary"] != tokenizer.vocabulary:
             raise UserError(

@@ -1,24 +1,40 @@
-"""What kind of value each key of the configuration takes; Hydra lets any text through."""
+"""What keys the configuration has and what kind of value each takes; Hydra lets any text through, and any +key."""
 
 import math
 from typing import Any
 
 from lab.errors import UserError
 
-# A key ending in "*" stands for all keys of a group that are not listed themselves.
 KINDS = {
     "seed": "whole number",
     "kernel": "text",
     "runs": "text",
     "overwrite": "true or false",
     "plan": "true or false",
-    "scale.name": "text",
-    "scale.learning_rate": "positive number",
-    "scale.*": "whole number",
+    "table": "text or null",
+    "model.name": "text",
     "model.tied": "true or false",
     "model.eps": "positive number",
     "model.position.base": "positive number",
     "model.attention.window": "whole number or null",
+    "scale.name": "text",
+    "scale.vocabulary": "whole number",
+    "scale.context": "whole number",
+    "scale.layers": "whole number",
+    "scale.width": "whole number",
+    "scale.hidden": "whole number",
+    "scale.heads": "whole number",
+    "scale.kv_heads": "whole number",
+    "scale.head_dim": "whole number",
+    "scale.window": "whole number",
+    "scale.narrow_window": "whole number",
+    "scale.tokens": "whole number",
+    "scale.batch_tokens": "whole number",
+    "scale.micro_batch": "whole number",
+    "scale.learning_rate": "positive number",
+    "scale.warmup_steps": "whole number",
+    "scale.validation_blocks": "whole number",
+    "data.name": "text",
     "data.seed": "whole number",
     "data.lanes": "whole number",
     "tokenizer.path": "text",
@@ -33,14 +49,22 @@ KINDS = {
     "schedule.final_fraction": "fraction",
     "schedule.decay_fraction": "fraction",
     "trainer.accelerator": "text",
-    "trainer.devices": "whole number",
     "trainer.compute_dtype": "text",
     "trainer.compile": "true or false",
     "trainer.gradient_clip": "positive number",
-    "trainer.*": "positive whole number",
+    "trainer.log_every": "positive whole number",
+    "trainer.validate_every": "positive whole number",
+    "trainer.checkpoint_every": "positive whole number",
+    "logger.name": "text",
+    "logger.project": "text",
+    "logger.offline": "true or false",
     "measure.name": "text",
-    "measure.*": "whole number",
+    "measure.segments": "whole number",
+    "measure.bin_tokens": "whole number",
+    "measure.resamples": "whole number",
 }
+# Nodes with a _target_: what they are called with is checked against that function's own arguments.
+MADE = ("model.position", "model.attention", "data.corpus", "tokenizer", "optimizer", "schedule")
 
 
 def is_number(value: Any) -> bool:
@@ -52,7 +76,8 @@ def fits(value: Any, kind: str) -> bool:
     whole = isinstance(value, int) and not isinstance(value, bool)
     fractions = isinstance(value, list) and all(is_number(entry) and 0 <= entry < 1 for entry in value)
     return {
-        "text": isinstance(value, str),
+        "text": isinstance(value, str) and value != "",
+        "text or null": value is None or (isinstance(value, str) and value != ""),
         "true or false": isinstance(value, bool),
         "whole number": whole,
         "whole number or null": whole or value is None,
@@ -64,15 +89,21 @@ def fits(value: Any, kind: str) -> bool:
     }[kind]
 
 
-def check_types(config: dict[str, Any]) -> None:
-    """Raises UserError for the first key whose value is not of its kind."""
-    for key, kind in KINDS.items():
-        *path, last = key.split(".")
-        node: Any = config
-        for name in path:
-            node = node.get(name, {})
-        named = {other.rpartition(".")[2] for other in KINDS if other.rpartition(".")[0] == ".".join(path)}
-        names = [name for name in node if name not in named] if last == "*" else [last]
-        for name in names:
-            if name in node and not fits(node[name], kind):
-                raise UserError(f"{'.'.join([*path, name])} is {node[name]!r}: it must be a {kind}")
+def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"a": {"b": 1}} as {"a.b": 1}."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat
+
+
+def check_values(config: dict[str, Any]) -> None:
+    """Raises UserError for the first key that nothing reads, or whose value is not of its kind."""
+    for key, value in flatten(config).items():
+        if key in KINDS:
+            if not fits(value, KINDS[key]):
+                raise UserError(f"{key} is {value!r}: it must be a {KINDS[key]}")
+        elif not key.startswith(tuple(f"{node}." for node in MADE)):
+            group = key.rpartition(".")[0]
+            known = ", ".join(other for other in KINDS if other.rpartition(".")[0] == group)
+            raise UserError(f"{key} is a key that nothing reads; {group or 'at the top'} has {known}")

@@ -12,7 +12,7 @@ from lab.job import Job
 from lab.model.decoder import parameter_count
 from lab.report.pictures import comparison_picture
 from lab.report.tables import SCORES, SUMMARY, read_table, write_table
-from lab.runs import flatten
+from lab.schema import flatten
 
 
 def differences(identities: list[dict[str, Any]]) -> dict[str, list[Any]]:

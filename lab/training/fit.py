@@ -129,7 +129,7 @@ def fit(config: Config, run: Run, decoder: Decoder, data: DataModule) -> Trainin
     warnings.filterwarnings("ignore", module="lightning.*")
     trainer = lightning.Trainer(
         accelerator=settings["accelerator"],
-        devices=settings["devices"],
+        devices=1,
         precision="32-true",
         max_steps=steps,
         max_epochs=-1,
