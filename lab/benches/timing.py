@@ -1,0 +1,38 @@
+"""Clocks, limits and how measurements are shown."""
+
+import resource
+import statistics
+import time
+from collections.abc import Callable, Sequence
+
+import torch
+
+Step = Callable[[], object]
+
+
+def seconds(run: Step) -> float:
+    """Wall-clock seconds of one call, accelerator included."""
+    start = time.perf_counter()
+    run()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def matrix_rate(dtype: torch.dtype, device: str, size: int = 2048, repeats: int = 9) -> float:
+    """FLOP/s of a square matrix product: the limit that a training step is held against (median of repeats)."""
+    left, right = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
+    times = [seconds(lambda: torch.mm(left, right)) for _ in range(repeats + 3)][3:]
+    return float(2 * size**3 / statistics.median(times))
+
+
+def peak_memory(device: str) -> float:
+    """Bytes: of the GPU's allocator, or the largest resident size of this process."""
+    if device == "cuda":
+        return float(torch.cuda.max_memory_allocated())
+    return float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+
+
+def spread(values: Sequence[float], form: str = ",.0f") -> str:
+    """Median [smallest, largest]."""
+    return f"{statistics.median(values):{form}} [{min(values):{form}}, {max(values):{form}}]"

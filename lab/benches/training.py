@@ -1,0 +1,167 @@
+"""A whole optimiser step, against the machine's matrix rate and against transformers, in one run."""
+
+import argparse
+import itertools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from hydra import compose, initialize_config_dir
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from lab.benches.timing import Step, matrix_rate, peak_memory, seconds, spread
+from lab.commands import configuration_folder
+from lab.components import make
+from lab.errors import UserError
+from lab.job import Job
+from lab.model.precision import DTYPES
+from lab.training.fit import surroundings
+
+
+def training_step(loss: Callable[[], Tensor], optimizer: torch.optim.Optimizer, parameters: Sequence[Tensor]) -> Step:
+    """One whole optimiser step: forward, backward, clip, update."""
+
+    def step() -> None:
+        loss().backward()
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return step
+
+
+def our_step(job: Job, tokens: Tensor, compiled: bool) -> Step:
+    decoder = job.decoder().to(job.device)
+    if compiled:
+        for block in decoder.blocks:
+            block.compile(dynamic=False)
+
+    def loss() -> Tensor:
+        return decoder.next_token_losses(decoder.hidden(tokens[:, :-1]), tokens[:, 1:]).mean()
+
+    return training_step(loss, make(job.config["optimizer"], model=decoder), list(decoder.parameters()))
+
+
+def peer_step(job: Job, tokens: Tensor, dtype: torch.dtype, attention: str, compiled: bool) -> Step:
+    """transformers' LlamaForCausalLM of the same shape. In bfloat16 its weights are bfloat16 too, its fastest."""
+    from transformers import AutoModelForCausalLM, LlamaConfig
+
+    scale = job.config["scale"]
+    config = LlamaConfig(
+        vocab_size=scale["vocabulary"],
+        hidden_size=scale["width"],
+        intermediate_size=scale["hidden"],
+        num_hidden_layers=scale["layers"],
+        num_attention_heads=scale["heads"],
+        num_key_value_heads=scale["kv_heads"],
+        head_dim=scale["head_dim"],
+        max_position_embeddings=scale["context"],
+        use_cache=False,
+    )
+    model = AutoModelForCausalLM.from_config(config, attn_implementation=attention, dtype=dtype).to(job.device)
+    run = torch.compile(model, dynamic=False) if compiled else model
+    inputs = tokens[:, :-1].contiguous()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
+    return training_step(lambda: run(input_ids=inputs, labels=inputs).loss, optimizer, list(model.parameters()))
+
+
+def fastest_peer(job: Job, tokens: Tensor, console: Console) -> tuple[torch.dtype, str]:
+    """The type and attention in which transformers is fastest here, by one step after a first."""
+    times = {}
+    for dtype, attention in itertools.product((torch.bfloat16, torch.float32), ("sdpa", "eager")):
+        step = peer_step(job, tokens, dtype, attention, compiled=False)
+        step()
+        times[dtype, attention] = seconds(step)
+        name = f"{str(dtype).removeprefix('torch.')} {attention}"
+        console.print(
+            f"transformers {name}: {tokens.shape[0] * (tokens.shape[1] - 1) / times[dtype, attention]:,.0f} tokens/s"
+        )
+    return min(times, key=lambda key: times[key])
+
+
+def bench_train(arguments: argparse.Namespace, console: Console) -> list[dict[str, Any]]:
+    with initialize_config_dir(configuration_folder(), version_base="1.3"):
+        job = Job(compose("train", [*arguments.overrides, "logger=csv"]))
+    scale = job.config["scale"]
+    generator = torch.Generator().manual_seed(0)
+    shape = (scale["micro_batch"], scale["context"] + 1)
+    tokens = torch.randint(0, scale["vocabulary"], shape, generator=generator).to(job.device)
+    count = tokens.shape[0] * scale["context"]
+
+    contestants: dict[str, Step] = {"lab eager": our_step(job, tokens, compiled=False)}
+    contestants["lab eager"]()
+    contestants["lab eager"]()
+    memory = peak_memory(job.device)
+    if not arguments.no_peer:
+        try:
+            import transformers
+        except ImportError:
+            raise UserError(
+                "the peer needs transformers: pip install 'context-window-lab[bench]', or add --no-peer"
+            ) from None
+        dtype, attention = fastest_peer(job, tokens, console)
+        peer = f"transformers {transformers.__version__}"
+        contestants[f"{peer} eager"] = peer_step(job, tokens, dtype, attention, compiled=False)
+    if not arguments.no_compile:
+        contestants["lab compiled"] = our_step(job, tokens, compiled=True)
+        if not arguments.no_peer:
+            contestants[f"{peer} compiled"] = peer_step(job, tokens, dtype, attention, compiled=True)
+    for name, step in contestants.items():
+        first = seconds(step)
+        step()
+        console.print(f"{name}: first step {first:.1f} s")
+
+    times: dict[str, list[float]] = {name: [] for name in contestants}
+    limits: dict[str, list[float]] = {"bfloat16": [], "float32": []}
+    for done in range(arguments.rounds):
+        for name, step in contestants.items():
+            times[name].append(seconds(step))
+        for name in limits:
+            limits[name].append(matrix_rate(DTYPES[name], job.device))
+        console.print(f"round {done + 1} of {arguments.rounds}")
+
+    used = job.config["trainer"]["compute_dtype"]
+    console.print(
+        f"model={job.config['model']['name']} scale={scale['name']}, {scale['micro_batch']} blocks of "
+        f"{scale['context']} tokens, {used}, kernel {job.kernel}; {surroundings()['hardware']}, "
+        f"torch {torch.__version__}"
+    )
+    for name, rates in limits.items():
+        console.print(f"matrix product 2048^3 in {name}: {spread([rate / 1e9 for rate in rates])} GFLOP/s")
+    console.print(
+        f"FLOPs a token, forward and backward: {job.flops.exact / 1e6:.1f} M by visible keys (used below), "
+        f"{job.flops.full / 1e6:.1f} M by 6 N + 12 L H Q T; peak memory of the process with lab eager alone "
+        f"{memory / 1e9:.2f} GB"
+    )
+    table = Table(title="Median [smallest, largest] over the rounds; ratios within a round", title_justify="left")
+    for column in ("", "tokens/s", "GFLOP/s", f"share of {used} limit", "lab / this"):
+        table.add_column(column, justify="left" if column == "" else "right")
+    rows = []
+    for name, measured in times.items():
+        rates = [count / each for each in measured]
+        flops = [rate * job.flops.exact for rate in rates]
+        shares = [each / limit for each, limit in zip(flops, limits[used], strict=True)]
+        mine = times["lab compiled" if name.endswith("compiled") else "lab eager"]
+        ratios = [theirs / ours for theirs, ours in zip(measured, mine, strict=True)]
+        table.add_row(
+            name,
+            spread(rates, ",.0f"),
+            spread([each / 1e9 for each in flops]),
+            spread(shares, ".1%"),
+            spread(ratios, ".2f") if name.startswith("transformers") else "",
+        )
+        for number, each in enumerate(measured):
+            rows.append(
+                {
+                    "contestant": name,
+                    "round": number,
+                    "seconds": each,
+                    "tokens": count,
+                    "flops_per_token": job.flops.exact,
+                    "limit_flops_per_second": limits[used][number],
+                }
+            )
+    console.print(table)
+    return rows

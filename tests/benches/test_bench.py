@@ -1,0 +1,49 @@
+"""The benches run, print their ratios, and write what they measured."""
+
+import csv
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+from lab import bench
+from lab.errors import UserError
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
+    monkeypatch.setattr(sys, "argv", ["lab.bench", *arguments])
+    bench.main()
+
+
+def test_the_training_bench_holds_the_lab_against_transformers_and_the_matrix_rate(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    path = tmp_path / "bench.csv"
+    run(monkeypatch, "train", "experiment=smoke", "model=rope", "--rounds", "2", "--no-compile", "--csv", str(path))
+    shown = capsys.readouterr().out
+    assert "matrix product 2048^3 in bfloat16" in shown
+    assert "peak memory" in shown
+    with open(path, newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["contestant"].split()[0] for row in rows] == ["lab", "lab", "transformers", "transformers"]
+    assert all(float(row["seconds"]) > 0 and int(row["tokens"]) == 512 for row in rows)
+
+
+def test_the_attention_bench_compares_every_kernel_that_can_serve_a_case(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    path = tmp_path / "bench.csv"
+    lengths = ["--lengths", "64", "128", "--windows", "16", "--rounds", "2"]
+    run(monkeypatch, "attention", *lengths, "--csv", str(path))
+    assert re.search(r"window 16, slopes: milliseconds", capsys.readouterr().out)
+    with open(path, newline="") as file:
+        rows = list(csv.DictReader(file))
+    measured = {(row["kernel"], row["window"], row["slopes"]) for row in rows}
+    assert {("banded", window, slopes) for window in ("", "16") for slopes in ("True", "False")} <= measured
+    assert {row["kernel"] for row in rows} == {"reference", "sdpa", "banded"}
+
+
+def test_no_rounds_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UserError, match="--rounds is 0"):
+        run(monkeypatch, "attention", "--rounds", "0")
