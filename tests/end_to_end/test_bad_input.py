@@ -151,8 +151,13 @@ def test_a_directory_that_is_no_run_is_never_deleted(tmp_path: Path) -> None:
     assert (mine / "thesis.tex").read_text() == "years of work"
 
 
-def test_a_full_disk_is_one_line_that_names_the_folder(tmp_path: Path) -> None:
-    # /dev/full answers every write with "no space left on device"; a run directory cannot stand there.
-    (tmp_path / "runs").symlink_to("/proc/self")
-    result = lab("train", "experiment=smoke", "measure=none", cwd=tmp_path)
-    assert "runs" in the_one_line(result)
+def test_a_folder_that_cannot_be_written_is_one_line_that_names_it(tmp_path: Path) -> None:
+    # Not even root can make a directory in /proc.
+    result = lab("train", "experiment=smoke", "measure=none", "runs=/proc/runs", cwd=tmp_path)
+    assert "/proc/runs" in the_one_line(result)
+
+
+def test_runs_that_is_a_file_is_one_line_that_names_it(tmp_path: Path) -> None:
+    (tmp_path / "runs").write_text("not a folder")
+    assert "runs" in the_one_line(lab("train", "experiment=smoke", "measure=none", cwd=tmp_path))
+    assert (tmp_path / "runs").read_text() == "not a folder"
