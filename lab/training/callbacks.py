@@ -5,6 +5,7 @@ import io
 import sys
 import time
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -55,12 +56,10 @@ class Metrics(StepCallback):
         super().__init__()
         self.folder, self.every, self.validate_every = folder, every, validate_every
         self.batch_tokens, self.steps = batch_tokens, steps
-        self._rate = 0.0
-        self._since = (0, time.perf_counter())
 
     def on_train_start(self, trainer: Any, module: Any) -> None:
-        self._since = (0, time.perf_counter())
-        self._started = self._since[1]
+        self._started = time.perf_counter()
+        self._before = (0, self._started)  # step and time of the row before
         for name, columns in (("metrics.csv", METRICS), ("timing.csv", TIMING)):
             self._append(name, columns, mode="w")
 
@@ -68,37 +67,35 @@ class Metrics(StepCallback):
         if trainer.global_step == self.steps:
             trainer.should_stop = True  # so that Lightning validates after the last step, whatever the interval
 
-    def _append(self, name: str, row: tuple[Any, ...], mode: str = "a") -> None:
-        with open(self.folder / name, mode, newline="", encoding="utf-8") as file:
-            csv.writer(file).writerow(row)
-
     def on_step(self, trainer: lightning.Trainer, module: Training, step: int) -> None:
-        if step % self.every and step % self.validate_every and step != self.steps:
-            return
-        now = time.perf_counter()
-        tokens = step * self.batch_tokens
-        rate = (step - self._since[0]) * self.batch_tokens / (now - self._since[1])
-        self._since = (step, now)
         validated = step % self.validate_every == 0 or step == self.steps
-        validation = trainer.callback_metrics.get("validation_loss_nats") if validated else None
-        learning_rate = trainer.optimizers[0].param_groups[0]["initial_lr"] * module.factor(step - 1)
-        row = {
-            "tokens": tokens,
+        if step % self.every and not validated:
+            return
+        peak = trainer.optimizers[0].param_groups[0]["initial_lr"]
+        row: dict[str, Any] = {
+            "step": step,
+            "tokens": step * self.batch_tokens,
             "loss_nats": module.step_loss,
             "gradient_norm": module.gradient_norm,
-            "learning_rate": learning_rate,
+            "learning_rate": peak * module.factor(step - 1),
+            "order_fingerprint": module.fingerprint.hex,
+            "validation_loss_nats": "",
         }
-        validation_loss = "" if validation is None else repr(float(validation))
-        self._append(
-            "metrics.csv",
-            (step, tokens, *map(repr, list(row.values())[1:]), module.fingerprint.hex, validation_loss),
-        )
+        if validated:
+            row["validation_loss_nats"] = float(trainer.callback_metrics["validation_loss_nats"])
+        self._append("metrics.csv", [row[column] for column in METRICS])
+
+        now = time.perf_counter()
+        rate = (step - self._before[0]) * self.batch_tokens / (now - self._before[1])
+        self._before = (step, now)
         self._append("timing.csv", (step, round(now - self._started, 3), round(rate, 1)))
         if trainer.logger is not None:
-            curve = row | {"tokens_per_second": rate}
-            if validation is not None:
-                curve["validation_loss_nats"] = float(validation)
-            trainer.logger.log_metrics(curve, step=step)
+            numbers = {name: value for name, value in row.items() if isinstance(value, float)}
+            trainer.logger.log_metrics(numbers | {"tokens": row["tokens"], "tokens_per_second": rate}, step=step)
+
+    def _append(self, name: str, row: Iterable[Any], mode: str = "a") -> None:
+        with open(self.folder / name, mode, newline="", encoding="utf-8") as file:
+            csv.writer(file, lineterminator="\n").writerow(row)
 
 
 class Progress(StepCallback):
