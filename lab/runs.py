@@ -9,10 +9,14 @@
 The digest in the name is a hash of what decides the run's numbers, so the same command always finds its run again.
 """
 
+import fcntl
 import hashlib
 import json
 import os
+import platform
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -155,6 +159,27 @@ class Run:
                 "move it away or choose another folder with runs=..."
             )
         return "finished" if stored.get("state") == "finished" else "unfinished"
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the run for this process. The operating system's lock dies with its holder, however it dies.
+
+        Raises:
+            UserError: another process of this machine holds it; names host, process and job.
+        """
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with open(self.path.parent / f".{self.path.name}.lock", "a+", encoding="utf-8") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                file.seek(0)
+                raise UserError(
+                    f"{self.path} is being trained by {file.read().strip()}; wait for it or stop it"
+                ) from None
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {platform.node()}, job {os.environ.get('SLURM_JOB_ID', 'none')}\n")
+            file.flush()
+            yield
 
     def create(self, config: Config, manifest: dict[str, Any]) -> None:
         """Make the directory with configuration and manifest, at once or not at all."""

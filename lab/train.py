@@ -28,19 +28,30 @@ OUTCOMES = Outcomes()
 
 
 def train(job: Job) -> None:
-    """Make the run, or find it finished."""
-    state = job.run.state(job.digest)
-    if state == "finished" and not job.config["overwrite"]:
-        print(f"{job.run.path} is finished")
+    """Make the run, or find it finished; score it and show its table."""
+    if job.config["measure"]["name"] != "none" and not job.run.path.exists():
+        check_length(job.data.held_out(), job.config["scale"]["context"])
+    with job.run.locked():
+        if trained(job):
+            print(f"{job.run.path} is finished")
+        else:
+            make_run(job)
         complete(job)
-        return
+
+
+def trained(job: Job) -> bool:
+    """Whether there is nothing left to train. Raises UserError if an unfinished run stands in the way."""
+    state = job.run.state(job.digest)
     if state == "unfinished" and not job.config["overwrite"]:
         raise UserError(
             f"{job.run.path} holds this run, unfinished; continuing it is not possible yet: add overwrite=true to "
             "delete it and train again"
         )
-    if job.config["measure"]["name"] != "none":
-        check_length(job.data.held_out(), job.config["scale"]["context"])
+    return state == "finished" and not job.config["overwrite"]
+
+
+def make_run(job: Job) -> None:
+    """Train into a new run directory, in place of what stood there."""
     decoder = job.decoder()
     manifest = {
         "digest": job.digest,
@@ -53,7 +64,7 @@ def train(job: Job) -> None:
         "initial_weights": fingerprints(decoder),
         "stretches": [surroundings() | {"first_step": 1, "kernel": job.kernel}],
     }
-    if state != "new":
+    if job.run.path.exists():
         job.run.delete()
     job.run.create(job.config, manifest)
     print(f"{job.run.path}: {parameter_count(decoder):,} parameters, {job.trained_tokens:,} tokens")
@@ -66,7 +77,6 @@ def train(job: Job) -> None:
         skipped_documents=job.data.corpus.skipped,
         state="finished",
     )
-    complete(job)
 
 
 def complete(job: Job) -> None:

@@ -126,7 +126,7 @@ def test_an_unreadable_document_is_named_with_file_and_row_unless_skipping_is_as
     assert "train.jsonl:2: lacks the field 'text'" in line
     skipping = lab("train", *common, "data.corpus.on_error=skip", cwd=tmp_path)
     assert skipping.returncode == 0, skipping.stderr
-    (folder,) = [path for path in (tmp_path / "runs").iterdir() if Run(path).manifest["state"] == "finished"]
+    (folder,) = [path for path in (tmp_path / "runs").glob("nope-*/") if Run(path).manifest["state"] == "finished"]
     assert Run(folder).manifest["skipped_documents"].keys() == {"train.jsonl:2"}
     assert "skipped 1 document" in skipping.stdout
 

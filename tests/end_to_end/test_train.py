@@ -5,6 +5,8 @@ import json
 import re
 import resource
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -83,7 +85,7 @@ def test_a_finished_run_asked_for_again_prints_its_table_and_an_unfinished_one_i
     first = lab("train", "experiment=smoke", "model=alibi", cwd=tmp_path)
     assert first.returncode == 0, first.stderr
     assert "excess" in first.stdout
-    (folder,) = (tmp_path / "runs").iterdir()
+    (folder,) = (tmp_path / "runs").glob("*-smoke-*/")
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
     again = lab("train", "experiment=smoke", "model=alibi", cwd=tmp_path)
     assert again.returncode == 0
@@ -105,7 +107,7 @@ def test_a_finished_run_asked_for_again_prints_its_table_and_an_unfinished_one_i
 
 def test_a_run_trained_without_measure_is_scored_when_asked_again(tmp_path: Path) -> None:
     assert lab("train", "experiment=smoke", "measure=none", cwd=tmp_path).returncode == 0
-    (folder,) = (tmp_path / "runs").iterdir()
+    (folder,) = (tmp_path / "runs").glob("*-smoke-*/")
     weights = next(folder.rglob("weights.safetensors")).stat().st_mtime_ns
     assert not (folder / "scores.csv").exists()
     for segments in (1, 2):
@@ -117,11 +119,25 @@ def test_a_run_trained_without_measure_is_scored_when_asked_again(tmp_path: Path
     assert next(folder.rglob("weights.safetensors")).stat().st_mtime_ns == weights
 
 
+def test_a_second_process_on_one_run_is_refused_and_a_killed_holder_leaves_no_lock(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "lab.train", "experiment=smoke", "scale.tokens=1024000"]
+    first = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    assert first.stdout is not None
+    assert "parameters" in first.stdout.readline()
+    second = lab("train", *command[3:], cwd=tmp_path)
+    assert f"is being trained by process {first.pid} on " in the_one_line(second)
+    first.kill()
+    first.communicate()
+    third = lab("train", *command[3:], cwd=tmp_path)
+    assert "unfinished" in the_one_line(third)
+
+
 def test_documents_too_short_to_score_are_refused_before_training(tmp_path: Path) -> None:
     for split in ("train", "validation", "test"):
-        (tmp_path / f"{split}.txt").write_text(f"the {split} of the people of the United States " * 80)
+        repeats = 10 if split == "test" else 100
+        (tmp_path / f"{split}.txt").write_text(f"the {split} of the people of the United States " * repeats)
     paths = [f"data.corpus.{split}={tmp_path / split}.txt" for split in ("train", "validation", "test")]
-    result = lab("train", "experiment=smoke", "data=files", "data.lanes=1", *paths, "scale.context=256", cwd=tmp_path)
+    result = lab("train", "experiment=smoke", "data=files", "data.lanes=1", *paths, cwd=tmp_path)
     assert "the longest, test.txt, has" in the_one_line(result)
     assert not (tmp_path / "runs").exists()
 
