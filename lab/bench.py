@@ -6,6 +6,7 @@ python -m lab.bench attention
 
 import argparse
 import csv
+import sys
 from pathlib import Path
 
 from rich.console import Console
@@ -51,7 +52,9 @@ def main() -> None:
     if arguments.rounds < 1:
         raise UserError(f"--rounds is {arguments.rounds}: give 1 or more")
     run = {"train": bench_train, "attention": bench_attention}[arguments.command]
-    rows = run(arguments, Console())
+    # Tables of ranges are wide: outside a terminal, where rich assumes 80 columns, they get what they need.
+    console = Console() if sys.stdout.isatty() else Console(width=120)
+    rows = run(arguments, console)
     if arguments.csv:
         with open(arguments.csv, "w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, fieldnames=list(rows[0]))

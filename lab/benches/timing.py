@@ -34,5 +34,5 @@ def peak_memory(device: str) -> float:
 
 
 def spread(values: Sequence[float], form: str = ",.0f") -> str:
-    """Median [smallest, largest]."""
-    return f"{statistics.median(values):{form}} [{min(values):{form}}, {max(values):{form}}]"
+    """Median (smallest to largest)."""
+    return f"{statistics.median(values):{form}} ({min(values):{form}} to {max(values):{form}})"

@@ -103,6 +103,7 @@ def bench_train(arguments: argparse.Namespace, console: Console) -> list[dict[st
             ) from None
         dtype, attention = fastest_peer(job, tokens, console)
         peer = f"transformers {transformers.__version__}"
+        console.print(f"fastest: {dtype}, {attention} attention".replace("torch.", ""))
         contestants[f"{peer} eager"] = peer_step(job, tokens, dtype, attention, compiled=False)
     if not arguments.no_compile:
         contestants["lab compiled"] = our_step(job, tokens, compiled=True)
@@ -135,7 +136,7 @@ def bench_train(arguments: argparse.Namespace, console: Console) -> list[dict[st
         f"{job.flops.full / 1e6:.1f} M by 6 N + 12 L H Q T; peak memory of the process with lab eager alone "
         f"{memory / 1e9:.2f} GB"
     )
-    table = Table(title="Median [smallest, largest] over the rounds; ratios within a round", title_justify="left")
+    table = Table(title="Median (smallest to largest) over the rounds; ratios within a round", title_justify="left")
     for column in ("", "tokens/s", "GFLOP/s", f"share of {used} limit", "lab / this"):
         table.add_column(column, justify="left" if column == "" else "right")
     rows = []

@@ -1,6 +1,7 @@
 """Every kernel computes what the reference defines, and the reference what an independent loop computes."""
 
 import math
+import resource
 from itertools import pairwise
 from typing import Any
 
@@ -410,3 +411,14 @@ def test_arguments_that_do_not_fit_together_are_refused_by_every_kernel(
     arguments = {"query": ones, "key": ones, "value": ones, "scale": 0.5, "kernel": kernel} | change
     with pytest.raises(ValueError, match=message):
         attend(**arguments)
+
+
+@pytest.mark.parametrize("biased", [False, True])
+def test_banded_needs_no_memory_of_length_squared(biased: bool) -> None:
+    length = 65_536  # one full score matrix would be 8.6 GB in bf16
+    query = torch.randn(1, 1, length, 16).bfloat16().requires_grad_()
+    slopes = torch.tensor([0.5]) if biased else None
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    attend(query, query, query, window=64, slopes=slopes, scale=0.25, kernel="banded").sum().backward()
+    assert query.grad is not None
+    assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024 < 5e8
