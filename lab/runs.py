@@ -26,6 +26,7 @@ from safetensors.torch import load_file, save
 
 from lab.components import make
 from lab.errors import UserError
+from lab.files import write_whole
 from lab.model.attention import Attention
 from lab.model.decoder import Decoder
 from lab.model.precision import DTYPES
@@ -101,10 +102,8 @@ def build_decoder(config: Config) -> Decoder:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Written beside and renamed: a reader sees the old file or the new one, whole."""
-    beside = path.with_name(path.name + ".new")
-    beside.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    os.replace(beside, path)
+    """Whole or not at all."""
+    write_whole(path, (json.dumps(content, indent=2, sort_keys=True) + "\n").encode())
 
 
 class Run:
@@ -190,10 +189,10 @@ class Run:
         try:
             beside.mkdir()
             text = yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
-            (beside / "config.yaml").write_text(text, encoding="utf-8")
+            write_whole(beside / "config.yaml", text.encode())
             write_json(beside / "manifest.json", manifest)
             os.rename(beside, self.path)
-        except OSError:
+        except (OSError, UserError):
             shutil.rmtree(beside, ignore_errors=True)
             raise
 
@@ -213,9 +212,7 @@ class Run:
         folder = self.path / "checkpoints" / f"step={step:08d}"
         folder.mkdir(parents=True, exist_ok=True)
         weights = {name: value.detach().cpu().contiguous() for name, value in decoder.state_dict().items()}
-        beside = folder / "weights.safetensors.new"
-        beside.write_bytes(save(weights))
-        os.replace(beside, folder / "weights.safetensors")
+        write_whole(folder / "weights.safetensors", save(weights))
         write_json(folder / "training.json", training)
         return folder
 

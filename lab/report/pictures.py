@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from lab.errors import UserError
-from lab.report.files import write_whole
+from lab.files import write_whole
 
 Row = dict[str, Any]
 # Okabe and Ito's palette: told apart by readers with any colour vision; line styles help in print.

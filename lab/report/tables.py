@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from lab.errors import UserError
-from lab.report.files import write_whole
+from lab.files import write_whole
 
 Row = dict[str, Any]
 SCORES = ("measure", "document", "segment", "start_position", "stop_position", "tokens", "loss_nats")

@@ -12,6 +12,7 @@ from typing import Any
 import lightning
 from tqdm import tqdm
 
+from lab.files import append
 from lab.runs import Run
 from lab.training.module import Training
 
@@ -61,7 +62,7 @@ class Metrics(StepCallback):
         self._started = time.perf_counter()
         self._before = (0, self._started)  # step and time of the row before
         for name, columns in (("metrics.csv", METRICS), ("timing.csv", TIMING)):
-            self._append(name, columns, mode="w")
+            self._append(name, columns)
 
     def on_train_batch_end(self, trainer: Any, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         if trainer.global_step == self.steps:
@@ -93,9 +94,10 @@ class Metrics(StepCallback):
             numbers = {name: value for name, value in row.items() if isinstance(value, float)}
             trainer.logger.log_metrics(numbers | {"tokens": row["tokens"], "tokens_per_second": rate}, step=step)
 
-    def _append(self, name: str, row: Iterable[Any], mode: str = "a") -> None:
-        with open(self.folder / name, mode, newline="", encoding="utf-8") as file:
-            csv.writer(file, lineterminator="\n").writerow(row)
+    def _append(self, name: str, row: Iterable[Any]) -> None:
+        line = io.StringIO()
+        csv.writer(line, lineterminator="\n").writerow(row)
+        append(self.folder / name, line.getvalue())
 
 
 class Progress(StepCallback):

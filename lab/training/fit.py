@@ -163,7 +163,7 @@ def _make_optimizer(node: Config, decoder: Decoder) -> torch.optim.Optimizer:
 
 def is_out_of_memory(error: RuntimeError) -> bool:
     """torch raises a class of its own on a GPU and a plain RuntimeError from the CPU allocator."""
-    return isinstance(error, torch.OutOfMemoryError) or "not enough memory" in str(error)
+    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
 
 
 def memory_estimate(config: Config, decoder: Decoder) -> str:

@@ -192,7 +192,7 @@ def test_a_disk_that_fills_up_ends_the_run_in_one_line_that_names_the_file(tmp_p
     assert result.returncode == 1
     line = result.stderr.splitlines()[-1]
     assert "Traceback" not in result.stderr
-    assert re.match(r"error: .*weights\.safetensors.*: file too large", line)
+    assert re.match(r"error: .*weights\.safetensors cannot be written: file too large", line)
     assert not list(tmp_path.rglob("weights.safetensors"))
 
 
@@ -217,7 +217,7 @@ def test_every_command_of_the_readme_is_one_that_exists(command: str) -> None:
         make_parser().parse_args(arguments)
     elif module == "lab.prepare":
         prepare_parser().parse_args(arguments)
-    else:
+    elif "--help" not in arguments:
         assert module == "lab.train"
         overrides = [argument for argument in arguments if argument not in ("-m", "--multirun")]
         first = [override.split(",")[0] if "[" not in override else override for override in overrides]

@@ -1,0 +1,37 @@
+"""How the lab writes: a file is there whole or not at all, and an error names it."""
+
+import os
+from pathlib import Path
+
+from lab.errors import UserError
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Written beside and renamed: a reader sees the old file or the new one.
+
+    Raises:
+        UserError: the folder is missing or not writable, or the disk is full.
+    """
+    beside = path.with_name(path.name + ".new")
+    try:
+        beside.write_bytes(content)
+        os.replace(beside, path)
+    except OSError as error:
+        if beside.is_file():
+            beside.unlink()
+        raise unwritable(path, error) from None
+
+
+def append(path: Path, text: str) -> None:
+    """Add text to the end of a file. Raises UserError as :func:`write_whole`."""
+    try:
+        with open(path, "a", encoding="utf-8") as file:
+            file.write(text)
+    except OSError as error:
+        raise unwritable(path, error) from None
+
+
+def unwritable(path: Path, error: OSError) -> UserError:
+    """What to tell of an error of the file system."""
+    reason = (error.strerror or str(error)).lower()
+    return UserError(f"{path} cannot be written: {reason}; free space or choose another folder with runs=...")
