@@ -90,7 +90,7 @@ def test_a_picture_that_cannot_be_written_is_named(tmp_path):
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a device that is always full")
 def test_a_full_disk_is_told_with_the_path(tmp_path):
     (tmp_path / "one.svg.new").symlink_to("/dev/full")
-    with pytest.raises(UserError, match=r"one\.svg cannot be written: No space left"):
+    with pytest.raises(UserError, match=r"one\.svg cannot be written: no space left"):
         loss_by_position_picture({"rope": scores(0)}, CONTEXT, tmp_path / "one")
     assert not (tmp_path / "one.svg").exists()
 
