@@ -1,0 +1,227 @@
+"""Checkpoints: folders that are there whole and proven, or not at all.
+
+    checkpoints/step=00000100/weights.safetensors    float32 weights, by name
+                              training.safetensors   every other tensor of the state
+                              training.json          the rest of the state; {"tensor": name} stands for a tensor
+                              checkpoint.json        bytes and sha256 of these, and of itself; written last
+
+A checkpoint is written into a hidden folder beside, synced, read back and compared with its checksums, and only then
+renamed; older ones are deleted after that. Nothing in it is executed when it is read.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import re
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from lab.errors import UserError
+from lab.files import unwritable
+from lab.points import point
+from lab.states import pack, unpack
+
+LOG = logging.getLogger("lab.checkpoints")
+FILES = ("weights.safetensors", "training.safetensors", "training.json")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """One checkpoint on the disk."""
+
+    path: Path
+    step: int
+
+    def weights(self) -> dict[str, Tensor]:
+        """The weights, by name."""
+        return load_file(self.path / "weights.safetensors")
+
+    def state(self) -> Any:
+        """The rest of what was saved."""
+        packed = json.loads((self.path / "training.json").read_text(encoding="utf-8"))
+        return unpack(packed, load_file(self.path / "training.safetensors"))
+
+    def flaw(self, verify: bool = True) -> str | None:
+        """Why it cannot be used, or None. Without `verify` files are looked at, but not read."""
+        try:
+            listed = json.loads((self.path / "checkpoint.json").read_text(encoding="utf-8"))
+            if listed.pop("sha256") != _digest_of(listed) or listed["step"] != self.step:
+                return "checkpoint.json is damaged"
+            for name in FILES:
+                expected = listed["files"][name]
+                if (self.path / name).stat().st_size != expected["bytes"]:
+                    return f"{name} has another length than it was written with"
+                if verify and _file_digest(self.path / name) != expected["sha256"]:
+                    return f"{name} is damaged: its sha256 differs"
+        except FileNotFoundError as error:
+            return f"{Path(error.filename).name} is missing"
+        except OSError as error:
+            return f"{error.filename} cannot be read: {(error.strerror or str(error)).lower()}"
+        except (ValueError, KeyError, TypeError, AttributeError):
+            return "checkpoint.json is damaged"
+        return None
+
+
+class Listed(NamedTuple):
+    """One row of a listing."""
+
+    step: int
+    path: Path
+    bytes: int
+    flaw: str | None
+
+
+class Checkpoints:
+    """The checkpoints in a folder, which need not exist yet.
+
+    `keep_last` newest are kept, and those of every `keep_every`-th step.
+    """
+
+    def __init__(self, folder: Path, keep_last: int = 2, keep_every: int | None = None) -> None:
+        self.folder = folder
+        self.keep_last = keep_last
+        self.keep_every = keep_every
+
+    def path(self, step: int) -> Path:
+        """Where the checkpoint of an optimiser step is."""
+        return self.folder / f"step={step:08d}"
+
+    def save(self, step: int, weights: Mapping[str, Tensor], state: Any) -> Path:
+        """Write, prove and keep a checkpoint; then delete those that are kept no longer.
+
+        Raises UserError if it cannot be written; then what was there before is as it was.
+        """
+        packed, tensors = pack(state)
+        contents = {
+            "weights.safetensors": lambda: save(
+                {name: value.detach().cpu().contiguous() for name, value in weights.items()}
+            ),
+            "training.safetensors": lambda: save(tensors),
+            "training.json": lambda: (json.dumps(packed, indent=1) + "\n").encode(),
+        }
+        beside = self.folder / f".step={step:08d}.writing"
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._clear()
+            beside.mkdir()
+            point("before-write")
+            listed: dict[str, Any] = {"step": step, "files": {}}
+            for name, content in contents.items():
+                listed["files"][name] = _write_synced(beside / name, content())
+            listed["sha256"] = _digest_of(listed)
+            _write_synced(beside / "checkpoint.json", (json.dumps(listed, indent=1) + "\n").encode())
+            _sync_folder(beside)
+            point("before-verify")
+            flaw = Checkpoint(beside, step).flaw()
+            if flaw is not None:
+                raise UserError(f"{beside}: {flaw} right after it was written; the disk cannot be trusted")
+            point("before-rename")
+            final = self.path(step)
+            if final.exists():
+                self._remove(final)  # broken, or it would have been continued from
+            os.rename(beside, final)
+            _sync_folder(self.folder)
+        except OSError as error:
+            shutil.rmtree(beside, ignore_errors=True)
+            raise unwritable(Path(error.filename or beside), error) from None
+        point("after-rename")
+        self.retain()
+        return final
+
+    def newest(self) -> Checkpoint | None:
+        """The newest valid checkpoint, None if there is none of any kind; names the broken ones it passes over.
+
+        Raises UserError if there are checkpoints and all are broken.
+        """
+        broken = []
+        for checkpoint in reversed(self._all()):
+            flaw = checkpoint.flaw()
+            if flaw is None:
+                return checkpoint
+            LOG.warning("%s cannot be used: %s", checkpoint.path, flaw)
+            broken.append(f"{checkpoint.path.name}: {flaw}")
+        if broken:
+            raise UserError(
+                f"{self.folder} holds broken checkpoints only ({'; '.join(broken)}); restore one, or start the run"
+                " again with overwrite=true"
+            )
+        return None
+
+    def listing(self, verify: bool = True) -> list[Listed]:
+        """All checkpoints by step; without `verify` only presence and lengths of their files are checked."""
+        return [
+            Listed(each.step, each.path, sum(file.stat().st_size for file in each.path.iterdir()), each.flaw(verify))
+            for each in self._all()
+        ]
+
+    def retain(self) -> None:
+        """Delete checkpoints that are kept no longer, all of them older than the newest that is valid."""
+        kept = self._all()
+        for checkpoint in kept[: -self.keep_last]:
+            if self.keep_every is None or checkpoint.step % self.keep_every:
+                self._remove(checkpoint.path)
+
+    def _all(self) -> list[Checkpoint]:
+        found = []
+        if self.folder.is_dir():
+            for path in self.folder.iterdir():
+                match = re.fullmatch(r"step=(\d{8,})", path.name)
+                if match:
+                    found.append(Checkpoint(path, int(match.group(1))))
+        return sorted(found, key=lambda checkpoint: checkpoint.step)
+
+    def _remove(self, path: Path) -> None:
+        # Renamed first: a process killed midway leaves nothing that looks like a checkpoint.
+        hidden = path.with_name(f".{path.name}.removing")
+        shutil.rmtree(hidden, ignore_errors=True)
+        os.rename(path, hidden)
+        point("mid-removal")
+        shutil.rmtree(hidden)
+
+    def _clear(self) -> None:
+        """Remove what a killed process has left."""
+        for pattern in (".step=*.writing", ".step=*.removing"):
+            for leftover in self.folder.glob(pattern):
+                shutil.rmtree(leftover)
+
+
+def _write_synced(path: Path, content: bytes) -> dict[str, Any]:
+    """Write a file to the disk itself; its length and sha256."""
+    half = len(content) // 2
+    try:
+        with open(path, "wb") as file:
+            file.write(memoryview(content)[:half])
+            if path.name == "weights.safetensors":
+                file.flush()
+                point("mid-write")
+            file.write(memoryview(content)[half:])
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        error.filename = str(path)  # a full disk does not say which file it was
+        raise
+    return {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _file_digest(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _digest_of(listed: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(listed, sort_keys=True).encode()).hexdigest()

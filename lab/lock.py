@@ -1,0 +1,136 @@
+"""One process trains a run at a time.
+
+The lock is the operating system's (flock): it dies with its holder, however that dies, so that a killed run can be
+continued at once. Some network file systems do not carry it to other machines. So the holder also leaves its name in
+the lock file and touches it now and then; on another machine this heartbeat decides.
+"""
+
+import contextlib
+import fcntl
+import json
+import os
+import platform
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from lab.errors import UserError
+from lab.files import unwritable
+
+HEARTBEAT_SECONDS = 30.0
+MISSED = 4  # heartbeats after which the holder on another machine counts as dead
+
+
+def lock_path(run: Path) -> Path:
+    """Beside the run, which may not exist yet and may be deleted."""
+    return run.parent / f".{run.name}.lock"
+
+
+@contextmanager
+def hold(run: Path, heartbeat_seconds: float = HEARTBEAT_SECONDS) -> Iterator[None]:
+    """Hold a run directory for this process.
+
+    Raises:
+        UserError: another process holds it (names process, host and job), or the lock file cannot be written.
+    """
+    path = lock_path(run)
+    try:
+        run.parent.mkdir(parents=True, exist_ok=True)
+        file = open(path, "a+", encoding="utf-8")  # noqa: SIM115 closed below
+    except OSError as error:
+        raise unwritable(path, error) from None
+
+    def forget() -> None:
+        # A forked child shares the lock: it would outlive a killed holder in the workers that prepare data.
+        with contextlib.suppress(OSError):
+            os.close(file.fileno())
+
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"{run} is being trained by {_told(_read(path))}; wait for it or stop it") from None
+        elsewhere = _alive_elsewhere(path, heartbeat_seconds)
+        if elsewhere is not None:
+            raise UserError(f"{run} is being trained by {elsewhere}")
+        me = {"process": os.getpid(), "host": platform.node(), "job": os.environ.get("SLURM_JOB_ID", "none")}
+        file.truncate(0)
+        file.write(json.dumps(me) + "\n")
+        file.flush()
+        _in_children.append(forget)
+        stop = threading.Event()
+        heart = threading.Thread(target=_beat, args=(path, stop, heartbeat_seconds), daemon=True)
+        heart.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            heart.join()
+            _in_children.remove(forget)
+            file.truncate(0)
+
+
+def holder(run: Path) -> str | None:
+    """Who holds a run now, or None."""
+    path = lock_path(run)
+    try:
+        with open(path, "r+", encoding="utf-8") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return _alive_elsewhere(path, HEARTBEAT_SECONDS)
+    except BlockingIOError:
+        return _told(_read(path))
+    except OSError:
+        return None
+
+
+_in_children: list = []  # what a forked child does first
+
+
+def _after_fork() -> None:
+    for forget in _in_children:
+        forget()
+    _in_children.clear()
+
+
+os.register_at_fork(after_in_child=_after_fork)
+
+
+def _beat(path: Path, stop: threading.Event, seconds: float) -> None:
+    while not stop.wait(seconds):
+        with contextlib.suppress(OSError):
+            os.utime(path)
+
+
+def _read(path: Path) -> dict[str, object]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return content if isinstance(content, dict) else {}
+    except (OSError, ValueError):
+        return {}
+
+
+def _told(content: dict[str, object]) -> str:
+    return "process {} on {}, job {}".format(*(content.get(key, "unknown") for key in ("process", "host", "job")))
+
+
+def _alive_elsewhere(path: Path, heartbeat_seconds: float) -> str | None:
+    """Who holds the run on another machine as far as the heartbeat tells, or None."""
+    content = _read(path)
+    if not content or content.get("host") == platform.node():
+        return None
+    age = _age(path)
+    left = MISSED * heartbeat_seconds - age
+    if left <= 0:
+        return None
+    return f"{_told(content)}: it was alive {age:.0f} s ago; if it is dead, wait {left:.0f} s"
+
+
+def _age(path: Path) -> float:
+    """Seconds since the file was touched, by the file system's own clock: those of two machines may differ."""
+    probe = path.with_name(f"{path.name}.{os.getpid()}")
+    try:
+        probe.touch()
+        return probe.stat().st_mtime - path.stat().st_mtime
+    finally:
+        probe.unlink(missing_ok=True)

@@ -1,0 +1,257 @@
+import json
+import logging
+import os
+import resource
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lab.checkpoints import Checkpoints
+from lab.errors import UserError
+from lab.states import pack, unpack
+
+FILES = ("checkpoint.json", "training.json", "training.safetensors", "weights.safetensors")
+
+
+def weights(step: int) -> dict[str, torch.Tensor]:
+    return {"a": torch.full((1000,), float(step)), "b": torch.arange(6.0).reshape(2, 3).T}
+
+
+def filled(folder: Path, *steps: int, **settings: int) -> Checkpoints:
+    checkpoints = Checkpoints(folder / "checkpoints", **settings)
+    for step in steps:
+        checkpoints.save(step, weights(step), {"step": step, "moments": torch.full((10,), float(step))})
+    return checkpoints
+
+
+def steps(checkpoints: Checkpoints) -> list[int]:
+    return [each.step for each in checkpoints.listing()]
+
+
+TENSORS = st.builds(
+    lambda shape, dtype, seed: torch.from_numpy(np.random.default_rng(seed).integers(0, 200, shape)).to(dtype),
+    st.lists(st.integers(0, 4), max_size=3).map(tuple),
+    st.sampled_from([torch.float32, torch.bfloat16, torch.int64, torch.uint8, torch.bool, torch.float64]),
+    st.integers(0, 1000),
+)
+LEAVES = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(-(2**130), 2**130),
+    st.floats(allow_nan=False),
+    st.text(),
+    st.binary(),
+    TENSORS,
+)
+KEYS = st.one_of(st.text(), st.integers(), st.tuples(st.integers(), st.text()))
+TREES = st.recursive(
+    LEAVES,
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=4), st.dictionaries(KEYS, inner, max_size=4), st.tuples(inner, inner)
+    ),
+    max_leaves=12,
+)
+
+
+def same(one: object, other: object) -> bool:
+    if isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor):
+        return one.dtype == other.dtype and one.shape == other.shape and torch.equal(one, other)
+    if type(one) is not type(other):
+        return False
+    if isinstance(one, dict) and isinstance(other, dict):
+        return list(one) == list(other) and all(same(one[key], other[key]) for key in one)
+    if isinstance(one, (list, tuple)) and isinstance(other, (list, tuple)):
+        return len(one) == len(other) and all(map(same, one, other))
+    return bool(one == other)
+
+
+@settings(max_examples=150, deadline=None)
+@given(TREES)
+def test_a_state_comes_back_the_same_by_way_of_json(tree):
+    packed, tensors = pack(tree)
+    assert same(unpack(json.loads(json.dumps(packed)), tensors), tree)
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("-inf")])
+def test_infinity_comes_back(value):
+    assert unpack(*pack(value)) == value
+
+
+def test_a_numpy_array_and_an_optimizer_come_back_to_the_bit():
+    parameter = torch.nn.Parameter(torch.randn(4, 3).T)
+    optimizer = torch.optim.AdamW([parameter], betas=(0.9, 0.95))
+    parameter.square().sum().backward()
+    optimizer.step()
+    state = {"optimizer": optimizer.state_dict(), "random": torch.get_rng_state(), "key": np.arange(5, dtype=np.uint32)}
+    packed, tensors = pack(state)
+    back = unpack(json.loads(json.dumps(packed)), tensors)
+    assert same(back["optimizer"], state["optimizer"])
+    assert back["optimizer"]["param_groups"][0]["betas"] == (0.9, 0.95)
+    assert same(back["random"], state["random"])
+    assert back["key"].dtype == np.uint32
+    np.testing.assert_array_equal(back["key"], state["key"])
+
+
+def test_tensors_that_share_memory_are_saved_apart(tmp_path):
+    shared = torch.arange(10.0)
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(1, {"a": shared}, {"x": shared, "y": shared[2:5]})
+    state = checkpoints.newest().state()
+    assert torch.equal(state["x"], shared)
+    assert torch.equal(state["y"], shared[2:5])
+
+
+def test_a_value_that_would_need_code_is_refused_with_its_place():
+    with pytest.raises(TypeError, match=r"state/a/1 is of type Path, which a checkpoint cannot hold|PosixPath"):
+        pack({"a": [1, Path("x")], "b": 2})
+
+
+def test_a_checkpoint_comes_back(tmp_path):
+    newest = filled(tmp_path, 3).newest()
+    assert newest.step == 3
+    assert same(newest.weights(), weights(3))
+    assert same(newest.state(), {"step": 3, "moments": torch.full((10,), 3.0)})
+    assert sorted(path.name for path in newest.path.iterdir()) == list(FILES)
+
+
+def test_the_newest_are_kept_and_those_of_every_so_many_steps(tmp_path):
+    assert steps(filled(tmp_path, *range(1, 11), keep_last=2, keep_every=4)) == [4, 8, 9, 10]
+
+
+def damage(path: Path, how: str) -> None:
+    if how == "missing":
+        path.unlink()
+    elif how == "flipped byte":
+        content = bytearray(path.read_bytes())
+        content[len(content) // 2] ^= 1
+        path.write_bytes(content)
+    else:
+        path.write_bytes(path.read_bytes()[: 0 if how == "empty" else -2])
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("how", ["missing", "flipped byte", "truncated", "empty"])
+def test_a_broken_newest_checkpoint_is_named_and_the_one_before_is_used(tmp_path, name, how, caplog):
+    checkpoints = filled(tmp_path, 1, 2)
+    damage(checkpoints.path(2) / name, how)
+    caplog.set_level(logging.WARNING)
+    assert checkpoints.newest().step == 1
+    assert str(checkpoints.path(2)) in caplog.text
+    assert name in caplog.text
+
+
+def test_a_broken_checkpoint_is_replaced_when_its_step_is_saved_again(tmp_path):
+    checkpoints = filled(tmp_path, 1, 2)
+    damage(checkpoints.path(2) / "weights.safetensors", "truncated")
+    filled(tmp_path, 2)
+    assert checkpoints.newest().step == 2
+
+
+def test_broken_checkpoints_only_are_an_error_and_never_a_start_from_nothing(tmp_path):
+    checkpoints = filled(tmp_path, 1, 2)
+    for step in (1, 2):
+        damage(checkpoints.path(step) / "training.json", "flipped byte")
+    with pytest.raises(UserError, match=r"holds broken checkpoints only \(step=00000002: .*; step=00000001: .*\)"):
+        checkpoints.newest()
+
+
+def test_no_checkpoint_at_all_is_none(tmp_path):
+    assert Checkpoints(tmp_path / "nowhere").newest() is None
+
+
+SAVE = """
+import sys, torch
+from pathlib import Path
+from lab.checkpoints import Checkpoints
+checkpoints = Checkpoints(Path(sys.argv[1]))
+for step in (1, 2, 3):
+    checkpoints.save(step, {"a": torch.full((100_000,), float(step))}, {"step": step})
+"""
+
+
+def save_in_a_process(folder: Path, kill_at: str = "", limit: int | None = None) -> subprocess.CompletedProcess[str]:
+    def before() -> None:
+        if limit is not None:
+            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+
+    return subprocess.run(
+        [sys.executable, "-c", SAVE, str(folder)],
+        env=os.environ | {"LAB_KILL_AT": kill_at},
+        preexec_fn=before,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize(
+    ("place", "left"),
+    [
+        ("before-write:3", 2),
+        ("mid-write:3", 2),
+        ("before-verify:3", 2),
+        ("before-rename:3", 2),
+        ("after-rename:3", 3),
+        ("mid-removal:1", 3),
+    ],
+)
+def test_a_process_killed_while_saving_leaves_a_whole_checkpoint(tmp_path, place, left):
+    assert save_in_a_process(tmp_path, place).returncode == -signal.SIGKILL
+    checkpoints = Checkpoints(tmp_path)
+    newest = checkpoints.newest()
+    assert newest.step == left
+    assert newest.weights()["a"][0] == left
+    assert all(each.flaw is None for each in checkpoints.listing())
+    checkpoints.save(4, weights(4), {})
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+
+
+def test_a_full_disk_is_an_error_that_names_the_file_and_leaves_the_others(tmp_path):
+    filled_before = Checkpoints(tmp_path)
+    filled_before.save(0, {"a": torch.zeros(10)}, {})
+    result = save_in_a_process(tmp_path, limit=50_000)
+    assert "weights.safetensors cannot be written: file too large" in result.stderr
+    assert steps(filled_before) == [0]
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+
+
+def test_checkpoints_may_lie_on_another_file_system_than_temporary_files(tmp_path, monkeypatch):
+    other = Path("/dev/shm")
+    if not other.is_dir() or other.stat().st_dev == tmp_path.stat().st_dev:
+        pytest.skip("no second file system here")
+    monkeypatch.setenv("TMPDIR", str(other))
+    assert steps(filled(tmp_path, 1, 2, 3)) == [2, 3]
+
+
+def test_a_small_file_system_that_fills_up_keeps_what_it_had(tmp_path):
+    mount = tmp_path / "small"
+    mount.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=1m", "none", str(mount)]
+    if os.geteuid() != 0 or subprocess.run(command, capture_output=True, check=False).returncode != 0:
+        pytest.skip("needs the right to mount")
+    try:
+        checkpoints = Checkpoints(mount)
+        checkpoints.save(1, {"a": torch.zeros(100_000)}, {})
+        with pytest.raises(UserError, match=r"cannot be written: no space left on device; free space"):
+            checkpoints.save(2, {"a": torch.zeros(200_000)}, {})
+        assert steps(checkpoints) == [1]
+        subprocess.run(["mount", "-o", "remount,ro", str(mount)], check=True)
+        with pytest.raises(UserError, match=r"cannot be written: read-only file system"):
+            checkpoints.save(3, {"a": torch.zeros(10)}, {})
+        assert checkpoints.newest().step == 1
+    finally:
+        subprocess.run(["umount", str(mount)], check=True)
+
+
+def test_a_file_in_place_of_the_folder_is_an_error_that_names_it(tmp_path):
+    (tmp_path / "checkpoints").touch()
+    with pytest.raises(UserError, match=r"checkpoints cannot be written: (file exists|not a directory)"):
+        filled(tmp_path, 1)

@@ -1,0 +1,137 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from lab.errors import UserError
+from lab.lock import hold, holder, lock_path
+
+HOLD = """
+import os, sys, time
+from pathlib import Path
+from lab.lock import hold
+with hold(Path(sys.argv[1])):
+    if sys.argv[2] == "fork" and os.fork() == 0:
+        print(os.getpid(), flush=True)
+        time.sleep(60)
+        os._exit(0)
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def holding(run: Path, how: str = "alone") -> tuple[subprocess.Popen, list[str]]:
+    process = subprocess.Popen([sys.executable, "-c", HOLD, str(run), how], stdout=subprocess.PIPE, text=True)
+    lines = [process.stdout.readline().strip() for _ in range(2 if how == "fork" else 1)]
+    return process, [line for line in lines if line != "held"]
+
+
+def test_a_run_that_is_held_is_refused_with_process_host_and_job(tmp_path):
+    run = tmp_path / "run"
+    process, _ = holding(run)
+    try:
+        with (
+            pytest.raises(UserError, match=rf"run is being trained by process {process.pid} on .*, job none; wait"),
+            hold(run),
+        ):
+            pass
+        assert f"process {process.pid} on" in holder(run)
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_a_run_whose_holder_was_killed_is_free_at_once(tmp_path):
+    run = tmp_path / "run"
+    process, _ = holding(run)
+    process.kill()
+    process.wait()
+    assert holder(run) is None
+    with hold(run):
+        pass
+
+
+def test_a_child_that_outlives_its_killed_parent_does_not_keep_the_lock(tmp_path):
+    run = tmp_path / "run"
+    process, (child,) = holding(run, "fork")
+    process.kill()
+    process.wait()
+    try:
+        os.kill(int(child), 0)
+        with hold(run):
+            pass
+    finally:
+        os.kill(int(child), signal.SIGKILL)
+
+
+def test_a_child_that_ends_leaves_the_lock_with_its_parent(tmp_path):
+    run = tmp_path / "run"
+    with hold(run):
+        child = os.fork()
+        if child == 0:
+            os._exit(0)
+        os.waitpid(child, 0)
+        assert holder_from_another_process(run)
+
+
+def holder_from_another_process(run: Path) -> str:
+    code = "import sys; from pathlib import Path; from lab.lock import holder; print(holder(Path(sys.argv[1])) or '')"
+    result = subprocess.run([sys.executable, "-c", code, str(run)], capture_output=True, text=True, check=True)
+    return result.stdout.strip()
+
+
+def test_the_lock_can_be_taken_again_after_it_was_given_back(tmp_path):
+    for _ in range(2):
+        with hold(tmp_path / "run"):
+            assert json.loads(lock_path(tmp_path / "run").read_text())["process"] == os.getpid()
+    assert lock_path(tmp_path / "run").read_text() == ""
+
+
+def left_by_another_host(run: Path, seconds_ago: float) -> None:
+    path = lock_path(run)
+    path.write_text(json.dumps({"process": 7, "host": "elsewhere", "job": "12"}))
+    then = time.time() - seconds_ago
+    os.utime(path, (then, then))
+
+
+def test_a_holder_on_another_host_is_believed_while_its_heart_beats(tmp_path):
+    run = tmp_path / "run"
+    left_by_another_host(run, seconds_ago=10)
+    with (
+        pytest.raises(
+            UserError, match=r"process 7 on elsewhere, job 12: it was alive 10 s ago; if it is dead, wait 110 s"
+        ),
+        hold(run),
+    ):
+        pass
+    assert "elsewhere" in holder(run)
+    assert json.loads(lock_path(run).read_text())["host"] == "elsewhere"
+
+
+def test_a_holder_on_another_host_whose_heart_has_stopped_is_followed(tmp_path):
+    run = tmp_path / "run"
+    left_by_another_host(run, seconds_ago=121)
+    with hold(run):
+        assert json.loads(lock_path(run).read_text())["process"] == os.getpid()
+
+
+def test_the_heart_beats_while_the_run_is_held_and_stops_after(tmp_path):
+    run = tmp_path / "run"
+    with hold(run, heartbeat_seconds=0.05):
+        before = lock_path(run).stat().st_mtime_ns
+        time.sleep(0.3)
+        assert lock_path(run).stat().st_mtime_ns > before
+    before = lock_path(run).stat().st_mtime_ns
+    time.sleep(0.2)
+    assert lock_path(run).stat().st_mtime_ns == before
+
+
+def test_a_folder_that_cannot_be_written_is_an_error_that_names_the_lock(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="cannot be written"), hold(tmp_path / "file" / "run"):
+        pass
