@@ -3,10 +3,10 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: run test check table bench clean help
+.PHONY: run test check table bench kill-test clean help
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' Makefile
 
 run: .venv/installed ## train the default decoder, score it, show the result (about 8 minutes on two cores)
 	$(BIN)/python -m lab.train model=nope
@@ -25,6 +25,10 @@ table: .venv/installed ## train the seven variants and compare them (about an ho
 bench: .venv/installed-test ## training speed against transformers, kernels against each other
 	$(BIN)/python -m lab.bench train model=rope scale=small
 	$(BIN)/python -m lab.bench attention
+	$(BIN)/python -m lab.bench data
+
+kill-test: .venv/installed-test ## kill 100 training runs and compare them with one that was not (about 40 minutes)
+	$(BIN)/python tests/kill/kill_test.py --runs 100 --csv docs/kill_test.csv
 
 clean: ## remove the environment (runs stay)
 	rm -rf .venv *.egg-info build

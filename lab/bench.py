@@ -2,6 +2,7 @@
 
 python -m lab.bench train model=rope scale=small
 python -m lab.bench attention
+python -m lab.bench data
 """
 
 import argparse
@@ -12,6 +13,7 @@ from pathlib import Path
 from rich.console import Console
 
 from lab.benches.attention import bench_attention
+from lab.benches.data import bench_data
 from lab.benches.training import bench_train
 from lab.commands import run_command
 from lab.errors import UserError
@@ -41,7 +43,10 @@ def make_parser() -> argparse.ArgumentParser:
     attention.add_argument(
         "--score-bytes", type=float, default=2e9, help="leave out kernels whose score matrix would be larger"
     )
-    for command in (train, attention):
+    data = commands.add_parser("data", help="tokenising, packing and order, written blocks, resume, checkpoints")
+    data.add_argument("overrides", nargs="*", metavar="key=value", help="as for lab.train, e.g. scale=pilot")
+    data.add_argument("--no-resume", action="store_true", help="leave out the stream of 100 million tokens (minutes)")
+    for command in (train, attention, data):
         command.add_argument("--rounds", type=int, default=5, help="measurements of each, in turn")
         command.add_argument("--csv", type=Path, help="also write every measurement to this file")
     return parser
@@ -51,7 +56,7 @@ def main() -> None:
     arguments = make_parser().parse_args()
     if arguments.rounds < 1:
         raise UserError(f"--rounds is {arguments.rounds}: give 1 or more")
-    run = {"train": bench_train, "attention": bench_attention}[arguments.command]
+    run = {"train": bench_train, "attention": bench_attention, "data": bench_data}[arguments.command]
     # Tables of ranges are wide: outside a terminal, where rich assumes 80 columns, they get what they need.
     console = Console() if sys.stdout.isatty() else Console(width=120)
     rows = run(arguments, console)

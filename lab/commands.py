@@ -12,6 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from lab.errors import UserError
 from lab.schema import KINDS
+from lab.training.interruption import Interrupted
 
 
 def configuration_folder() -> str:
@@ -54,6 +55,9 @@ def run_command(main: Callable[[], None]) -> None:
         main()
     except KeyboardInterrupt:
         sys.exit(130)
+    except Interrupted as interrupted:
+        print(interrupted, file=sys.stderr)
+        sys.exit(Interrupted.EXIT_CODE)
     except Exception as error:
         line = one_line(error)
         if line is None:

@@ -1,19 +1,26 @@
 """From a composed configuration to everything a run needs, checked before anything is written."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from jaxtyping import UInt32
 from omegaconf import DictConfig, OmegaConf
 
 from lab.components import find, make
+from lab.data.blocks import StoredBlocks
+from lab.data.documents import Corpus
 from lab.data.module import DataModule
+from lab.data.order import BlockStream
+from lab.data.tokenised import held_out
 from lab.errors import UserError
 from lab.model.decoder import Decoder
 from lab.model.flops import FlopsPerToken, training_flops
 from lab.model.kernels import Case, choose
 from lab.model.precision import DTYPES, compute_dtype
-from lab.runs import Config, Run, build_decoder, digest, identity
+from lab.runs import Config, Run, build_decoder, digest, identity, order_identity
 from lab.schema import check_values, flatten
 from lab.training.fit import LOGGERS, steps_of
 
@@ -48,19 +55,58 @@ class Job:
         with torch.device("meta"):
             self.shape = build_decoder(config)
         self.kernel = self.choose_kernel()
+        data = config["data"]
+        self.order = order_identity(config, self.corpus_manifest["digest"], tokenizer.digest)
+        self.stream = BlockStream(
+            corpus,
+            "train",
+            tokenizer,
+            context=scale["context"],
+            seed=data["seed"],
+            lanes=data["lanes"],
+            weights=data["weights"],
+            tile=data["tile"],
+        )
         self.data = DataModule(
             corpus,
             tokenizer,
+            self.training_blocks(),
             context=scale["context"],
             micro_batch=scale["micro_batch"],
             micro_batches=self.steps * self.accumulate,
             validation_blocks=scale["validation_blocks"],
-            seed=config["data"]["seed"],
-            lanes=config["data"]["lanes"],
+            weights=data["weights"],
+            workers=data["workers"],
+            isolate_documents=data["isolate_documents"],
         )
+        node = config["evaluation"]["corpus"]
+        self.evaluation: Corpus = make(node) if node else corpus
         self.identity = identity(config, self.corpus_manifest["digest"], tokenizer.digest)
         self.digest = digest(self.identity)
         self.run = Run(Path(config["runs"]) / Run.name(config, self.digest))
+
+    def training_blocks(self) -> BlockStream | StoredBlocks:
+        """Where the blocks of training come from, by ``data.mode``."""
+        mode = self.config["data"]["mode"]
+        if mode == "stream":
+            return self.stream
+        if mode == "blocks":
+            return StoredBlocks(self.blocks_folder, self.order, self.block_count)
+        raise UserError(f"data.mode is {mode!r}: choose stream or blocks")
+
+    def held_out(self) -> Iterator[tuple[str, UInt32[np.ndarray, "tokens"]]]:
+        """The documents that are scored: (name, token ids without the end token)."""
+        return held_out(self.evaluation, "test", self.data.tokenizer)
+
+    @property
+    def blocks_folder(self) -> Path:
+        """Where ``data.mode=blocks`` reads, named by what decides the blocks."""
+        return Path(self.config["data"]["blocks"]) / f"{self.config['data']['name']}-{digest(self.order)[:8]}"
+
+    @property
+    def block_count(self) -> int:
+        """The blocks that the whole run trains on."""
+        return self.trained_tokens // int(self.config["scale"]["context"])
 
     def choose_kernel(self) -> str:
         """The attention kernel that will serve this run. Raises UserError if the one asked for cannot."""

@@ -3,30 +3,28 @@
     config.yaml      the resolved configuration
     manifest.json    identity, code, packages, hardware, kernels, fingerprints, state
     metrics.csv      one row every few optimiser steps; timing.csv the same rows' wall-clock columns
-    checkpoints/step=NNNNNNNN/weights.safetensors and training.json
+    checkpoints/step=NNNNNNNN/, see lab/checkpoints.py
     scores.csv, summary.csv, loss_by_position.png and .svg
 
 The digest in the name is a hash of what decides the run's numbers, so the same command always finds its run again.
 """
 
-import fcntl
 import hashlib
 import json
 import os
-import platform
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
-from safetensors.torch import load_file, save
 
+from lab.checkpoints import Checkpoints
 from lab.components import make
 from lab.errors import UserError
 from lab.files import write_whole
+from lab.lock import hold
 from lab.model.attention import Attention
 from lab.model.decoder import Decoder
 from lab.model.precision import DTYPES
@@ -42,13 +40,12 @@ def identity(config: Config, corpus: str, tokenizer: str) -> dict[str, Any]:
         corpus, tokenizer: digests of what their paths hold.
     """
     trainer = config["trainer"]
-    paths = ("train", "validation", "test")
-    reading = {key: value for key, value in config["data"]["corpus"].items() if key not in paths}
+    order = order_identity(config, corpus, tokenizer)
     return {
         "model": config["model"],
         "scale": config["scale"],
-        "data": config["data"] | {"corpus": reading | {"digest": corpus}},
-        "tokenizer": {"digest": tokenizer, "end_of_document": config["tokenizer"]["end_of_document"]},
+        "data": order["data"] | {"isolate_documents": config["data"]["isolate_documents"]},
+        "tokenizer": order["tokenizer"],
         "optimizer": config["optimizer"],
         "schedule": config["schedule"],
         "seed": config["seed"],
@@ -56,6 +53,20 @@ def identity(config: Config, corpus: str, tokenizer: str) -> dict[str, Any]:
         "compute_dtype": trainer["compute_dtype"],
         "compile": trainer["compile"],
         "gradient_clip": trainer["gradient_clip"],
+    }
+
+
+def order_identity(config: Config, corpus: str, tokenizer: str) -> dict[str, Any]:
+    """What decides the blocks of training: two runs of the same order identity read the same ones."""
+    # Where the files lie, and by whom and how they are read, changes no block.
+    elsewhere = ("train", "validation", "test", "urls", "manifest", "timeout_seconds", "deadline_seconds")
+    by_whom = ("mode", "blocks", "workers", "isolate_documents")
+    reading = {key: value for key, value in config["data"]["corpus"].items() if key not in elsewhere}
+    data = {key: value for key, value in config["data"].items() if key not in by_whom}
+    return {
+        "data": data | {"corpus": reading | {"digest": corpus}},
+        "tokenizer": {"digest": tokenizer, "end_of_document": config["tokenizer"]["end_of_document"]},
+        "context": config["scale"]["context"],
     }
 
 
@@ -159,26 +170,14 @@ class Run:
             )
         return "finished" if stored.get("state") == "finished" else "unfinished"
 
-    @contextmanager
-    def locked(self) -> Iterator[None]:
-        """Hold the run for this process. The operating system's lock dies with its holder, however it dies.
+    def locked(self) -> AbstractContextManager[None]:
+        """Hold the run for this process; see :mod:`lab.lock`."""
+        return hold(self.path)
 
-        Raises:
-            UserError: another process of this machine holds it; names host, process and job.
-        """
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with open(self.path.parent / f".{self.path.name}.lock", "a+", encoding="utf-8") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                file.seek(0)
-                raise UserError(
-                    f"{self.path} is being trained by {file.read().strip()}; wait for it or stop it"
-                ) from None
-            file.truncate(0)
-            file.write(f"process {os.getpid()} on {platform.node()}, job {os.environ.get('SLURM_JOB_ID', 'none')}\n")
-            file.flush()
-            yield
+    @property
+    def checkpoints(self) -> Checkpoints:
+        """Its checkpoints, for reading."""
+        return Checkpoints(self.path / "checkpoints")
 
     def create(self, config: Config, manifest: dict[str, Any]) -> None:
         """Make the directory with configuration and manifest, at once or not at all."""
@@ -207,19 +206,10 @@ class Run:
                 entry.unlink()
         shutil.rmtree(self.path)
 
-    def save_checkpoint(self, decoder: Decoder, step: int, training: dict[str, Any]) -> Path:
-        """Write ``checkpoints/step=NNNNNNNN``: float32 weights, and where training stood."""
-        folder = self.path / "checkpoints" / f"step={step:08d}"
-        folder.mkdir(parents=True, exist_ok=True)
-        weights = {name: value.detach().cpu().contiguous() for name, value in decoder.state_dict().items()}
-        write_whole(folder / "weights.safetensors", save(weights))
-        write_json(folder / "training.json", training)
-        return folder
-
     def load_decoder(self) -> Decoder:
-        """The trained decoder of the newest checkpoint, in evaluation mode on the CPU."""
-        folders = sorted((self.path / "checkpoints").glob("step=*"))
-        if not folders:
+        """The trained decoder of the newest valid checkpoint, in evaluation mode on the CPU."""
+        checkpoint = self.checkpoints.newest()
+        if checkpoint is None:
             raise UserError(f"{self.path} has no checkpoint; train it first")
         with torch.device("meta"):
             decoder = build_decoder(self.config)
@@ -229,5 +219,5 @@ class Run:
             heads=self.config["scale"]["heads"],
             head_dim=self.config["scale"]["head_dim"],
         )
-        decoder.load_state_dict(load_file(folders[-1] / "weights.safetensors"))
+        decoder.load_state_dict(checkpoint.weights())
         return decoder.eval()

@@ -35,8 +35,16 @@ KINDS = {
     "scale.warmup_steps": "whole number",
     "scale.validation_blocks": "whole number",
     "data.name": "text",
+    "evaluation.name": "text",
+    "evaluation.corpus": "mapping or null",
     "data.seed": "whole number",
     "data.lanes": "whole number",
+    "data.tile": "whole number",
+    "data.weights": "mapping or null",
+    "data.mode": "text",
+    "data.blocks": "text",
+    "data.workers": "whole number",
+    "data.isolate_documents": "true or false",
     "tokenizer.path": "text",
     "tokenizer.vocabulary": "whole number",
     "tokenizer.end_of_document": "text",
@@ -55,16 +63,30 @@ KINDS = {
     "trainer.log_every": "positive whole number",
     "trainer.validate_every": "positive whole number",
     "trainer.checkpoint_every": "positive whole number",
+    "trainer.keep_last": "positive whole number",
+    "trainer.keep_every": "positive whole number or null",
+    "resume.allow": "list of code, packages, hardware, ranks",
     "logger.name": "text",
     "logger.project": "text",
     "logger.offline": "true or false",
     "measure.name": "text",
+    "measure.documents": "positive whole number",
     "measure.segments": "whole number",
     "measure.bin_tokens": "whole number",
     "measure.resamples": "whole number",
 }
-# Nodes with a _target_: what they are called with is checked against that function's own arguments.
-MADE = ("model.position", "model.attention", "data.corpus", "tokenizer", "optimizer", "schedule")
+# What stands under these is checked elsewhere: the keys of a node with a _target_ against that function's own
+# arguments, weights against the corpus's subsets.
+CHECKED_ELSEWHERE = (
+    "data.weights",
+    "model.position",
+    "model.attention",
+    "data.corpus",
+    "evaluation.corpus",
+    "tokenizer",
+    "optimizer",
+    "schedule",
+)
 
 
 def is_number(value: Any) -> bool:
@@ -78,9 +100,13 @@ def fits(value: Any, kind: str) -> bool:
     return {
         "text": isinstance(value, str) and value != "",
         "text or null": value is None or (isinstance(value, str) and value != ""),
+        "mapping or null": value is None,  # a mapping's own keys come here one by one
         "true or false": isinstance(value, bool),
         "whole number": whole,
         "whole number or null": whole or value is None,
+        "positive whole number or null": value is None or (whole and value > 0),
+        "list of code, packages, hardware, ranks": isinstance(value, list)
+        and all(entry in ("code", "packages", "hardware", "ranks") for entry in value),
         "positive whole number": whole and value > 0,
         "number": is_number(value),
         "positive number": is_number(value) and value > 0,
@@ -103,7 +129,7 @@ def check_values(config: dict[str, Any]) -> None:
         if key in KINDS:
             if not fits(value, KINDS[key]):
                 raise UserError(f"{key} is {value!r}: it must be a {KINDS[key]}")
-        elif not key.startswith(tuple(f"{node}." for node in MADE)):
+        elif not key.startswith(tuple(f"{node}." for node in CHECKED_ELSEWHERE)):
             group = key.rpartition(".")[0]
             known = ", ".join(other for other in KINDS if other.rpartition(".")[0] == group)
             raise UserError(f"{key} is a key that nothing reads; {group or 'at the top'} has {known}")

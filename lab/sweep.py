@@ -31,6 +31,7 @@ class Outcomes:
     finished: list[Job] = field(default_factory=list)
     failed: list[tuple[str, str]] = field(default_factory=list)
     error: Exception | None = None  # of a command that is one run
+    interrupted: Exception | None = None
     console: Console = field(default_factory=Console)
 
     def conclude(self) -> None:

@@ -12,46 +12,43 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
+from lab.checkpoints import Checkpoint
 from lab.commands import configuration_folder, one_line, run_command
-from lab.errors import UserError
 from lab.job import Job
-from lab.measure.extrapolation import check_length, score
+from lab.measure.extrapolation import long_enough, score
 from lab.measure.summary import summarise
-from lab.model.decoder import parameter_count
+from lab.model.decoder import Decoder, parameter_count
 from lab.model.initialise import fingerprints
 from lab.report.pictures import loss_by_position_picture
 from lab.report.tables import SUMMARY, print_summary, read_table, write_table
 from lab.sweep import Outcomes
 from lab.training.fit import fit, surroundings
+from lab.training.interruption import Interrupted, Interruption
+from lab.training.resume import check_surroundings
 
 OUTCOMES = Outcomes()
 
 
 def train(job: Job) -> None:
-    """Make the run, or find it finished; score it and show its table."""
+    """Make the run, continue it, or find it finished; score it and show its table."""
     if job.config["measure"]["name"] != "none" and not job.run.path.exists():
-        check_length(job.data.held_out(), job.config["scale"]["context"])
-    with job.run.locked():
-        if trained(job):
+        next(long_enough(job.held_out(), job.config["scale"]["context"]))  # refused before anything is written
+    with job.run.locked(), Interruption() as interruption:
+        state = job.run.state(job.digest)
+        if job.config["overwrite"] and state != "new":
+            job.run.delete()
+            state = "new"
+        if state == "finished":
             print(f"{job.run.path} is finished")
+        elif state == "unfinished":
+            continue_run(job, interruption)
         else:
-            make_run(job)
-        complete(job)
+            make_run(job, interruption)
+        complete(job, interruption)
 
 
-def trained(job: Job) -> bool:
-    """Whether there is nothing left to train. Raises UserError if an unfinished run stands in the way."""
-    state = job.run.state(job.digest)
-    if state == "unfinished" and not job.config["overwrite"]:
-        raise UserError(
-            f"{job.run.path} holds this run, unfinished; continuing it is not possible yet: add overwrite=true to "
-            "delete it and train again"
-        )
-    return state == "finished" and not job.config["overwrite"]
-
-
-def make_run(job: Job) -> None:
-    """Train into a new run directory, in place of what stood there."""
+def make_run(job: Job, interruption: Interruption) -> None:
+    """Train into a new run directory."""
     decoder = job.decoder()
     manifest = {
         "digest": job.digest,
@@ -62,43 +59,63 @@ def make_run(job: Job) -> None:
         "flops_per_token": {"exact": job.flops.exact, "full": job.flops.full},
         "corpus": job.corpus_manifest,
         "initial_weights": fingerprints(decoder),
-        "stretches": [surroundings() | {"first_step": 1, "kernel": job.kernel}],
+        "stretches": [surroundings(job.kernel) | {"first_step": 1}],
     }
-    if job.run.path.exists():
-        job.run.delete()
     job.run.create(job.config, manifest)
     print(f"{job.run.path}: {parameter_count(decoder):,} parameters, {job.trained_tokens:,} tokens")
-    module = fit(job.config, job.run, decoder, job.data)
+    fit_and_conclude(job, decoder, interruption, None)
+
+
+def continue_run(job: Job, interruption: Interruption) -> None:
+    """Train on from the newest checkpoint, or from the start if the run was stopped before its first."""
+    checkpoint = job.run.checkpoints.newest()
+    now = surroundings(job.kernel)
+    stretches = job.run.manifest["stretches"]
+    allow = job.config["resume"]["allow"]
+    if checkpoint is not None:
+        check_surroundings(stretches[-1], now, allow, job.run.path)
+    step = checkpoint.step if checkpoint else 0
+    stretch = now | {"first_step": step + 1, "allowed": allow}
+    job.run.update_manifest(stretches=[*stretches, stretch])
+    print(f"{job.run.path}: continuing after optimiser step {step} of {job.steps}")
+    fit_and_conclude(job, job.decoder(), interruption, checkpoint)
+
+
+def fit_and_conclude(job: Job, decoder: Decoder, interruption: Interruption, checkpoint: Checkpoint | None) -> None:
+    module = fit(job.config, job.run, decoder, job.data, interruption, checkpoint)
     job.run.update_manifest(
-        blocks={
-            "count": job.trained_tokens // job.config["scale"]["context"],
-            "fingerprint": module.fingerprint.hex,
-        },
-        skipped_documents=job.data.corpus.skipped,
+        blocks={"count": job.block_count, "fingerprint": module.fingerprint.hex},
+        skipped_documents=job.data.skipped,
         state="finished",
     )
 
 
-def complete(job: Job) -> None:
+def complete(job: Job, interruption: Interruption) -> None:
     """Score a trained run, unless it has been scored with these settings; show its table."""
-    settings = job.config["measure"]
+    settings = job.config["measure"] | {"evaluation": job.evaluation.manifest()["digest"]}
     if settings["name"] != "none" and job.run.manifest.get("measured") != settings:
-        measure(job)
+        measure(job, interruption)
         job.run.update_manifest(measured=settings)
     show(job)
 
 
-def measure(job: Job) -> None:
+def measure(job: Job, interruption: Interruption) -> None:
     """Score the trained decoder; tables and picture go to the run directory."""
     settings, context, folder = job.config["measure"], job.config["scale"]["context"], job.run.path
     decoder = job.run.load_decoder().to(job.device)
+
+    def progress(document: str) -> None:
+        interruption.check(f"came before {document} was scored; nothing of the scores is kept")
+        print(f"scoring {document}", file=sys.stderr)
+
     rows = score(
         decoder,
-        job.data.held_out(),
+        job.held_out(),
         context,
         settings["segments"],
         settings["bin_tokens"],
-        progress=lambda document: print(f"scoring {document}", file=sys.stderr),
+        settings["documents"],
+        progress=progress,
     )
     write_table(folder / "scores.csv", rows)
     write_table(folder / "summary.csv", summarise(rows, context, settings["resamples"]))
@@ -117,6 +134,8 @@ def show(job: Job) -> None:
 
 @hydra.main(version_base="1.3", config_path=configuration_folder(), config_name="train")
 def entry(composed: DictConfig) -> None:
+    if OUTCOMES.interrupted:
+        raise OUTCOMES.interrupted  # a sweep that is asked to stop starts no further run
     try:
         job = Job(composed)
         if composed.plan:
@@ -124,6 +143,9 @@ def entry(composed: DictConfig) -> None:
             return
         train(job)
         OUTCOMES.finished.append(job)
+    except Interrupted as interrupted:
+        OUTCOMES.interrupted = interrupted
+        raise
     except Exception as error:
         if HydraConfig.get().mode != RunMode.MULTIRUN:
             # Raised again by main: an error that passes through Hydra gets a line of Hydra's own.
@@ -141,7 +163,7 @@ def main() -> None:
     try:
         entry()
     except Exception:
-        if not OUTCOMES.failed:
+        if not OUTCOMES.failed or OUTCOMES.interrupted:
             raise
     if OUTCOMES.error is not None:
         raise OUTCOMES.error

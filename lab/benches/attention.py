@@ -14,7 +14,7 @@ from lab.errors import UserError
 from lab.model.kernels import KERNELS, Case, attend, choose
 from lab.model.position import alibi_slopes
 from lab.model.precision import DTYPES, compute_dtype
-from lab.training.fit import surroundings
+from lab.training.fit import hardware
 
 
 def bench_attention(arguments: argparse.Namespace, console: Console) -> list[dict[str, Any]]:
@@ -24,7 +24,7 @@ def bench_attention(arguments: argparse.Namespace, console: Console) -> list[dic
     heads, kv_heads, head_dim = arguments.heads, arguments.kv_heads, arguments.head_dim
     console.print(
         f"forward + backward, batch 1, {heads} heads, {kv_heads} key heads of {head_dim}, {used}; "
-        f"{surroundings()['hardware']}, torch {torch.__version__}"
+        f"{hardware()}, torch {torch.__version__}"
     )
     rows = []
     for window, biased in itertools.product([None, *arguments.windows], (False, True)):

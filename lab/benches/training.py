@@ -17,7 +17,7 @@ from lab.components import make
 from lab.errors import UserError
 from lab.job import Job
 from lab.model.precision import DTYPES
-from lab.training.fit import surroundings
+from lab.training.fit import hardware
 
 
 def training_step(loss: Callable[[], Tensor], optimizer: torch.optim.Optimizer, parameters: Sequence[Tensor]) -> Step:
@@ -126,7 +126,7 @@ def bench_train(arguments: argparse.Namespace, console: Console) -> list[dict[st
     used = job.config["trainer"]["compute_dtype"]
     console.print(
         f"model={job.config['model']['name']} scale={scale['name']}, {scale['micro_batch']} blocks of "
-        f"{scale['context']} tokens, {used}, kernel {job.kernel}; {surroundings()['hardware']}, "
+        f"{scale['context']} tokens, {used}, kernel {job.kernel}; {hardware()}, "
         f"torch {torch.__version__}"
     )
     for name, rates in limits.items():

@@ -19,6 +19,7 @@ from lab.errors import UserError
 from lab.model.decoder import Decoder
 
 Row = dict[str, Any]
+Documents = Iterable[tuple[str, UInt32[np.ndarray, "tokens"]]]
 LENGTH = 8  # contexts scored in one pass
 FROM = 4  # the excess is taken over positions FROM * C to LENGTH * C
 
@@ -54,10 +55,11 @@ def losses_restarted(decoder: Decoder, tokens: Int[Tensor, "length_plus_one"], c
 @torch.inference_mode()
 def score(
     decoder: Decoder,
-    documents: Iterable[tuple[str, UInt32[np.ndarray, "tokens"]]],
+    documents: Documents,
     context: int,
     segments: int,
     bin_tokens: int,
+    count: int | None = None,
     progress: Callable[[str], None] = lambda document: None,
 ) -> list[Row]:
     """Rows of ``scores.csv``: measure, document, segment, start_position, stop_position, tokens, loss_nats.
@@ -71,6 +73,7 @@ def score(
         documents: names, each once, and token ids.
         context: C, even.
         bin_tokens: divides C, so that no bin lies across the edge of the window.
+        count: score the first so many documents that are long enough; None: all.
         progress: called with each document's name before it is scored.
 
     Raises:
@@ -86,28 +89,38 @@ def score(
     decoder.eval()
     device = decoder.embedding.device
     needed = LENGTH * context + 1
-    documents = list(documents)
-    check_length(documents, context)
     rows: list[Row] = []
-    for name, ids in documents:
-        starts = segment_starts(len(ids), needed, segments)
-        if starts:
-            progress(name)
-        for number, start in enumerate(starts):
+    for name, ids in long_enough(documents, context, count):
+        progress(name)
+        for number, start in enumerate(segment_starts(len(ids), needed, segments)):
             tokens = torch.from_numpy(ids[start : start + needed].astype(np.int64)).to(device)
             place = {"document": name, "segment": number}
             rows += segment_rows(decoder, tokens, context, bin_tokens, place)
     return rows
 
 
-def check_length(documents: Iterable[tuple[str, UInt32[np.ndarray, "tokens"]]], context: int) -> None:
-    """Raises UserError unless a document has the 8 C + 1 tokens that are scored; names the longest."""
+def long_enough(
+    documents: Documents, context: int, count: int | None = None
+) -> Iterator[tuple[str, UInt32[np.ndarray, "tokens"]]]:
+    """The first ``count`` documents (None: all) with the 8 C + 1 tokens that are scored.
+
+    Raises:
+        UserError: there is none; names the longest.
+    """
     needed = LENGTH * context + 1
-    name, tokens = max(((name, len(ids)) for name, ids in documents), key=lambda entry: entry[1], default=("none", 0))
-    if tokens < needed:
+    longest = ("none", 0)
+    found = 0
+    for name, tokens in documents:
+        longest = max(longest, (name, len(tokens)), key=lambda entry: entry[1])
+        if len(tokens) >= needed:
+            yield name, tokens
+            found += 1
+            if found == count:
+                return
+    if not found:
         raise UserError(
-            f"no held-out document has the {needed} tokens (8 C + 1) that are scored; the longest, {name}, has "
-            f"{tokens}; lower scale.context, give longer documents, or set measure=none"
+            f"no held-out document has the {needed} tokens (8 C + 1) that are scored; the longest, {longest[0]}, has "
+            f"{longest[1]}; lower scale.context, give longer documents, or set measure=none"
         )
 
 

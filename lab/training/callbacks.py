@@ -12,9 +12,11 @@ from typing import Any
 import lightning
 from tqdm import tqdm
 
-from lab.files import append
-from lab.runs import Run
+from lab.checkpoints import Checkpoints
+from lab.files import append, write_whole
+from lab.training.interruption import Interruption
 from lab.training.module import Training
+from lab.training.resume import random_states, set_random_states
 
 METRICS = (
     "step",
@@ -33,6 +35,9 @@ class StepCallback(lightning.Callback, ABC):
 
     def __init__(self) -> None:
         self._last = 0
+
+    def on_train_start(self, trainer: Any, module: Any) -> None:
+        self._last = trainer.global_step  # not 0 in a run that is continued
 
     def on_train_batch_start(self, trainer: Any, module: Any, batch: Any, batch_idx: int) -> None:
         # Lightning validates after on_train_batch_end; what a step is worth is known when the next one starts.
@@ -59,10 +64,13 @@ class Metrics(StepCallback):
         self.batch_tokens, self.steps = batch_tokens, steps
 
     def on_train_start(self, trainer: Any, module: Any) -> None:
-        self._started = time.perf_counter()
-        self._before = (0, self._started)  # step and time of the row before
-        for name, columns in (("metrics.csv", METRICS), ("timing.csv", TIMING)):
-            self._append(name, columns)
+        super().on_train_start(trainer, module)
+        step = trainer.global_step
+        keep_rows_up_to(self.folder / "metrics.csv", METRICS, step)
+        timing = keep_rows_up_to(self.folder / "timing.csv", TIMING, step)
+        now = time.perf_counter()
+        self._started = now - (float(timing[-1][1]) if timing else 0.0)
+        self._before = (step, now)  # step and time of the row before
 
     def on_train_batch_end(self, trainer: Any, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         if trainer.global_step == self.steps:
@@ -95,9 +103,27 @@ class Metrics(StepCallback):
             trainer.logger.log_metrics(numbers | {"tokens": row["tokens"], "tokens_per_second": rate}, step=step)
 
     def _append(self, name: str, row: Iterable[Any]) -> None:
-        line = io.StringIO()
-        csv.writer(line, lineterminator="\n").writerow(row)
-        append(self.folder / name, line.getvalue())
+        append(self.folder / name, lines_of([row]))
+
+
+def lines_of(rows: Iterable[Iterable[Any]]) -> str:
+    """Rows as the lines of a .csv file."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue()
+
+
+def keep_rows_up_to(path: Path, columns: tuple[str, ...], step: int) -> list[list[str]]:
+    """Drop the rows after `step` (the first column), which a continued run writes again; return those kept.
+
+    A row that a killed process left half-written is one of them. Makes the file, with its header, if it is new.
+    """
+    kept = []
+    if path.exists():
+        rows = [row for row in csv.reader(path.read_text(encoding="utf-8").splitlines()[1:]) if row]
+        kept = [row for row in rows if len(row) == len(columns) and row[0].isdigit() and int(row[0]) <= step]
+    write_whole(path, lines_of([columns, *kept]).encode())
+    return kept
 
 
 class Progress(StepCallback):
@@ -109,8 +135,10 @@ class Progress(StepCallback):
         self.terminal = sys.stderr.isatty()
 
     def on_train_start(self, trainer: Any, module: Any) -> None:
+        super().on_train_start(trainer, module)
         self.bar = tqdm(
             total=self.steps * self.batch_tokens,
+            initial=trainer.global_step * self.batch_tokens,
             desc=self.label,
             unit=" tokens",
             unit_scale=True,
@@ -142,18 +170,41 @@ class Progress(StepCallback):
             self.bar.close()
 
 
-class Checkpoints(StepCallback):
-    """A checkpoint every ``every`` optimiser steps and after the last."""
+class Saving(StepCallback):
+    """A checkpoint every ``every`` optimiser steps, after the last, and when a signal asks the run to stop.
 
-    def __init__(self, run: Run, every: int, steps: int, batch_tokens: int) -> None:
+    Raises:
+        Interrupted: after a checkpoint, if a signal has come.
+    """
+
+    def __init__(self, checkpoints: Checkpoints, every: int, steps: int, interruption: Interruption) -> None:
         super().__init__()
-        self.run, self.every, self.steps, self.batch_tokens = run, every, steps, batch_tokens
+        self.checkpoints, self.every, self.steps, self.interruption = checkpoints, every, steps, interruption
+        self._random: dict[str, Any] | None = None
+
+    def on_save_checkpoint(self, trainer: Any, module: Any, checkpoint: dict[str, Any]) -> None:
+        checkpoint["random"] = [random_states()]
+        # Lightning has fetched the next batch already, and would count it twice when it is fetched again.
+        loop = checkpoint["loops"]["fit_loop"]
+        for counts in (loop["epoch_loop.batch_progress"]["total"], loop["epoch_loop.batch_progress"]["current"]):
+            counts["ready"] = counts["completed"]
+        # Only Lightning's own log uses this; after a resume it may be off by one.
+        loop["epoch_loop.state_dict"]["_batches_that_stepped"] = trainer.global_step
+
+    def on_load_checkpoint(self, trainer: Any, module: Any, checkpoint: dict[str, Any]) -> None:
+        self._random = checkpoint["random"][0]
+
+    def on_train_start(self, trainer: Any, module: Any) -> None:
+        super().on_train_start(trainer, module)
+        self.interruption.install()  # Lightning has taken SIGTERM for itself
+        if self._random is not None:
+            set_random_states(self._random)
 
     def on_step(self, trainer: lightning.Trainer, module: Training, step: int) -> None:
-        if step % self.every == 0 or step == self.steps:
-            training = {
-                "step": step,
-                "tokens": step * self.batch_tokens,
-                "order_fingerprint": module.fingerprint.hex,
-            }
-            self.run.save_checkpoint(module.decoder, step, training)
+        last = step == self.steps
+        if step % self.every == 0 or last or self.interruption.received:
+            trainer.save_checkpoint(self.checkpoints.path(step))
+        if not last:
+            self.interruption.check(
+                f"came: saved at optimiser step {step} of {self.steps} in {self.checkpoints.folder}"
+            )

@@ -1,5 +1,6 @@
 """Train the decoder of a configuration into a run directory."""
 
+import hashlib
 import logging
 import platform
 import warnings
@@ -13,13 +14,16 @@ import lightning
 import torch
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 
+from lab.checkpoints import Checkpoint, Checkpoints
 from lab.components import make
 from lab.data.module import DataModule
 from lab.errors import UserError
 from lab.model.decoder import Decoder
 from lab.runs import Config, Run
-from lab.training.callbacks import Checkpoints, Metrics, Progress
+from lab.training.callbacks import Metrics, Progress, Saving
+from lab.training.interruption import Interruption
 from lab.training.module import Training
+from lab.training.resume import CheckpointFolders
 
 PACKAGES = ("context-window-lab", "torch", "lightning", "tokenizers", "numpy", "safetensors", "hydra-core")
 LOGGERS = ("csv", "tensorboard", "wandb")
@@ -49,8 +53,8 @@ def steps_of(config: Config) -> tuple[int, int]:
     return steps, scale["batch_tokens"] // micro_tokens
 
 
-def surroundings() -> dict[str, Any]:
-    """Code, packages and hardware that a stretch of training ran on."""
+def surroundings(kernel: str) -> dict[str, Any]:
+    """Code, packages, kernel and hardware that a stretch of training runs on."""
     packages = {}
     for name in PACKAGES:
         try:
@@ -66,18 +70,37 @@ def surroundings() -> dict[str, Any]:
         text=True,
         check=False,
     )
-    hardware = {
+    return {
+        "code": {
+            "sha256": code_digest(),
+            "commit": commit.stdout.strip() or "unknown",
+            "changed": bool(changes.stdout.strip()),
+        },
+        "python": platform.python_version(),
+        "packages": packages,
+        "hardware": hardware(),
+        "kernel": kernel,
+        "ranks": 1,
+    }
+
+
+def hardware() -> dict[str, Any]:
+    """What this process computes on."""
+    return {
         "machine": platform.machine(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "threads": torch.get_num_threads(),
         "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
     }
-    return {
-        "code": {"commit": commit.stdout.strip() or "unknown", "changed": bool(changes.stdout.strip())},
-        "python": platform.python_version(),
-        "packages": packages,
-        "hardware": hardware,
-    }
+
+
+def code_digest() -> str:
+    """sha256 of the names and contents of the lab's modules."""
+    package = Path(__file__).parents[1]
+    total = hashlib.sha256()
+    for path in sorted(package.rglob("*.py")):
+        total.update(path.relative_to(package).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
+    return total.hexdigest()
 
 
 def make_logger(config: Config, run: Run) -> Logger | bool:
@@ -99,14 +122,22 @@ def make_logger(config: Config, run: Run) -> Logger | bool:
         raise UserError("logger=wandb needs the package wandb: pip install wandb") from None
 
 
-def fit(config: Config, run: Run, decoder: Decoder, data: DataModule) -> Training:
-    """Train ``decoder`` in place; metrics and checkpoints go to ``run``.
+def fit(
+    config: Config,
+    run: Run,
+    decoder: Decoder,
+    data: DataModule,
+    interruption: Interruption,
+    checkpoint: Checkpoint | None = None,
+) -> Training:
+    """Train ``decoder`` in place, from ``checkpoint`` on if there is one; metrics and checkpoints go to ``run``.
 
     Returns:
         The Lightning module, whose ``fingerprint`` covers every block trained on.
 
     Raises:
         UserError: a non-finite loss, or out of memory.
+        Interrupted: a signal came; a checkpoint has been saved.
     """
     scale, settings = config["scale"], config["trainer"]
     steps, accumulate = steps_of(config)
@@ -119,10 +150,11 @@ def fit(config: Config, run: Run, decoder: Decoder, data: DataModule) -> Trainin
         settings["compile"],
     )
     validate_every = min(settings["validate_every"], steps)
+    checkpoints = Checkpoints(run.path / "checkpoints", settings["keep_last"], settings["keep_every"])
     callbacks: list[lightning.Callback] = [
         Metrics(run.path, settings["log_every"], validate_every, scale["batch_tokens"], steps),
         Progress(steps, scale["batch_tokens"], config["model"]["name"]),
-        Checkpoints(run, settings["checkpoint_every"], steps, scale["batch_tokens"]),
+        Saving(checkpoints, settings["checkpoint_every"], steps, interruption),
     ]
     # Lightning's advice on workers, lengths, precision and loggers is answered in lab/data/module.py and lab/model.
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
@@ -143,9 +175,12 @@ def fit(config: Config, run: Run, decoder: Decoder, data: DataModule) -> Trainin
         use_distributed_sampler=False,
         logger=make_logger(config, run),
         callbacks=callbacks,
+        plugins=[CheckpointFolders(checkpoints)],
     )
+    # Nothing of the lab draws from these generators while training; a library might, and then it draws the same.
+    lightning.seed_everything(config["seed"], verbose=False)
     try:
-        trainer.fit(module, datamodule=data)
+        trainer.fit(module, datamodule=data, ckpt_path=checkpoint.path if checkpoint else None)
     except RuntimeError as error:
         if not is_out_of_memory(error):
             raise

@@ -1,14 +1,17 @@
 """What Lightning trains: a decoder's next-token loss, step by step."""
 
 from collections.abc import Callable
+from typing import Any
 
 import lightning
 import torch
 from torch import Tensor
 
-from lab.data.order import Fingerprint
+from lab.data.fingerprint import Fingerprint
+from lab.data.module import Batch
 from lab.errors import UserError
 from lab.model.decoder import Decoder
+from lab.points import point
 from lab.training.schedules import Factor
 
 
@@ -54,12 +57,15 @@ class Training(lightning.LightningModule):
             for block in decoder.blocks:
                 block.compile(dynamic=False)
 
-    def token_losses(self, tokens: Tensor) -> Tensor:
+    def token_losses(self, batch: Batch) -> Tensor:
         """Losses [batch, C] of a batch of blocks [batch, C + 1]."""
-        return self.decoder.next_token_losses(self.decoder.hidden(tokens[:, :-1]), tokens[:, 1:])
+        tokens, documents = batch["tokens"], batch.get("documents")
+        hidden = self.decoder.hidden(tokens[:, :-1], documents=None if documents is None else documents[:, :-1])
+        return self.decoder.next_token_losses(hidden, tokens[:, 1:])
 
-    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-        loss = self.token_losses(batch["tokens"]).mean()
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        point("accumulation")
+        loss = self.token_losses(batch).mean()
         self._losses.append(loss.detach())
         blocks = batch["blocks"].tolist()
         self._blocks += blocks
@@ -84,8 +90,18 @@ class Training(lightning.LightningModule):
             )
         self._losses, self._blocks = [], []
 
-    def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
-        self._validation.append(self.token_losses(batch["tokens"]).flatten())
+    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
+        self.trainer.datamodule.trained(batch)  # type: ignore[attr-defined]
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["order_fingerprint"] = self.fingerprint.hex
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.fingerprint = Fingerprint(int(checkpoint["order_fingerprint"], 16))
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        point("validation")
+        self._validation.append(self.token_losses(batch).flatten())
 
     def on_validation_epoch_end(self) -> None:
         self.log("validation_loss_nats", torch.cat(self._validation).double().mean(), logger=False)

@@ -81,7 +81,7 @@ def test_a_run_directory_says_what_it_is(sweep: Path) -> None:
     assert len(documents) == 11
 
 
-def test_a_finished_run_asked_for_again_prints_its_table_and_an_unfinished_one_is_refused(tmp_path: Path) -> None:
+def test_a_finished_run_asked_for_again_prints_its_table_and_an_unfinished_one_is_continued(tmp_path: Path) -> None:
     first = lab("train", "experiment=smoke", "model=alibi", cwd=tmp_path)
     assert first.returncode == 0, first.stderr
     assert "excess" in first.stdout
@@ -96,10 +96,10 @@ def test_a_finished_run_asked_for_again_prints_its_table_and_an_unfinished_one_i
 
     manifest = json.loads((folder / "manifest.json").read_text()) | {"state": "training"}
     (folder / "manifest.json").write_text(json.dumps(manifest))
-    refused = lab("train", "experiment=smoke", "model=alibi", cwd=tmp_path)
-    assert refused.returncode == 1
-    assert "unfinished" in refused.stderr
-    assert "overwrite=true" in refused.stderr
+    continued = lab("train", "experiment=smoke", "model=alibi", cwd=tmp_path)
+    assert continued.returncode == 0, continued.stderr
+    assert "continuing after optimiser step 8 of 8" in continued.stdout
+    assert table in continued.stdout
     anew = lab("train", "experiment=smoke", "model=alibi", "overwrite=true", cwd=tmp_path)
     assert anew.returncode == 0
     assert table in anew.stdout
@@ -128,8 +128,13 @@ def test_a_second_process_on_one_run_is_refused_and_a_killed_holder_leaves_no_lo
     assert f"is being trained by process {first.pid} on " in the_one_line(second)
     first.kill()
     first.communicate()
-    third = lab("train", *command[3:], cwd=tmp_path)
-    assert "unfinished" in the_one_line(third)
+    third = lab("train", *command[3:], "resume.allow=[all]", cwd=tmp_path)
+    assert "resume.allow is ['all']: it must be a list of code, packages, hardware, ranks" in the_one_line(third)
+    fourth = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    assert fourth.stdout is not None
+    assert "continuing after optimiser step" in fourth.stdout.readline()
+    fourth.kill()
+    fourth.communicate()
 
 
 def test_documents_too_short_to_score_are_refused_before_training(tmp_path: Path) -> None:

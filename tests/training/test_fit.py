@@ -13,6 +13,7 @@ from lab.errors import UserError
 from lab.job import Job
 from lab.runs import Run
 from lab.training.fit import fit
+from lab.training.interruption import Interruption
 from lab.training.module import Training
 
 GOLDEN = Path(__file__).parent / "golden_loss.csv"
@@ -26,7 +27,7 @@ def job(folder: Path, *overrides: str) -> Job:
 def trained(folder: Path, *overrides: str) -> tuple[Job, Training, list[dict[str, Any]]]:
     made = job(folder, "trainer.compute_dtype=float32", "trainer.accelerator=cpu", *overrides)
     made.run.create(made.config, {"digest": made.digest, "state": "training"})
-    module = fit(made.config, made.run, made.decoder(), made.data)
+    module = fit(made.config, made.run, made.decoder(), made.data, Interruption())
     with open(made.run.path / "metrics.csv", newline="") as file:
         return made, module, list(csv.DictReader(file))
 
@@ -91,12 +92,12 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_step_and_blocks(tmp_p
     made = job(tmp_path, "trainer.compute_dtype=float32", "scale.learning_rate=1e30", "schedule=constant")
     made.run.create(made.config, {"digest": made.digest, "state": "training"})
     with pytest.raises(UserError, match=r"at optimiser step \d+, blocks \d+ to \d+: stopped") as stop:
-        fit(made.config, made.run, made.decoder(), made.data)
+        fit(made.config, made.run, made.decoder(), made.data, Interruption())
     assert "scale.learning_rate" in str(stop.value)
 
 
 def test_checkpoints_stand_at_their_steps_with_float32_weights(tmp_path: Path) -> None:
-    made, _, _ = trained(tmp_path, "trainer.checkpoint_every=3")
+    made, _, _ = trained(tmp_path, "trainer.checkpoint_every=2", "trainer.keep_every=4")
     folders = sorted(path.name for path in (made.run.path / "checkpoints").iterdir())
-    assert folders == ["step=00000003", "step=00000006", "step=00000008"]
+    assert folders == ["step=00000004", "step=00000006", "step=00000008"]
     assert all(value.dtype == torch.float32 for value in made.run.load_decoder().state_dict().values())

@@ -1,0 +1,122 @@
+"""List the runs of a folder: how far each is, and whether its last checkpoint is whole.
+
+python -m lab.status
+python -m lab.status runs --verify
+python -m lab.status runs --remove nope-pilot-sotu-seed0-1a2b3c4d
+"""
+
+import argparse
+import csv
+import sys
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from lab.commands import run_command
+from lab.errors import UserError
+from lab.lock import holder
+from lab.runs import Run
+
+
+def runs_in(folder: Path) -> list[Run]:
+    """The run directories of a folder by name. Raises UserError if there is no such folder."""
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder; name the folder that holds the runs")
+    return [Run(path.parent) for path in sorted(folder.glob("*/manifest.json"))]
+
+
+def last_row(path: Path) -> dict[str, str]:
+    """The last whole row of a table; empty if there is none."""
+    if not path.exists():
+        return {}
+    rows = [row for row in csv.DictReader(path.read_text(encoding="utf-8").splitlines()) if None not in row.values()]
+    return rows[-1] if rows else {}
+
+
+def size_of(folder: Path) -> int:
+    """Bytes of all files in a folder."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def describe(run: Run, verify: bool) -> dict[str, Any]:
+    """One row of the list."""
+    manifest = run.manifest
+    running = holder(run.path)
+    state = str(manifest.get("state"))
+    metrics, timing = last_row(run.path / "metrics.csv"), last_row(run.path / "timing.csv")
+    checkpoints = run.checkpoints.listing(verify=verify)
+    checkpoint = "none"
+    if checkpoints:
+        step, _, _, broken = checkpoints[-1]
+        checkpoint = f"{step}, broken: {broken}" if broken else f"{step}, {'verified' if verify else 'complete'}"
+    tokens = int(metrics.get("tokens") or 0)
+    return {
+        "run": run.path.name,
+        "state": state if state == "finished" else (f"running ({running})" if running else "interrupted"),
+        "step": metrics.get("step", "0"),
+        "of tokens": f"{100 * tokens / manifest['tokens']:.0f} %",
+        "loss": f"{float(metrics['loss_nats']):.3f}" if metrics else "-",
+        "tokens/s": f"{float(timing['tokens_per_second']):,.0f}" if timing else "-",
+        "MB": f"{size_of(run.path) / 1e6:,.1f}",
+        "last checkpoint": checkpoint,
+    }
+
+
+def show(folder: Path, verify: bool) -> None:
+    """Print the list."""
+    table = Table("run", "state", title=str(folder), title_justify="left")
+    for column in ("step", "of tokens", "loss", "tokens/s", "MB", "last checkpoint"):
+        table.add_column(column, justify="right")
+    damaged = []
+    for run in runs_in(folder):
+        try:
+            table.add_row(*describe(run, verify).values())
+        except UserError as error:
+            damaged.append(str(error))
+    Console().print(table)
+    for line in damaged:
+        print(line, file=sys.stderr)
+
+
+def remove(folder: Path, names: list[str], sure: bool) -> None:
+    """Delete runs by name, after asking. Raises UserError, deleting none, if one does not exist or is being trained."""
+    runs = {run.path.name: run for run in runs_in(folder)}
+    for name in names:
+        if name not in runs:
+            raise UserError(f"{folder / name} is not a run directory; python -m lab.status {folder} lists them")
+        running = holder(runs[name].path)
+        if running:
+            raise UserError(f"{folder / name} is being trained by {running}; stop it first")
+    total = sum(size_of(runs[name].path) for name in names)
+    if not sure:
+        print(f"remove {', '.join(names)} ({total / 1e6:,.1f} MB)? [y/N] ", end="", flush=True)
+        if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+            print("nothing was removed")
+            return
+    for name in names:
+        with runs[name].locked():
+            runs[name].delete()
+        print(f"removed {folder / name}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m lab.status", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "folder", nargs="?", type=Path, default=Path("runs"), help="that holds the runs (default: runs)"
+    )
+    parser.add_argument("--verify", action="store_true", help="read every checkpoint and compare its checksums")
+    parser.add_argument("--remove", nargs="+", metavar="RUN", help="delete these runs, after asking")
+    parser.add_argument("--yes", action="store_true", help="with --remove: do not ask")
+    arguments = parser.parse_args()
+    if arguments.remove:
+        remove(arguments.folder, arguments.remove, arguments.yes)
+    else:
+        show(arguments.folder, arguments.verify)
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,161 @@
+"""Runs that are stopped, killed and continued, as a user meets them."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from commands import lab, the_one_line
+
+ROOT = Path(__file__).parents[2]
+SMOKE = ("experiment=smoke", "measure=none", "logger=csv", "scale.tokens=40960", "trainer.checkpoint_every=4")
+KEPT = ("metrics.csv", "weights.safetensors", "training.safetensors", "training.json")
+
+
+def outcome(runs: Path) -> dict[str, bytes]:
+    """The contents that must be equal, of the one run in a folder."""
+    (run,) = [path.parent for path in runs.glob("*/manifest.json")]
+    checkpoint = max((run / "checkpoints").glob("step=*"))
+    manifest = json.loads((run / "manifest.json").read_text())
+    files = {name: (run / name if name == "metrics.csv" else checkpoint / name).read_bytes() for name in KEPT}
+    return files | {"blocks": json.dumps(manifest["blocks"]).encode(), "state": manifest["state"].encode()}
+
+
+def manifest_of(runs: Path) -> dict:
+    (path,) = runs.glob("*/manifest.json")
+    return json.loads(path.read_text())
+
+
+def stopped(folder: Path, number: int, *settings: str) -> subprocess.CompletedProcess[str]:
+    """A run that gets a signal after its first checkpoint."""
+    command = [sys.executable, "-m", "lab.train", *settings, *SMOKE, "scale.tokens=4096000"]
+    process = subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while not list(folder.glob("runs/*/checkpoints/step=*")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(number)
+    out, err = process.communicate(timeout=120)
+    return subprocess.CompletedProcess(command, process.returncode, out, err)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run that was never interrupted."""
+    folder = tmp_path_factory.mktemp("whole")
+    result = lab("train", *SMOKE, cwd=folder)
+    assert result.returncode == 0, result.stderr
+    return folder / "runs"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR2])
+def test_a_signal_saves_the_run_and_ends_it_with_code_75(tmp_path: Path, number: signal.Signals) -> None:
+    result = stopped(tmp_path, number)
+    assert result.returncode == 75, result.stderr
+    last = result.stderr.splitlines()[-1]
+    step = re.fullmatch(rf"{number.name} came: saved at optimiser step (\d+) of 4000 in .*; the same command .*", last)
+    assert step is not None, result.stderr
+    assert "Traceback" not in result.stderr
+    (newest,) = [max(path.glob("step=*")) for path in tmp_path.glob("runs/*/checkpoints")]
+    assert newest.name == f"step={int(step.group(1)):08d}"
+
+
+def test_an_interrupted_sweep_starts_no_further_run(tmp_path: Path) -> None:
+    result = stopped(tmp_path, signal.SIGTERM, "-m", "seed=0,1")
+    assert result.returncode == 75, result.stderr
+    assert len(list(tmp_path.glob("runs/*/manifest.json"))) == 1
+
+
+def test_a_few_runs_killed_at_chosen_and_random_times_end_bit_identical() -> None:
+    command = [sys.executable, "tests/kill/kill_test.py", "--runs", "2", "--processes", "1", "--seed", "7"]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=500)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "2 of 2 interrupted runs" in result.stdout
+
+
+def test_workers_and_written_blocks_change_nothing(tmp_path: Path, whole: Path) -> None:
+    workers = lab("train", *SMOKE, "data.workers=2", "runs=workers", cwd=tmp_path)
+    assert workers.returncode == 0, workers.stderr
+    assert outcome(tmp_path / "workers") == outcome(whole)
+    prepared = lab("prepare", "blocks", *SMOKE, "--processes", "2", cwd=tmp_path)
+    assert prepared.returncode == 0, prepared.stderr
+    assert "640 blocks; train on them with data.mode=blocks" in prepared.stdout
+    blocks = lab("train", *SMOKE, "data.mode=blocks", "runs=blocks-mode", cwd=tmp_path)
+    assert blocks.returncode == 0, blocks.stderr
+    found, expected = outcome(tmp_path / "blocks-mode"), outcome(whole)
+    # Of the state only the cursors differ: blocks that are read by number need none.
+    for name in ("metrics.csv", "weights.safetensors", "blocks"):
+        assert found[name] == expected[name]
+
+
+def test_blocks_that_are_not_written_yet_are_asked_for(tmp_path: Path) -> None:
+    line = the_one_line(lab("train", *SMOKE, "data.mode=blocks", cwd=tmp_path))
+    assert re.search(r"no blocks here; make them with python -m lab\.prepare blocks", line)
+
+
+def test_other_hardware_is_refused_unless_it_is_named_and_then_it_is_written_down(tmp_path: Path) -> None:
+    assert stopped(tmp_path, signal.SIGTERM).returncode == 75
+    command = ("train", *SMOKE, "scale.tokens=4096000")
+    environment = os.environ | {"OMP_NUM_THREADS": "2" if os.environ.get("OMP_NUM_THREADS") == "1" else "1"}
+    line = the_one_line(lab(*command, cwd=tmp_path, environment=environment))
+    assert "was trained with hardware.threads = 1, now it is 2: restore that, or add resume.allow=[hardware]" in line
+    process = subprocess.Popen(
+        [sys.executable, "-m", "lab.train", *command[1:], "resume.allow=[hardware]"],
+        cwd=tmp_path,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert "continuing after optimiser step" in process.stdout.readline()
+    process.kill()
+    process.communicate()
+    first, second = manifest_of(tmp_path / "runs")["stretches"]
+    assert (first["hardware"]["threads"], second["hardware"]["threads"]) == (1, 2)
+    assert second["allowed"] == ["hardware"]
+    assert second["first_step"] > 1
+
+
+def test_a_broken_newest_checkpoint_is_named_and_broken_ones_only_are_an_error(tmp_path: Path) -> None:
+    assert stopped(tmp_path, signal.SIGTERM).returncode == 75
+    older, newest = sorted(tmp_path.glob("runs/*/checkpoints/step=*"))[-2:]
+    (newest / "weights.safetensors").write_bytes(b"")
+    command = [sys.executable, "-m", "lab.train", *SMOKE, "scale.tokens=4096000"]
+    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    step = int(older.name.removeprefix("step="))
+    assert f"continuing after optimiser step {step} of 4000" in process.stdout.readline()
+    process.kill()
+    _, err = process.communicate()
+    assert f"{newest.name} cannot be used: weights.safetensors has another length" in err
+    for path in tmp_path.glob("runs/*/checkpoints/step=*"):
+        (path / "training.json").unlink()
+    line = the_one_line(lab("train", *SMOKE, "scale.tokens=4096000", cwd=tmp_path), last=True)
+    assert "holds broken checkpoints only" in line
+    assert "overwrite=true" in line
+
+
+def test_status_lists_the_runs_and_removes_those_named(whole: Path, tmp_path: Path) -> None:
+    (run,) = [path.parent for path in whole.glob("*/manifest.json")]
+    copied = tmp_path / "runs"
+    subprocess.run(["cp", "-r", str(whole), str(copied)], check=True)
+    listed = lab("status", str(copied), "--verify", cwd=tmp_path, environment=os.environ | {"COLUMNS": "200"})
+    assert listed.returncode == 0, listed.stderr
+    assert re.search(rf"{run.name} +│ finished +│ +40 +│ +100 % │ +\d\.\d{{3}} .*│ +40, verified", listed.stdout)
+    assert "is not a run directory" in the_one_line(lab("status", str(copied), "--remove", "other", cwd=tmp_path))
+    asked = subprocess.run(
+        [sys.executable, "-m", "lab.status", str(copied), "--remove", run.name],
+        input="n\n",
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "nothing was removed" in asked.stdout
+    assert (copied / run.name).exists()
+    assert lab("status", str(copied), "--remove", run.name, "--yes", cwd=tmp_path).returncode == 0
+    assert not (copied / run.name).exists()
