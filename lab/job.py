@@ -76,7 +76,8 @@ class Job:
             micro_batches=self.steps * self.accumulate,
             validation_blocks=scale["validation_blocks"],
             weights=data["weights"],
-            workers=data["workers"],
+            # A written block is read faster than it is handed from one process to another.
+            workers=data["workers"] if data["mode"] == "stream" else 0,
             isolate_documents=data["isolate_documents"],
         )
         node = config["evaluation"]["corpus"]

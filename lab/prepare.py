@@ -26,7 +26,7 @@ from lab.data.llama_tokenizer import convert
 from lab.data.tokenizer import END_OF_DOCUMENT, Tokenizer, train_tokenizer
 from lab.errors import UserError
 from lab.files import write_whole
-from lab.job import Job
+from lab.job import Job, missing_keys
 from lab.runs import write_json
 
 
@@ -81,6 +81,9 @@ def make_manifest(arguments: argparse.Namespace) -> None:
     """Look at every file of a corpus and write down which they are."""
     with initialize_config_dir(configuration_folder(), version_base="1.3"):
         composed = compose("train", arguments.overrides)
+    missing = [key for key in missing_keys(composed) if key.startswith("data.corpus.")]
+    if missing:
+        raise UserError(f"{missing[0]} must be given: add {missing[0]}=... to the command")
     node: Any = OmegaConf.to_container(composed.data.corpus, resolve=True)
     corpus, keys = find(node)
     if not hasattr(corpus, "find_files"):

@@ -75,7 +75,8 @@ def show(folder: Path, verify: bool) -> None:
             table.add_row(*describe(run, verify).values())
         except UserError as error:
             damaged.append(str(error))
-    Console().print(table)
+    # Names must come whole, however narrow the terminal is.
+    Console(width=Console(width=1000).measure(table).maximum).print(table)
     for line in damaged:
         print(line, file=sys.stderr)
 
@@ -101,7 +102,7 @@ def remove(folder: Path, names: list[str], sure: bool) -> None:
         print(f"removed {folder / name}")
 
 
-def main() -> None:
+def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m lab.status", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -111,7 +112,11 @@ def main() -> None:
     parser.add_argument("--verify", action="store_true", help="read every checkpoint and compare its checksums")
     parser.add_argument("--remove", nargs="+", metavar="RUN", help="delete these runs, after asking")
     parser.add_argument("--yes", action="store_true", help="with --remove: do not ask")
-    arguments = parser.parse_args()
+    return parser
+
+
+def main() -> None:
+    arguments = make_parser().parse_args()
     if arguments.remove:
         remove(arguments.folder, arguments.remove, arguments.yes)
     else:

@@ -90,13 +90,11 @@ def datasets_tokens(path: Path, tokenizer: Tokenizer, context: int) -> int:
         return sum(len(block["tokens"]) for block in blocks)
 
 
-def read_blocks(job: Job, blocks: StoredBlocks, workers: int, count: int) -> Callable[[], None]:
+def read_blocks(job: Job, blocks: StoredBlocks, count: int) -> Callable[[], None]:
     """Read `count` written blocks as micro-batches of tensors, as training does."""
 
     def run() -> None:
-        data = DataModule(
-            job.data.corpus, job.data.tokenizer, blocks, blocks.block_length - 1, 8, count // 8, 1, None, workers
-        )
+        data = DataModule(job.data.corpus, job.data.tokenizer, blocks, blocks.block_length - 1, 8, count // 8, 1)
         for _ in itertools.islice(data.train_dataloader(), count // 8):
             pass
 
@@ -122,8 +120,7 @@ def rates(job: Job, rounds: int, folder: Path, console: Console) -> list[dict[st
             lambda: datasets_tokens(folder / "train000.jsonl", tokenizer, context),
             tokens,
         ),
-        "lab, data.mode=blocks": (read_blocks(job, blocks, 0, count), count * (context + 1)),
-        "lab, data.mode=blocks, 2 workers": (read_blocks(job, blocks, 2, count), count * (context + 1)),
+        "lab, data.mode=blocks": (read_blocks(job, blocks, count), count * (context + 1)),
     }
     times: dict[str, list[float]] = {name: [] for name in contestants}
     for done in range(rounds):
@@ -145,9 +142,11 @@ def rates(job: Job, rounds: int, folder: Path, console: Console) -> list[dict[st
 
 
 def waiting(job: Job, steps: int, console: Console) -> list[dict[str, Any]]:
-    """The share of an optimiser step that is spent waiting for the next micro-batch."""
+    """The share of training that is spent waiting for the next micro-batch, after the first of every lane."""
     loader = iter(job.data.train_dataloader())
     first = next(loader)
+    for _ in range(job.stream.lanes):  # what starting costs is told by `resume`
+        next(loader)
     step = our_step(job, first["tokens"].to(job.device), compiled=False)
     step()
     waited = worked = 0.0

@@ -159,7 +159,10 @@ class Files(Corpus):
             starts = range(part.start, stop, step)
             return [Chunk(part, start, min(start + step, stop)) for start in starts]
         if part.kind == "parquet":
-            edges = row_groups(self._file(part))
+            try:
+                edges = row_groups(self._file(part))
+            except DocumentError:
+                return [Chunk(part, 0, None)]  # told when it is read
             return [Chunk(part, start, stop) for start, stop in itertools.pairwise(edges)]
         return [Chunk(part, 0, None)]
 

@@ -2,8 +2,8 @@
 
 import logging
 import os
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, cast
 
 import lightning
 import numpy as np
@@ -48,8 +48,8 @@ class MicroBatches:
     ahead of a loader without a length, and loses it when a run is resumed.
     """
 
-    def __init__(self, loader: DataLoader[tuple[int, Block]], micro_batch: int, count: int, documents: bool) -> None:
-        self.loader = loader
+    def __init__(self, blocks: Iterable[tuple[int, Block]], micro_batch: int, count: int, documents: bool) -> None:
+        self.blocks = blocks
         self.micro_batch = micro_batch
         self.count = count
         self.documents = documents
@@ -59,7 +59,7 @@ class MicroBatches:
 
     def __iter__(self) -> Iterator[Batch]:
         numbered = []
-        for number_and_block in self.loader:
+        for number_and_block in self.blocks:
             numbered.append(number_and_block)
             if len(numbered) == self.micro_batch:
                 numbers, blocks = zip(*numbered, strict=True)
@@ -161,19 +161,21 @@ class DataModule(lightning.LightningDataModule):
             )
         if isinstance(self.train, BlockStream):
             self.train.restore(self._cursors)
-        loader = DataLoader(
-            Blocks(self.train, self.next_block + rank, ranks),
-            batch_size=None,
-            num_workers=self.workers,
-            worker_init_fn=_quiet_tokenizers,
-            # A loader draws a seed whenever it is started, which would move the process's own generator.
-            generator=torch.Generator(),
-            # Enough for a few micro-batches: blocks are small.
-            prefetch_factor=4 * self.micro_batch if self.workers else None,
-            # As spawn would read the corpus again in every worker.
-            multiprocessing_context="fork" if self.workers else None,
-        )
-        return MicroBatches(loader, self.micro_batch, self.micro_batches, self.isolate_documents)
+        blocks: Iterable[tuple[int, Block]] = Blocks(self.train, self.next_block + rank, ranks)
+        if self.workers:
+            blocks = DataLoader(
+                cast(IterableDataset[tuple[int, Block]], blocks),
+                batch_size=None,
+                num_workers=self.workers,
+                worker_init_fn=_quiet_tokenizers,
+                # A loader draws a seed whenever it is started, which would move the process's own generator.
+                generator=torch.Generator(),
+                # Enough for a few micro-batches: blocks are small.
+                prefetch_factor=4 * self.micro_batch,
+                # As spawn would read the corpus again in every worker.
+                multiprocessing_context="fork",
+            )
+        return MicroBatches(blocks, self.micro_batch, self.micro_batches, self.isolate_documents)
 
     def val_dataloader(self) -> DataLoader[Batch]:
         """Batches of the first blocks of the validation split, always the same; the last may be smaller."""

@@ -1,5 +1,6 @@
 """Documents to blocks."""
 
+import bisect
 from typing import NamedTuple
 
 import numpy as np
@@ -31,17 +32,21 @@ class Packer:
     def add(self, document: UInt32[np.ndarray, "tokens"]) -> list[Packed]:
         """Append one document (without its end token) and return the blocks that it completes, maybe none."""
         tokens = np.concatenate([self.remainder.tokens, document, self.end])
-        starts = np.append(self.remainder.starts, np.int32(len(self.remainder.tokens)))
-        count = len(tokens) // self.block_length
-        # The starts of block k stand between edges k and k + 1; those after the last edge stay for the remainder.
-        edges = np.arange(count + 1) * self.block_length
-        places = np.split(starts, np.searchsorted(starts, edges[1:]))
-        parts = np.split(tokens, edges[1:])
-        *blocks, self.remainder = [
-            Packed(part, (place - edge).astype(np.int32))
-            for part, place, edge in zip(parts, places, edges, strict=True)
-        ]
+        starts = [*self.remainder.starts.tolist(), len(self.remainder.tokens)]
+        blocks = []
+        first = 0  # of the starts that are not yet in a block
+        for edge in range(self.block_length, len(tokens) + 1, self.block_length):
+            blocks.append(_cut(tokens, starts, first, edge - self.block_length, edge))
+            first += len(blocks[-1].starts)
+        self.remainder = _cut(tokens, starts, first, len(blocks) * self.block_length, len(tokens))
         return blocks
+
+
+def _cut(tokens: np.ndarray, starts: list[int], first: int, begin: int, end: int) -> Packed:
+    """The tokens [begin, end) with the starts among them, of which `starts[first]` is the first."""
+    last = bisect.bisect_left(starts, end, first)
+    inside = np.array([start - begin for start in starts[first:last]], dtype=np.int32)
+    return Packed(tokens[begin:end], inside)
 
 
 def document_numbers(starts: Int32[np.ndarray, "documents"], length: int) -> Int32[np.ndarray, "length"]:

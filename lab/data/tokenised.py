@@ -1,6 +1,9 @@
 """Documents to token ids, several at a time."""
 
+import os
+from collections import deque
 from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -12,9 +15,21 @@ from lab.data.tokenizer import Tokenizer
 
 Mark = TypeVar("Mark")
 
-# The tokenizer spreads a group over all cores. The first groups are small, so that a stream starts at once.
-LARGEST_GROUP = 16
-LARGEST_GROUP_CHARACTERS = 2**20
+# How far a stream reads ahead: enough to keep all cores busy over the lanes, little enough to start at once.
+AHEAD_CHARACTERS = 2**15
+AHEAD_DOCUMENTS = 64
+
+Waiting = tuple[Entry, Mark, "Future[UInt32[np.ndarray, 'tokens']] | None"]
+
+_pools: dict[int, ThreadPoolExecutor] = {}
+
+
+def _pool() -> ThreadPoolExecutor:
+    # The tokenizer leaves Python's lock alone while it works, so threads use all cores, also beside the training.
+    # A forked process has none of its parent's threads.
+    if os.getpid() not in _pools:
+        _pools[os.getpid()] = ThreadPoolExecutor(os.cpu_count(), "tokenise")
+    return _pools[os.getpid()]
 
 
 @dataclass(frozen=True)
@@ -27,17 +42,28 @@ class Tokenised(Generic[Mark]):
 
 
 def tokenised(documents: Iterable[tuple[Entry, Mark]], tokenizer: Tokenizer) -> Iterator[Tokenised[Mark]]:
-    """Each document in turn with its token ids; reads ahead by at most one group."""
-    size = 1
-    group: list[tuple[Entry, Mark]] = []
-    characters = 0
+    """Each document in turn with its token ids, while those after it are being tokenised in the background.
+
+    The first document is given before a second is read; from then on one or more are read ahead.
+    """
+    waiting: deque[Waiting[Mark]] = deque()
+    behind = 0  # characters that wait behind the first
+    started = False
     for entry, mark in documents:
-        group.append((entry, mark))
-        characters += len(entry.text or "")
-        if len(group) == size or characters > LARGEST_GROUP_CHARACTERS:
-            yield from _encode(group, tokenizer)
-            group, characters, size = [], 0, min(2 * size, LARGEST_GROUP)
-    yield from _encode(group, tokenizer)
+        tokens = None if entry.text is None else _pool().submit(tokenizer.encode, entry.text)
+        behind += len(entry.text or "") if waiting else 0
+        waiting.append((entry, mark, tokens))
+        while waiting and (not started or behind >= AHEAD_CHARACTERS or len(waiting) == AHEAD_DOCUMENTS):
+            started = True
+            yield _done(waiting.popleft())
+            behind -= len(waiting[0][0].text or "") if waiting else 0
+    for each in waiting:
+        yield _done(each)
+
+
+def _done(waiting: Waiting[Mark]) -> Tokenised[Mark]:
+    entry, mark, tokens = waiting
+    return Tokenised(entry, None if tokens is None else tokens.result(), mark)
 
 
 def held_out(corpus: Corpus, split: str, tokenizer: Tokenizer) -> Iterator[tuple[str, UInt32[np.ndarray, "tokens"]]]:
@@ -46,9 +72,3 @@ def held_out(corpus: Corpus, split: str, tokenizer: Tokenizer) -> Iterator[tuple
     for document in tokenised(entries, tokenizer):
         if document.tokens is not None:
             yield document.entry.name, document.tokens
-
-
-def _encode(group: list[tuple[Entry, Mark]], tokenizer: Tokenizer) -> Iterator[Tokenised[Mark]]:
-    encoded = iter(tokenizer.encode_batch([entry.text for entry, _ in group if entry.text is not None]))
-    for entry, mark in group:
-        yield Tokenised(entry, None if entry.text is None else next(encoded), mark)

@@ -47,7 +47,7 @@ class Tokenizer:
 
     def encode(self, text: str) -> UInt32[np.ndarray, "tokens"]:
         """Token ids of `text`, without special tokens."""
-        return np.array(self.library.encode(text, add_special_tokens=False).ids, dtype=np.uint32)
+        return self.encode_batch([text])[0]
 
     def encode_batch(self, texts: Sequence[str]) -> list[UInt32[np.ndarray, "tokens"]]:
         """`encode` of each text, several at a time."""

@@ -37,7 +37,7 @@ REFUSED = {
     "model=alibi kernel=sdpa trainer.compute_dtype=bfloat16": "kernel=sdpa cannot serve this model in torch.bfloat16",
     "trainer.compute_dtype=float8": "trainer.compute_dtype is 'float8'",
     "trainer.accelerator=tpu": "trainer.accelerator is 'tpu'",
-    "data=files": "data.corpus.train must be given",
+    "data=files": "data.corpus.train lacks a path; give the path or URL of at least one file",
     "tokenizer=file tokenizer.path=x": "tokenizer.vocabulary must be given",
     "data.lanes=1000": "data.lanes is 1000",
     "data.corpus.on_error=ignore": "on_error is 'ignore'",

@@ -15,7 +15,7 @@ HELD_OUT = ("data.corpus.validation=v.txt", "data.corpus.test=t.txt", "data.lane
 
 def redpajama(urls: str, manifest: str) -> tuple[str, ...]:
     """A corpus read in chunks, as a large one is."""
-    corpus = (f"data.corpus.urls={urls}", f"data.corpus.manifest={manifest}", "+data.corpus.small_bytes=0")
+    corpus = (f"data.corpus.urls={urls}", f"data.corpus.manifest={manifest}", "data.corpus.small_bytes=0")
     patience = ("data.corpus.timeout_seconds=5", "data.corpus.deadline_seconds=60")
     return ("data=redpajama", "data.lanes=2", "data.tile=8", *corpus, *patience)
 

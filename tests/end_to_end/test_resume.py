@@ -71,10 +71,10 @@ def test_an_interrupted_sweep_starts_no_further_run(tmp_path: Path) -> None:
 
 
 def test_a_few_runs_killed_at_chosen_and_random_times_end_bit_identical() -> None:
-    command = [sys.executable, "tests/kill/kill_test.py", "--runs", "2", "--processes", "1", "--seed", "7"]
+    command = [sys.executable, "tests/kill/kill_test.py", "--runs", "4", "--processes", "2", "--seed", "7"]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=500)
     assert result.returncode == 0, result.stdout + result.stderr
-    assert "2 of 2 interrupted runs" in result.stdout
+    assert "4 of 4 interrupted runs" in result.stdout
 
 
 def test_workers_and_written_blocks_change_nothing(tmp_path: Path, whole: Path) -> None:

@@ -17,6 +17,7 @@ from lab.bench import make_parser
 from lab.commands import configuration_folder
 from lab.job import Job
 from lab.prepare import parser as prepare_parser
+from lab.status import make_parser as status_parser
 
 VARIANTS = ["nope", "rope", "alibi", "window_nope", "window_rope", "window_alibi", "narrow_window_nope"]
 ROOT = Path(__file__).parent.parent.parent
@@ -222,11 +223,13 @@ def test_every_command_of_the_readme_is_one_that_exists(command: str) -> None:
         make_parser().parse_args(arguments)
     elif module == "lab.prepare":
         prepare_parser().parse_args(arguments)
+    elif module == "lab.status":
+        status_parser().parse_args(arguments)
     elif "--help" not in arguments:
         assert module == "lab.train"
         overrides = [argument for argument in arguments if argument not in ("-m", "--multirun")]
         first = [override.split(",")[0] if "[" not in override else override for override in overrides]
         with initialize_config_dir(configuration_folder(), version_base="1.3"):
             composed = compose("train", first)
-        if "path" not in command and "data=files" not in command:
+        if not any(word in command for word in ("path", "data=files", "data=redpajama")):
             assert Job(composed).steps >= 1
