@@ -27,7 +27,7 @@ bench: .venv/installed-test ## training speed against transformers, kernels agai
 	$(BIN)/python -m lab.bench attention
 	$(BIN)/python -m lab.bench data
 
-kill-test: .venv/installed-test ## kill 100 training runs and compare them with one that was not (about 40 minutes)
+kill-test: .venv/installed-test ## kill 100 training runs and compare them with one that was not (about 15 minutes)
 	$(BIN)/python tests/kill/kill_test.py --runs 100 --csv docs/kill_test.csv
 
 clean: ## remove the environment (runs stay)
