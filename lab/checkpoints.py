@@ -9,6 +9,7 @@ A checkpoint is written into a hidden folder beside, synced, read back and compa
 renamed; older ones are deleted after that. Nothing in it is executed when it is read.
 """
 
+import contextlib
 import hashlib
 import json
 import logging
@@ -81,13 +82,14 @@ class Listed(NamedTuple):
 class Checkpoints:
     """The checkpoints in a folder, which need not exist yet.
 
-    `keep_last` newest are kept, and those of every `keep_every`-th step.
+    The `keep_last` newest valid ones are kept, and those of every `keep_every`-th step.
     """
 
     def __init__(self, folder: Path, keep_last: int = 2, keep_every: int | None = None) -> None:
         self.folder = folder
         self.keep_last = keep_last
         self.keep_every = keep_every
+        self._proven: set[int] = set()  # steps whose checksums this process has compared
 
     def path(self, step: int) -> Path:
         """Where the checkpoint of an optimiser step is."""
@@ -96,13 +98,14 @@ class Checkpoints:
     def save(self, step: int, weights: Mapping[str, Tensor], state: Any) -> Path:
         """Write, prove and keep a checkpoint; then delete those that are kept no longer.
 
-        Raises UserError if it cannot be written; then what was there before is as it was.
+        Raises:
+            UserError: it cannot be written, or reads back otherwise; then what was there before is as it was. Or an
+                older one cannot be deleted.
+            TypeError: the state holds what a checkpoint cannot; names the place.
         """
         packed, tensors = pack(state)
         contents = {
-            "weights.safetensors": lambda: save(
-                {name: value.detach().cpu().contiguous() for name, value in weights.items()}
-            ),
+            "weights.safetensors": lambda: save(_apart(weights)),
             "training.safetensors": lambda: save(tensors),
             "training.json": lambda: (json.dumps(packed, indent=1) + "\n").encode(),
         }
@@ -124,21 +127,27 @@ class Checkpoints:
                 raise UserError(f"{beside}: {flaw} right after it was written; the disk cannot be trusted")
             point("before-rename")
             final = self.path(step)
-            if final.exists():
-                self._remove(final)  # broken, or it would have been continued from
-            os.rename(beside, final)
-            _sync_folder(self.folder)
+            if not self._holds(step, listed):
+                if final.is_dir():
+                    _set_aside(final)
+                os.rename(beside, final)
+                _sync_folder(self.folder)
+            point("after-rename")
+            self._proven.add(step)
+            self._clear()
+            self.retain()
         except OSError as error:
-            shutil.rmtree(beside, ignore_errors=True)
             raise unwritable(Path(error.filename or beside), error) from None
-        point("after-rename")
-        self.retain()
+        finally:
+            shutil.rmtree(beside, ignore_errors=True)
+            tensors.clear()  # else these copies live until Python next looks for cycles
         return final
 
     def newest(self) -> Checkpoint | None:
         """The newest valid checkpoint, None if there is none of any kind; names the broken ones it passes over.
 
-        Raises UserError if there are checkpoints and all are broken.
+        Raises:
+            UserError: there are checkpoints and all are broken, or the only one was about to be replaced.
         """
         broken = []
         for checkpoint in reversed(self._all()):
@@ -152,44 +161,80 @@ class Checkpoints:
                 f"{self.folder} holds broken checkpoints only ({'; '.join(broken)}); restore one, or start the run"
                 " again with overwrite=true"
             )
+        aside = self._named(r"\.step=\d{8,}\.removing")
+        if aside:
+            raise UserError(
+                f"{aside[0]} is all that a process left which was killed while replacing it; rename it to"
+                f" {aside[0].stem[1:]}, or start the run again with overwrite=true"
+            )
         return None
 
     def listing(self, verify: bool = True) -> list[Listed]:
         """All checkpoints by step; without `verify` only presence and lengths of their files are checked."""
-        return [
-            Listed(each.step, each.path, sum(file.stat().st_size for file in each.path.iterdir()), each.flaw(verify))
-            for each in self._all()
-        ]
+        rows = []
+        for each in self._all():
+            flaw = each.flaw(verify)
+            with contextlib.suppress(FileNotFoundError):  # the run that is training may delete it meanwhile
+                size = sum(file.stat().st_size for file in each.path.iterdir())
+                rows.append(Listed(each.step, each.path, size, flaw))
+        return rows
 
     def retain(self) -> None:
-        """Delete checkpoints that are kept no longer, all of them older than the newest that is valid."""
-        kept = self._all()
-        for checkpoint in kept[: -self.keep_last]:
-            if self.keep_every is None or checkpoint.step % self.keep_every:
-                self._remove(checkpoint.path)
+        """Delete checkpoints that are kept no longer, all of them older than the `keep_last` newest valid ones.
+
+        Broken ones do not count: after a run has gone back past them, they are newer than what it saves.
+        """
+        valid = 0
+        for checkpoint in reversed(self._all()):
+            if valid < self.keep_last:
+                valid += self._is_valid(checkpoint)
+            elif self.keep_every is None or checkpoint.step % self.keep_every:
+                _set_aside(checkpoint.path)
+                point("mid-removal")
+                self._clear()
+
+    def _named(self, pattern: str) -> list[Path]:
+        paths = self.folder.iterdir() if self.folder.is_dir() else ()
+        return [path for path in paths if re.fullmatch(pattern, path.name) and path.is_dir()]
 
     def _all(self) -> list[Checkpoint]:
-        found = []
-        if self.folder.is_dir():
-            for path in self.folder.iterdir():
-                match = re.fullmatch(r"step=(\d{8,})", path.name)
-                if match:
-                    found.append(Checkpoint(path, int(match.group(1))))
+        found = [Checkpoint(path, int(path.name.removeprefix("step="))) for path in self._named(r"step=\d{8,}")]
         return sorted(found, key=lambda checkpoint: checkpoint.step)
 
-    def _remove(self, path: Path) -> None:
-        # Renamed first: a process killed midway leaves nothing that looks like a checkpoint.
-        hidden = path.with_name(f".{path.name}.removing")
-        shutil.rmtree(hidden, ignore_errors=True)
-        os.rename(path, hidden)
-        point("mid-removal")
-        shutil.rmtree(hidden)
+    def _is_valid(self, checkpoint: Checkpoint) -> bool:
+        # Reading 13 GB again at every save would cost more than writing them.
+        if checkpoint.flaw(verify=checkpoint.step not in self._proven) is not None:
+            return False
+        self._proven.add(checkpoint.step)
+        return True
+
+    def _holds(self, step: int, listed: Mapping[str, Any]) -> bool:
+        """Whether the checkpoint of a step is there already, valid and with this content."""
+        present = Checkpoint(self.path(step), step)
+        if not present.path.is_dir() or present.flaw() is not None:
+            return False
+        return bool(json.loads((present.path / "checkpoint.json").read_text(encoding="utf-8")) == listed)
 
     def _clear(self) -> None:
-        """Remove what a killed process has left."""
-        for pattern in (".step=*.writing", ".step=*.removing"):
-            for leftover in self.folder.glob(pattern):
-                shutil.rmtree(leftover)
+        """Remove what is set aside, and what a killed process has left."""
+        for leftover in self._named(r"\.step=\d{8,}\.(writing|removing)"):
+            shutil.rmtree(leftover)
+
+
+def _set_aside(path: Path) -> None:
+    # Renamed before it is deleted: a process killed midway leaves nothing that looks like a checkpoint.
+    os.rename(path, path.with_name(f".{path.name}.removing"))
+
+
+def _apart(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Contiguous on the CPU; what shares memory is copied, because safetensors refuses it."""
+    apart, seen = {}, set()
+    for name, value in weights.items():
+        tensor = value.detach().cpu().contiguous()
+        memory = tensor.untyped_storage().data_ptr()
+        apart[name] = tensor.clone() if memory in seen else tensor
+        seen.add(memory)
+    return apart
 
 
 def _write_synced(path: Path, content: bytes) -> dict[str, Any]:

@@ -11,9 +11,11 @@ import json
 import os
 import platform
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TextIO
 
 from lab.errors import UserError
 from lab.files import unwritable
@@ -42,22 +44,24 @@ def hold(run: Path, heartbeat_seconds: float = HEARTBEAT_SECONDS) -> Iterator[No
         raise unwritable(path, error) from None
 
     def forget() -> None:
-        # A forked child shares the lock: it would outlive a killed holder in the workers that prepare data.
-        with contextlib.suppress(OSError):
-            os.close(file.fileno())
+        # A forked child shares the lock: it would outlive a killed holder in the workers that prepare data. The number
+        # stays taken, so that the child never mistakes a file that it opens later for this one.
+        null = os.open(os.devnull, os.O_RDWR)
+        os.dup2(null, file.fileno(), inheritable=False)
+        os.close(null)
 
+    me = {"process": os.getpid(), "host": platform.node(), "job": os.environ.get("SLURM_JOB_ID", "none")}
     with file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"{run} is being trained by {_told(_read(path))}; wait for it or stop it") from None
-        elsewhere = _alive_elsewhere(path, heartbeat_seconds)
-        if elsewhere is not None:
-            raise UserError(f"{run} is being trained by {elsewhere}")
-        me = {"process": os.getpid(), "host": platform.node(), "job": os.environ.get("SLURM_JOB_ID", "none")}
-        file.truncate(0)
-        file.write(json.dumps(me) + "\n")
-        file.flush()
+            if not _taken(file):
+                raise UserError(f"{run} is being trained by {_told(_read(path))}; wait for it or stop it")
+            elsewhere = _alive_elsewhere(path, heartbeat_seconds)
+            if elsewhere is not None:
+                raise UserError(f"{run} is being trained by {elsewhere}")
+            file.truncate(0)
+            os.write(file.fileno(), (json.dumps(me) + "\n").encode())
+        except OSError as error:
+            raise unwritable(path, error) from None
         _in_children.append(forget)
         stop = threading.Event()
         heart = threading.Thread(target=_beat, args=(path, stop, heartbeat_seconds), daemon=True)
@@ -65,23 +69,35 @@ def hold(run: Path, heartbeat_seconds: float = HEARTBEAT_SECONDS) -> Iterator[No
         try:
             yield
         finally:
-            stop.set()
-            heart.join()
-            _in_children.remove(forget)
-            file.truncate(0)
+            if os.getpid() == me["process"]:  # not a forked child that leaves by an exception
+                stop.set()
+                heart.join()
+                _in_children.remove(forget)
+                file.truncate(0)
 
 
 def holder(run: Path) -> str | None:
     """Who holds a run now, or None."""
     path = lock_path(run)
     try:
-        with open(path, "r+", encoding="utf-8") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with open(path, encoding="utf-8") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
             return _alive_elsewhere(path, HEARTBEAT_SECONDS)
     except BlockingIOError:
         return _told(_read(path))
     except OSError:
         return None
+
+
+def _taken(file: TextIO) -> bool:
+    # Who asks for the holder has the lock for a moment; a holder has it for longer.
+    for pause in (0.05, 0.2, 0.0):
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            time.sleep(pause)
+    return False
 
 
 _in_children: list = []  # what a forked child does first

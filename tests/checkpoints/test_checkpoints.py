@@ -1,7 +1,7 @@
 import json
 import logging
 import os
-import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -79,9 +79,10 @@ def test_a_state_comes_back_the_same_by_way_of_json(tree):
     assert same(unpack(json.loads(json.dumps(packed)), tensors), tree)
 
 
-@pytest.mark.parametrize("value", [float("inf"), float("-inf")])
-def test_infinity_comes_back(value):
-    assert unpack(*pack(value)) == value
+@pytest.mark.parametrize("value", [float("inf"), float("-inf"), float("nan"), -0.0])
+def test_infinity_nan_and_minus_zero_come_back(value):
+    packed, tensors = pack(value)
+    assert repr(unpack(json.loads(json.dumps(packed)), tensors)) == repr(value)
 
 
 def test_a_numpy_array_and_an_optimizer_come_back_to_the_bit():
@@ -102,7 +103,8 @@ def test_a_numpy_array_and_an_optimizer_come_back_to_the_bit():
 def test_tensors_that_share_memory_are_saved_apart(tmp_path):
     shared = torch.arange(10.0)
     checkpoints = Checkpoints(tmp_path)
-    checkpoints.save(1, {"a": shared}, {"x": shared, "y": shared[2:5]})
+    checkpoints.save(1, {"a": shared, "b": shared, "c": shared[2:5]}, {"x": shared, "y": shared[2:5]})
+    assert same(checkpoints.newest().weights(), {"a": shared, "b": shared, "c": shared[2:5]})
     state = checkpoints.newest().state()
     assert torch.equal(state["x"], shared)
     assert torch.equal(state["y"], shared[2:5])
@@ -123,6 +125,25 @@ def test_a_checkpoint_comes_back(tmp_path):
 
 def test_the_newest_are_kept_and_those_of_every_so_many_steps(tmp_path):
     assert steps(filled(tmp_path, *range(1, 11), keep_last=2, keep_every=4)) == [4, 8, 9, 10]
+
+
+@pytest.mark.parametrize("keep_last", [1, 2])
+@pytest.mark.parametrize("how", ["truncated", "flipped byte"])
+def test_what_is_saved_after_going_back_past_broken_checkpoints_is_kept(tmp_path, keep_last, how):
+    before = filled(tmp_path, 5, 10, 11, keep_last=9)
+    for step in (10, 11):
+        damage(before.path(step) / "weights.safetensors", how)
+    assert before.newest().step == 5
+    assert filled(tmp_path, 6, keep_last=keep_last).newest().step == 6
+    assert steps(before) == ([6, 10, 11] if keep_last == 1 else [5, 6, 10, 11])
+    assert steps(filled(tmp_path, 12, 13, keep_last=keep_last)) == [12, 13][-keep_last:]
+
+
+def test_a_broken_checkpoint_does_not_count_among_those_that_are_kept(tmp_path):
+    checkpoints = filled(tmp_path, 1, 2)
+    damage(checkpoints.path(2) / "training.json", "flipped byte")
+    filled(tmp_path, 3)
+    assert [each.step for each in checkpoints.listing() if each.flaw is None] == [1, 3]
 
 
 def damage(path: Path, how: str) -> None:
@@ -154,6 +175,67 @@ def test_a_broken_checkpoint_is_replaced_when_its_step_is_saved_again(tmp_path):
     assert checkpoints.newest().step == 2
 
 
+def test_a_step_that_is_saved_again_with_the_same_content_is_left_as_it_is(tmp_path):
+    checkpoints = filled(tmp_path, 1)
+    before = checkpoints.path(1).stat().st_ino
+    filled(tmp_path, 1)
+    assert checkpoints.path(1).stat().st_ino == before
+    assert [path.name for path in checkpoints.folder.iterdir()] == ["step=00000001"]
+
+
+def test_a_step_that_is_saved_again_with_other_content_is_replaced(tmp_path):
+    checkpoints = filled(tmp_path, 1)
+    checkpoints.save(1, weights(7), {})
+    assert same(checkpoints.newest().weights(), weights(7))
+    assert [path.name for path in checkpoints.folder.iterdir()] == ["step=00000001"]
+
+
+def test_an_only_checkpoint_that_was_about_to_be_replaced_is_named_and_never_a_start_from_nothing(tmp_path):
+    checkpoints = filled(tmp_path, 1)
+    checkpoints.path(1).rename(checkpoints.folder / ".step=00000001.removing")
+    with pytest.raises(UserError, match=r"\.step=00000001\.removing is all .* rename it to step=00000001, or start"):
+        checkpoints.newest()
+
+
+def test_a_quick_listing_looks_at_lengths_and_a_verified_one_reads_the_files(tmp_path):
+    checkpoints = filled(tmp_path, 1, 2)
+    damage(checkpoints.path(1) / "weights.safetensors", "flipped byte")
+    damage(checkpoints.path(2) / "weights.safetensors", "truncated")
+    assert [each.flaw is None for each in checkpoints.listing(verify=False)] == [True, False]
+    assert [each.flaw is None for each in checkpoints.listing()] == [False, False]
+
+
+def test_a_listing_leaves_out_what_the_run_deletes_meanwhile(tmp_path, monkeypatch):
+    checkpoints = filled(tmp_path, 1, 2)
+    found = checkpoints._all()
+    monkeypatch.setattr(checkpoints, "_all", lambda: found)
+    shutil.rmtree(checkpoints.path(1))
+    assert steps(checkpoints) == [2]
+
+
+def test_reading_and_saving_leave_alone_what_is_not_a_checkpoint(tmp_path):
+    foreign = [".step=mine.writing", "step=notes", "step=00000009", ".hidden", "README"]
+    for name in foreign:
+        (tmp_path / name).write_text("mine")
+    checkpoints = Checkpoints(tmp_path, keep_last=1)
+    for step in (1, 2):
+        checkpoints.save(step, weights(step), {})
+    assert checkpoints.newest().step == 2
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*foreign, "step=00000002"])
+
+
+def test_a_checkpoint_that_reads_back_otherwise_is_refused_and_removed(tmp_path, monkeypatch):
+    checkpoints = filled(tmp_path, 1)
+    monkeypatch.setattr("lab.checkpoints.point", lambda name: name == "before-verify" and spoil(checkpoints.folder))
+    with pytest.raises(UserError, match=r"weights.safetensors is damaged: its sha256 differs right after it was"):
+        checkpoints.save(2, weights(2), {})
+    assert [path.name for path in checkpoints.folder.iterdir()] == ["step=00000001"]
+
+
+def spoil(folder: Path) -> None:
+    damage(folder / ".step=00000002.writing" / "weights.safetensors", "flipped byte")
+
+
 def test_broken_checkpoints_only_are_an_error_and_never_a_start_from_nothing(tmp_path):
     checkpoints = filled(tmp_path, 1, 2)
     for step in (1, 2):
@@ -166,61 +248,73 @@ def test_no_checkpoint_at_all_is_none(tmp_path):
     assert Checkpoints(tmp_path / "nowhere").newest() is None
 
 
-SAVE = """
-import sys, torch
+# One process for all places: importing torch takes longer than the rest. Each save has a process of its own.
+KILLED = """
+import os, sys, torch
 from pathlib import Path
 from lab.checkpoints import Checkpoints
-checkpoints = Checkpoints(Path(sys.argv[1]))
-for step in (1, 2, 3):
-    checkpoints.save(step, {"a": torch.full((100_000,), float(step))}, {"step": step})
+for place in sys.argv[2:]:
+    if os.fork() == 0:
+        os.environ["LAB_KILL_AT"] = place
+        checkpoints = Checkpoints(Path(sys.argv[1]) / place)
+        for step in (1, 2, 3):
+            checkpoints.save(step, {"a": torch.full((1000,), float(step))}, {"step": step})
+        os._exit(0)
+    print(place, os.waitstatus_to_exitcode(os.wait()[1]))
+"""
+PLACES = {
+    "before-write:3": 2,
+    "mid-write:3": 2,
+    "before-verify:3": 2,
+    "before-rename:3": 2,
+    "after-rename:3": 3,
+    "mid-removal:1": 3,
+}
+
+
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory) -> tuple[Path, dict[str, int]]:
+    folder = tmp_path_factory.mktemp("killed")
+    command = [sys.executable, "-c", KILLED, str(folder), *PLACES]
+    result = subprocess.run(command, capture_output=True, text=True, check=True)
+    return folder, {place: int(code) for place, code in map(str.split, result.stdout.splitlines())}
+
+
+@pytest.mark.parametrize(("place", "left"), PLACES.items())
+def test_a_process_killed_while_saving_leaves_a_whole_checkpoint(killed, place, left):
+    folder, codes = killed[0] / place, killed[1]
+    assert codes[place] == -signal.SIGKILL
+    before = sorted(path.name for path in folder.iterdir())
+    checkpoints = Checkpoints(folder)
+    newest = checkpoints.newest()
+    assert newest.step == left
+    assert same(newest.weights(), {"a": torch.full((1000,), float(left))})
+    assert newest.state() == {"step": left}
+    assert all(each.flaw is None for each in checkpoints.listing())
+    assert sorted(path.name for path in folder.iterdir()) == before, "reading removes nothing"
+    checkpoints.save(4, weights(4), {})
+    assert not [path for path in folder.iterdir() if path.name.startswith(".")]
+
+
+LIMITED = """
+import os, resource, signal, sys, torch
+from pathlib import Path
+from lab.checkpoints import Checkpoints
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
+Checkpoints(Path(sys.argv[1])).save(1, {"a": torch.zeros(100_000)}, {})
 """
 
 
-def save_in_a_process(folder: Path, kill_at: str = "", limit: int | None = None) -> subprocess.CompletedProcess[str]:
-    def before() -> None:
-        if limit is not None:
-            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-
-    return subprocess.run(
-        [sys.executable, "-c", SAVE, str(folder)],
-        env=os.environ | {"LAB_KILL_AT": kill_at},
-        preexec_fn=before,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-
-
-@pytest.mark.parametrize(
-    ("place", "left"),
-    [
-        ("before-write:3", 2),
-        ("mid-write:3", 2),
-        ("before-verify:3", 2),
-        ("before-rename:3", 2),
-        ("after-rename:3", 3),
-        ("mid-removal:1", 3),
-    ],
-)
-def test_a_process_killed_while_saving_leaves_a_whole_checkpoint(tmp_path, place, left):
-    assert save_in_a_process(tmp_path, place).returncode == -signal.SIGKILL
+def test_a_file_size_limit_is_an_error_that_names_the_file_and_leaves_the_others(tmp_path):
     checkpoints = Checkpoints(tmp_path)
-    newest = checkpoints.newest()
-    assert newest.step == left
-    assert newest.weights()["a"][0] == left
-    assert all(each.flaw is None for each in checkpoints.listing())
-    checkpoints.save(4, weights(4), {})
-    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
-
-
-def test_a_full_disk_is_an_error_that_names_the_file_and_leaves_the_others(tmp_path):
-    filled_before = Checkpoints(tmp_path)
-    filled_before.save(0, {"a": torch.zeros(10)}, {})
-    result = save_in_a_process(tmp_path, limit=50_000)
+    checkpoints.save(0, {"a": torch.zeros(10)}, {})
+    command = [sys.executable, "-c", LIMITED, str(tmp_path)]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert "UserError" in result.stderr
     assert "weights.safetensors cannot be written: file too large" in result.stderr
-    assert steps(filled_before) == [0]
-    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+    assert checkpoints.newest().step == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["step=00000000"]
 
 
 def test_checkpoints_may_lie_on_another_file_system_than_temporary_files(tmp_path, monkeypatch):

@@ -1,8 +1,11 @@
+import errno
+import fcntl
 import json
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -79,6 +82,56 @@ def test_a_child_that_ends_leaves_the_lock_with_its_parent(tmp_path):
         assert holder_from_another_process(run)
 
 
+LEAVE = """
+import os, sys
+from pathlib import Path
+from lab.lock import hold, lock_path
+run, other = Path(sys.argv[1]), Path(sys.argv[2])
+child = -1
+try:
+    with hold(run):
+        child = os.fork()
+        if child == 0:
+            descriptor = os.open(other, os.O_RDWR)
+            raise RuntimeError("of the child")
+        print("child", os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+        print("held", str(os.getpid()) in lock_path(run).read_text())
+except RuntimeError:
+    os._exit(0 if os.read(descriptor, 8) == b"precious" else 1)
+"""
+
+
+def test_a_child_that_leaves_by_an_exception_harms_neither_the_lock_nor_its_own_files(tmp_path):
+    (tmp_path / "other").write_text("precious")
+    command = [sys.executable, "-c", LEAVE, str(tmp_path / "run"), str(tmp_path / "other")]
+    result = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert result.stdout.split() == ["child", "0", "held", "True"]
+
+
+def test_a_program_that_the_holder_starts_does_not_inherit_the_lock(tmp_path):
+    run = tmp_path / "run"
+    with hold(run):
+        other = subprocess.Popen(["sleep", "60"], close_fds=False)
+    try:
+        with hold(run):
+            pass
+    finally:
+        other.kill()
+        other.wait()
+
+
+def test_who_asks_for_the_holder_does_not_stop_a_run_from_starting(tmp_path):
+    run = tmp_path / "run"
+    with hold(run):
+        pass
+    file = open(lock_path(run))  # noqa: SIM115 closed by the timer
+    fcntl.flock(file, fcntl.LOCK_SH)
+    timer = threading.Timer(0.1, file.close)
+    timer.start()
+    with hold(run):
+        timer.join()
+
+
 def holder_from_another_process(run: Path) -> str:
     code = "import sys; from pathlib import Path; from lab.lock import holder; print(holder(Path(sys.argv[1])) or '')"
     result = subprocess.run([sys.executable, "-c", code, str(run)], capture_output=True, text=True, check=True)
@@ -120,6 +173,15 @@ def test_a_holder_on_another_host_whose_heart_has_stopped_is_followed(tmp_path):
         assert json.loads(lock_path(run).read_text())["process"] == os.getpid()
 
 
+def test_clocks_of_hosts_may_differ_because_age_is_told_by_the_file_system(tmp_path, monkeypatch):
+    run = tmp_path / "run"
+    left_by_another_host(run, seconds_ago=10)
+    real = time.time
+    monkeypatch.setattr(time, "time", lambda: real() + 10_000)
+    with pytest.raises(UserError, match="it was alive 10 s ago"), hold(run):
+        pass
+
+
 def test_the_heart_beats_while_the_run_is_held_and_stops_after(tmp_path):
     run = tmp_path / "run"
     with hold(run, heartbeat_seconds=0.05):
@@ -135,3 +197,24 @@ def test_a_folder_that_cannot_be_written_is_an_error_that_names_the_lock(tmp_pat
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="cannot be written"), hold(tmp_path / "file" / "run"):
         pass
+
+
+def test_a_file_system_without_locks_is_an_error_that_names_the_lock(tmp_path, monkeypatch):
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    with pytest.raises(UserError, match=r"\.run\.lock cannot be written: no locks available"), hold(tmp_path / "run"):
+        pass
+
+
+def test_a_full_disk_is_an_error_that_names_the_lock(tmp_path):
+    command = ["mount", "-t", "tmpfs", "-o", "size=4k", "none", str(tmp_path)]
+    if os.geteuid() != 0 or subprocess.run(command, capture_output=True, check=False).returncode != 0:
+        pytest.skip("needs the right to mount")
+    try:
+        (tmp_path / "filler").write_bytes(b"x" * 4096)
+        with pytest.raises(UserError, match=r"\.run\.lock cannot be written: no space left"), hold(tmp_path / "run"):
+            pass
+    finally:
+        subprocess.run(["umount", str(tmp_path)], check=True)
