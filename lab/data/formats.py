@@ -13,6 +13,7 @@ from lab.errors import UserError
 
 KINDS = ("jsonl.zst", "jsonl.gz", "jsonl", "parquet", "txt")
 LONGEST = 64 * 2**20
+SLICE = 2**11  # compressed bytes that are unpacked at once: at most some 70 MB of text, usually 5 kB
 
 
 class Damage(DocumentError):
@@ -53,8 +54,9 @@ def rows(
     """The rows that start in [start, stop): a line belongs to the range in which its first byte lies.
 
     Of a compressed file everything before `start` is decompressed and dropped. A line of more than `longest` bytes
-    comes as a row with an error. Raises Damage, after all rows before it, where a file is cut or corrupt, and
-    UserError where it is empty.
+    comes as a row with an error, as does a parquet row that is not UTF-8. Raises Damage where a file is cut or
+    corrupt, after the rows before it: all that end before the slice of SLICE compressed bytes, or before the batch of
+    parquet rows, that is corrupt, however the bytes arrive. Raises UserError where it is empty.
     """
     if file.size == 0:
         raise UserError(f"{file.location}: the file is empty; give a file with at least one document")
@@ -62,7 +64,7 @@ def rows(
     if kind == "parquet":
         yield from _parquet_rows(file, start, stop, columns)
     elif kind == "txt":
-        if start == 0:
+        if start == 0 and (stop is None or stop > 0):
             yield _text_row(file, longest)
     elif kind == "jsonl":
         # From the byte before: if it ends a line, `start` begins one.
@@ -121,10 +123,26 @@ def _text_row(file: StoredFile, longest: int) -> Row:
     return Row(0, file.size, b"".join(file.read()))
 
 
+def _slices(pieces: Iterator[bytes]) -> Iterator[bytes]:
+    """The same bytes cut at the multiples of SLICE.
+
+    What comes of a corrupt file must not depend on how its bytes arrived.
+    """
+    rest = b""
+    for piece in pieces:
+        rest += piece
+        whole = len(rest) // SLICE * SLICE
+        for begin in range(0, whole, SLICE):
+            yield rest[begin : begin + SLICE]
+        rest = rest[whole:]
+    if rest:
+        yield rest
+
+
 def decompressed_gz(file: StoredFile) -> Iterator[bytes]:
     """The text of a .gz file, of one member or several. Raises Damage where it is cut or corrupt."""
     member, read, given = zlib.decompressobj(wbits=31), 0, 0
-    for piece in file.read():
+    for piece in _slices(file.read()):
         read += len(piece)
         while piece:
             if member.eof:
@@ -148,7 +166,7 @@ def decompressed_zst(file: StoredFile) -> Iterator[bytes]:
     # Not its stream_reader, which takes the end of a cut file for the end of the text.
     decompressor = zstandard.ZstdDecompressor(max_window_size=2**31)
     frame, read, given = decompressor.decompressobj(), 0, 0
-    for piece in file.read():
+    for piece in _slices(file.read()):
         read += len(piece)
         while piece:
             if frame.eof:
@@ -171,10 +189,15 @@ def _damage(file: StoredFile, read: int, given: int, what: str) -> Damage:
 
 def row_groups(file: StoredFile) -> list[int]:
     """Row numbers at which the groups of a parquet file start, and their total. Raises Damage if it is corrupt."""
-    metadata = _open_parquet(file).metadata
-    edges = [0]
-    for group in range(metadata.num_row_groups):
-        edges.append(edges[-1] + metadata.row_group(group).num_rows)
+    return _edges(file, _open_parquet(file))
+
+
+def _edges(file: StoredFile, parquet: Any) -> list[int]:
+    metadata = parquet.metadata
+    lengths = (metadata.row_group(group).num_rows for group in range(metadata.num_row_groups))
+    edges = [0, *itertools.accumulate(lengths)]
+    if edges[-1] != metadata.num_rows:
+        raise Damage(f"{file.location}: {metadata.num_rows} rows, but {edges[-1]} in its groups; download it again")
     return edges
 
 
@@ -183,7 +206,7 @@ def _open_parquet(file: StoredFile) -> Any:
     from pyarrow import ArrowException
 
     try:
-        return pyarrow.parquet.ParquetFile(seekable(file))
+        return pyarrow.parquet.ParquetFile(seekable(file), page_checksum_verification=True)
     except (ArrowException, OSError) as error:
         raise Damage(f"{file.location}: not a whole parquet file ({' '.join(str(error).split())})") from None
 
@@ -192,7 +215,7 @@ def _parquet_rows(file: StoredFile, start: int, stop: int | None, columns: Seque
     from pyarrow import ArrowException
 
     parquet = _open_parquet(file)
-    edges = row_groups(file)
+    edges = _edges(file, parquet)
     stop = edges[-1] if stop is None else min(stop, edges[-1])
     kept = None if columns is None else [name for name in columns if name in parquet.schema_arrow.names]
     for group, (first, end) in enumerate(itertools.pairwise(edges)):
@@ -201,9 +224,28 @@ def _parquet_rows(file: StoredFile, start: int, stop: int | None, columns: Seque
         number = first
         try:
             for batch in parquet.iter_batches(batch_size=256, row_groups=[group], columns=kept):
-                for content in batch.to_pylist():
-                    if start <= number < stop:
-                        yield Row(number, number + 1, content)
-                    number += 1
+                for row in _batch_rows(file, batch, number):
+                    if start <= row.offset < stop:
+                        yield row
+                number += batch.num_rows
         except (ArrowException, OSError) as error:
             raise Damage(f"{file.location}: corrupt after row {number} ({' '.join(str(error).split())})") from None
+        if number != end:
+            raise Damage(
+                f"{file.location}: ends at row {number} of group {group}, which tells {end}; download it again"
+            )
+
+
+def _batch_rows(file: StoredFile, batch: Any, first: int) -> Iterator[Row]:
+    try:
+        for number, content in enumerate(batch.to_pylist(), first):
+            yield Row(number, number + 1, content)
+    except UnicodeDecodeError as error:
+        if batch.num_rows > 1:
+            # One by one, for the others are not to blame.
+            for index in range(batch.num_rows):
+                yield from _batch_rows(file, batch.slice(index, 1), first + index)
+        else:
+            where = f"{file.location}:{first + 1}"
+            told = DocumentError(f"{where}: not UTF-8 at byte {error.start} of a column; convert it to UTF-8")
+            yield Row(first, first + 1, {}, told)

@@ -3,6 +3,7 @@
 import logging
 import os
 import random
+import ssl
 import time
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
@@ -10,13 +11,13 @@ from urllib.parse import urljoin, urlsplit
 
 import urllib3
 from huggingface_hub import get_token, hf_hub_url
-from urllib3.exceptions import HTTPError
+from urllib3.exceptions import HTTPError, InvalidHeader, LocationValueError, SSLError
 
 from lab.data.storage import Network, StoredFile
 from lab.errors import UserError
 
 LOG = logging.getLogger("lab.data")
-NETWORK_PIECE = 2**16  # what a broken connection can lose of the bytes that have arrived
+NETWORK_PIECE = 2**16
 TRY_AGAIN = (408, 425, 429, 500, 502, 503, 504)
 REDIRECT = (301, 302, 303, 307, 308)
 MENDING = {
@@ -56,7 +57,6 @@ class RemoteFile(StoredFile):
         self.network = network
         self.url, self._headers = resolve(location)
         self.version = version or ""
-        self._known = size is not None
         self.size = -1 if size is None else size
         if size is None:
             self._look()
@@ -101,19 +101,20 @@ class RemoteFile(StoredFile):
             self._check(response, start)
             skip = start if response.status == 200 else first_byte(response.headers, start)
             left = stop - start
-            try:
-                for piece in response.stream(NETWORK_PIECE, decode_content=False):
-                    kept = piece[skip:] if skip else piece
-                    skip -= len(piece) - len(kept)
-                    kept = kept[:left]
-                    left -= len(kept)
-                    if kept:
-                        yield kept
-                    if left == 0:
-                        return
-            except (HTTPError, OSError) as error:
-                raise Fault(describe(error)) from None
-            raise Fault(f"the answer ended {left} bytes early")
+            while left:
+                try:
+                    # Not stream(), which loses what has arrived of a piece when the connection breaks.
+                    piece = response.read1(NETWORK_PIECE, decode_content=False)
+                except (HTTPError, OSError) as error:
+                    raise Fault(describe(error)) from None
+                if not piece:
+                    raise Fault(f"the answer ended {left} bytes early")
+                kept = piece[skip:] if skip else piece
+                skip -= len(piece) - len(kept)
+                kept = kept[:left]
+                left -= len(kept)
+                if kept:
+                    yield kept
         finally:
             # An answer that was not read to its end cannot share its connection.
             response.close()
@@ -132,6 +133,8 @@ class RemoteFile(StoredFile):
                 f"{self.location}: has changed, seen at byte {start}: it was {expected}, it is {found};"
                 " make the manifest again with python -m lab.prepare manifest"
             )
+        # Without one from a manifest, the version of the first answer binds the others.
+        self.version = self.version or version
 
     def _ask(self, method: str, headers: Mapping[str, str]) -> urllib3.BaseHTTPResponse:
         """Send one request and follow redirects; Fault for an answer that asks for another attempt."""
@@ -143,18 +146,19 @@ class RemoteFile(StoredFile):
                     method, url, headers=sent, timeout=timeout, preload_content=False, redirect=False
                 )
             except (HTTPError, OSError) as error:
-                raise Fault(describe(error)) from None
+                raise self._broken(error) from None
             if response.status in TRY_AGAIN:
-                wait = response.headers.get("Retry-After", "")
+                wait = asked_wait(response.headers)
                 response.close()
-                raise Fault(f"status {response.status}", float(wait) if wait.isdigit() else 0.0)
+                raise Fault(f"status {response.status}", wait)
             target = response.headers.get("Location")
             if response.status not in REDIRECT or target is None:
                 return response
             response.close()
             target = urljoin(url, target)
-            if urlsplit(target).netloc != urlsplit(url).netloc:
-                sent.pop("Authorization", None)  # a token is for the host that it was made for
+            if urlsplit(target)[:2] != urlsplit(url)[:2]:
+                # A token is for the host that it was made for, and not to be sent unencrypted.
+                sent.pop("Authorization", None)
             url = target
         raise UserError(f"{self.location}: more than 10 redirects; check the address")
 
@@ -181,6 +185,14 @@ class RemoteFile(StoredFile):
         LOG.warning("%s at byte %d: %s; attempt %d in %.1f s", self.location, position, fault, attempts + 1, wait)
         time.sleep(wait)
 
+    def _broken(self, error: Exception) -> Exception:
+        """Why no answer came: a Fault, or a UserError if no further attempt can mend it."""
+        if isinstance(error, LocationValueError):
+            return UserError(f"{self.location}: {describe(error)}; check the address")
+        if isinstance(error, SSLError) and isinstance(next(iter(error.args), None), ssl.SSLCertVerificationError):
+            return UserError(f"{self.location}: {describe(error)}; check the address, or set SSL_CERT_FILE")
+        return Fault(describe(error))
+
     def _refused(self, status: int, position: int = 0) -> UserError:
         return UserError(
             f"{self.location}: status {status} at byte {position}; {MENDING.get(status, 'check the address')}"
@@ -206,9 +218,18 @@ def resolve(location: str) -> tuple[str, dict[str, str]]:
 
 
 def version_of(headers: Mapping[str, str]) -> str:
-    """What the server calls the state of a file; the hub's own ETag stands in `X-Linked-ETag`."""
+    """What the server calls the state of a file, "" if nothing."""
     etag, modified = headers.get("ETag"), headers.get("Last-Modified")
     return f"etag:{etag}" if etag else f"modified:{modified}" if modified else ""
+
+
+def asked_wait(headers: Mapping[str, str]) -> float:
+    """The seconds of Retry-After, which may be a number or a date; 0 without one."""
+    text = headers.get("Retry-After")
+    try:
+        return urllib3.Retry().parse_retry_after(text) if text else 0.0
+    except InvalidHeader:
+        return 0.0
 
 
 def total_length(headers: Mapping[str, str], status: int) -> int | None:

@@ -1,6 +1,8 @@
 import gzip
 import itertools
 import random
+import struct
+import tracemalloc
 import zlib
 
 import pyarrow
@@ -119,6 +121,50 @@ def test_a_corrupt_file_says_so_and_where(kind):
         list(rows(Held(f"a.{kind}", bytes(content), 1000)))
 
 
+@pytest.mark.parametrize("kind", ["jsonl.gz", "jsonl.zst"])
+def test_what_comes_of_a_corrupt_file_does_not_depend_on_how_its_bytes_arrive(kind):
+    generator = random.Random(0)
+    lines = [generator.randbytes(40).hex().encode() for _ in range(30_000)]
+    content = bytearray(packed(kind, b"\n".join(lines)))
+    content[len(content) * 3 // 8] ^= 0xFF
+    outcomes = set()
+    for piece in (999, 2**16, 2**20):
+        found = []
+        with pytest.raises(Damage) as damage:
+            found.extend(row for row in rows(Held(f"a.{kind}", bytes(content), piece)))
+        outcomes.add((len(found), str(damage.value)))
+    assert len(outcomes) == 1
+    assert outcomes.pop()[0] > 5_000
+
+
+@pytest.mark.parametrize("kind", ["jsonl.gz", "jsonl.zst"])
+def test_a_line_that_packs_well_is_not_held_in_memory(kind):
+    packer = zlib.compressobj(1, wbits=31) if kind == "jsonl.gz" else zstandard.ZstdCompressor(level=1).compressobj()
+    text = [*itertools.repeat(b"x" * 10**6, 400), b"\nlast\n"]
+    content = b"".join(map(packer.compress, text)) + packer.flush()
+    tracemalloc.start()
+    long, last = rows(Held(f"a.{kind}", content, 2**20), longest=2**20)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert long.error is not None
+    assert (long.offset, last.offset, last.content) == (0, 400_000_001, b"last")
+    assert peak < 300_000_000
+
+
+@pytest.mark.parametrize("piece", [1, 3, 1000])
+def test_empty_and_skippable_frames_are_passed_over_and_a_cut_one_is_told(piece):
+    skippable = b"\x50\x2a\x4d\x18" + (5).to_bytes(4, "little") + b"notes"
+    whole = skippable + zstandard.compress(b"a\nb") + zstandard.compress(b"") + skippable + zstandard.compress(b"c\n")
+    assert [row.content for row in rows(Held("a.jsonl.zst", whole, piece))] == [b"a", b"bc"]
+    with pytest.raises(Damage, match="cut short"):
+        list(rows(Held("a.jsonl.zst", whole + skippable[:-1], piece)))
+
+
+def test_a_text_belongs_to_the_range_that_holds_its_first_byte():
+    file = Held("a.txt", b"text")
+    assert [len(list(rows(file, start, stop))) for start, stop in ((0, 0), (0, 1), (1, 4))] == [0, 1, 0]
+
+
 def test_a_wrong_checksum_of_a_gz_file_says_so():
     content = bytearray(gzip.compress(b"a\nb\n", mtime=0))
     content[-8:-4] = zlib.crc32(b"other").to_bytes(4, "little")
@@ -187,6 +233,27 @@ def test_a_parquet_file_that_is_cut_or_corrupt_says_so(tmp_path):
     damaged = content[:2000] + bytes(2000) + content[4000:]
     with pytest.raises(Damage, match=r"a\.parquet: corrupt after row \d+"):
         list(rows(Held("a.parquet", damaged, 1000), columns=["text"]))
+
+
+def test_a_parquet_row_that_is_not_utf_8_is_named_and_the_others_come(tmp_path):
+    path = tmp_path / "a.parquet"
+    offsets = struct.pack("<4i", 0, 2, 4, 6)
+    column = pyarrow.StringArray.from_buffers(3, pyarrow.py_buffer(offsets), pyarrow.py_buffer(b"ok\xff\xfeso"))
+    pyarrow.parquet.write_table(pyarrow.table({"text": column}), path)
+    first, bad, last = rows(open_file(str(path)))
+    assert (first.content, last.content) == ({"text": "ok"}, {"text": "so"})
+    assert str(bad.error).startswith(f"{path}:2: not UTF-8 at byte 0 of a column")
+    assert [row.offset for row in (first, bad, last)] == [0, 1, 2]
+
+
+def test_a_flipped_bit_in_a_parquet_page_with_a_checksum_says_so(tmp_path):
+    path = tmp_path / "a.parquet"
+    table = pyarrow.table({"text": ["a text of some length " * 20]})
+    plain = {"compression": "none", "use_dictionary": False, "write_statistics": False}
+    pyarrow.parquet.write_table(table, path, write_page_checksum=True, **plain)
+    content = path.read_bytes().replace(b"some", b"same", 1)
+    with pytest.raises(Damage, match="corrupt after row 0"):
+        list(rows(Held("a.parquet", content)))
 
 
 @pytest.mark.parametrize(

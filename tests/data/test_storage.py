@@ -1,11 +1,12 @@
 import logging
 import os
 import time
+from email.utils import formatdate
 
 import pytest
 from oracles.fault_server import random_faults, serve
 
-from lab.data.remote import resolve
+from lab.data.remote import asked_wait, resolve
 from lab.data.storage import Network, open_file, seekable, sha256
 from lab.errors import UserError
 
@@ -95,11 +96,41 @@ def test_a_server_that_never_answers_ends_the_read_at_the_deadline(server):
 
 def test_a_slow_reader_does_not_use_up_the_deadline_of_the_server(server):
     server.plan = lambda path, number, method: {"reset_after": 2_000_000} if number == 2 else None
-    pieces = []
+    pieces, read = [], 0
     for piece in open_file(f"{server.url}/file.bin", Network(0.5, 0.4, 0.01, 0.1)).read():
         pieces.append(piece)
-        time.sleep(0.3)
+        # Once while the answer that will break is read, once after: each alone takes longer than the deadline.
+        if read // 1_500_000 < (read := read + len(piece)) // 1_500_000:
+            time.sleep(0.6)
     assert b"".join(pieces) == CONTENT
+
+
+def test_connections_that_all_break_after_a_few_bytes_make_progress(server):
+    server.plan = lambda path, number, method: {"reset_after": 20_000} if method == "GET" else None
+    assert content_of(server, start=0, stop=200_000) == CONTENT[:200_000]
+    starts = [int(given.removeprefix("bytes=").split("-")[0]) for given in server.ranges("/file.bin")]
+    assert starts == list(range(0, 200_000, 20_000))
+
+
+def test_without_a_version_in_the_manifest_the_first_answer_binds_the_others(server):
+    server.plan = lambda path, number, method: {"reset_after": 1_000_000} if number == 1 else {"etag": '"other"'}
+    with pytest.raises(UserError, match=r'has changed, seen at byte \d+: .*it is 4096000 bytes, etag:"other"'):
+        content_of(server, size=len(CONTENT))
+
+
+@pytest.mark.parametrize("address", ["http://[::1/file.txt", "http:///file.txt", "http://127.0.0.1:99999/file.txt"])
+def test_an_address_that_no_attempt_can_mend_is_told_at_once(address):
+    start = time.monotonic()
+    with pytest.raises(UserError, match="check the address"):
+        open_file(address, QUICK)
+    assert time.monotonic() - start < 1
+
+
+def test_retry_after_is_seconds_or_a_date():
+    soon = formatdate(time.time() + 60, usegmt=True)
+    assert asked_wait({"Retry-After": "7"}) == 7
+    assert 50 < asked_wait({"Retry-After": soon}) <= 61
+    assert [asked_wait(headers) for headers in ({}, {"Retry-After": "later"})] == [0, 0]
 
 
 @pytest.mark.parametrize("fault", [{"etag": '"other"'}, {"claim": len(CONTENT) + 1}], ids=["etag", "length"])
