@@ -14,6 +14,7 @@ from omegaconf import DictConfig
 
 from lab.checkpoints import Checkpoint
 from lab.commands import configuration_folder, one_line, run_command
+from lab.errors import UserError
 from lab.job import Job
 from lab.measure.extrapolation import long_enough, score
 from lab.measure.summary import summarise
@@ -22,6 +23,7 @@ from lab.model.initialise import fingerprints
 from lab.report.pictures import loss_by_position_picture
 from lab.report.tables import SUMMARY, print_summary, read_table, write_table
 from lab.sweep import Outcomes
+from lab.training.callbacks import last_step
 from lab.training.fit import fit, surroundings
 from lab.training.interruption import Interrupted, Interruption
 from lab.training.resume import check_surroundings
@@ -74,6 +76,11 @@ def continue_run(job: Job, interruption: Interruption) -> None:
     allow = job.config["resume"]["allow"]
     if checkpoint is not None:
         check_surroundings(stretches[-1], now, allow, job.run.path)
+    elif last_step(job.run.path) >= job.run.config["trainer"]["checkpoint_every"]:
+        raise UserError(
+            f"{job.run.path / 'checkpoints'} is empty, but the run has come to step {last_step(job.run.path)}: restore"
+            " the checkpoints, or start the run again with overwrite=true"
+        )
     step = checkpoint.step if checkpoint else 0
     stretch = now | {"first_step": step + 1, "allowed": allow}
     job.run.update_manifest(stretches=[*stretches, stretch])
@@ -145,7 +152,8 @@ def entry(composed: DictConfig) -> None:
         OUTCOMES.finished.append(job)
     except Interrupted as interrupted:
         OUTCOMES.interrupted = interrupted
-        raise
+        if HydraConfig.get().mode == RunMode.MULTIRUN:
+            raise
     except Exception as error:
         if HydraConfig.get().mode != RunMode.MULTIRUN:
             # Raised again by main: an error that passes through Hydra gets a line of Hydra's own.
@@ -165,6 +173,8 @@ def main() -> None:
     except Exception:
         if not OUTCOMES.failed or OUTCOMES.interrupted:
             raise
+    if OUTCOMES.interrupted is not None:
+        raise OUTCOMES.interrupted
     if OUTCOMES.error is not None:
         raise OUTCOMES.error
     OUTCOMES.conclude()

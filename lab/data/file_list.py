@@ -72,7 +72,7 @@ def listed(given: Mapping[str, Given]) -> dict[str, dict[str, list[str]]]:
         lists[split] = {}
         for subset, locations in subsets.items():  # type: ignore[union-attr]
             key = f"data.corpus.{split}{f'.{subset}' if subset else ''}"
-            several = [locations] if isinstance(locations, str) else list(locations or ())
+            several: list[Any] = list(locations) if isinstance(locations, list | tuple) else [locations]
             if not several or not all(isinstance(location, str) and location for location in several):
                 raise UserError(f"{key} lacks a path; give the path or URL of at least one file")
             for location in several:

@@ -22,7 +22,7 @@ from lab.errors import UserError
 Batch = dict[str, Any]
 
 
-class Blocks(IterableDataset[tuple[int, Block]]):
+class Blocks(IterableDataset[tuple[int, Block] | UserError]):
     """Every `step`-th global block from `first` on, without end; a worker of W reads every W-th of these.
 
     A lane must be read by one process only, or each would read all its documents: so the number of lanes must
@@ -34,11 +34,16 @@ class Blocks(IterableDataset[tuple[int, Block]]):
         self.first = first
         self.step = step
 
-    def __iter__(self) -> Iterator[tuple[int, Block]]:
+    def __iter__(self) -> Iterator[tuple[int, Block] | UserError]:
         worker = get_worker_info()
         if worker is None:
-            return self.source.blocks(self.first, self.step)
-        return self.source.blocks(self.first + worker.id * self.step, worker.num_workers * self.step)
+            yield from self.source.blocks(self.first, self.step)
+            return
+        try:
+            yield from self.source.blocks(self.first + worker.id * self.step, worker.num_workers * self.step)
+        except UserError as error:
+            # Handed over as it is: torch would hand over a traceback in its place.
+            yield error
 
 
 class MicroBatches:
@@ -48,7 +53,9 @@ class MicroBatches:
     ahead of a loader without a length, and loses it when a run is resumed.
     """
 
-    def __init__(self, blocks: Iterable[tuple[int, Block]], micro_batch: int, count: int, documents: bool) -> None:
+    def __init__(
+        self, blocks: Iterable[tuple[int, Block] | UserError], micro_batch: int, count: int, documents: bool
+    ) -> None:
         self.blocks = blocks
         self.micro_batch = micro_batch
         self.count = count
@@ -60,6 +67,8 @@ class MicroBatches:
     def __iter__(self) -> Iterator[Batch]:
         numbered = []
         for number_and_block in self.blocks:
+            if isinstance(number_and_block, UserError):
+                raise number_and_block
             numbered.append(number_and_block)
             if len(numbered) == self.micro_batch:
                 numbers, blocks = zip(*numbered, strict=True)
@@ -161,10 +170,10 @@ class DataModule(lightning.LightningDataModule):
             )
         if isinstance(self.train, BlockStream):
             self.train.restore(self._cursors)
-        blocks: Iterable[tuple[int, Block]] = Blocks(self.train, self.next_block + rank, ranks)
+        blocks: Iterable[tuple[int, Block] | UserError] = Blocks(self.train, self.next_block + rank, ranks)
         if self.workers:
             blocks = DataLoader(
-                cast(IterableDataset[tuple[int, Block]], blocks),
+                cast(IterableDataset[tuple[int, Block] | UserError], blocks),
                 batch_size=None,
                 num_workers=self.workers,
                 worker_init_fn=_quiet_tokenizers,

@@ -208,3 +208,11 @@ class Saving(StepCallback):
             self.interruption.check(
                 f"came: saved at optimiser step {step} of {self.steps} in {self.checkpoints.folder}"
             )
+
+
+def last_step(run: Path) -> int:
+    """The step of the last row of a run's metrics.csv, 0 if there is none."""
+    path = run / "metrics.csv"
+    rows = path.read_text(encoding="utf-8").splitlines()[1:] if path.exists() else []
+    steps = [row.split(",")[0] for row in rows]
+    return max((int(step) for step in steps if step.isdigit()), default=0)

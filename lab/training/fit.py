@@ -103,13 +103,15 @@ def code_digest() -> str:
     return total.hexdigest()
 
 
-def make_logger(config: Config, run: Run) -> Logger | bool:
-    """The logger beside metrics.csv, or False for none."""
+def make_logger(config: Config, run: Run, first_step: int) -> Logger | bool:
+    """The logger beside metrics.csv, or False for none; a run that is continued continues its curves."""
     name = config["logger"]["name"]
     if name == "csv":
         return False
     if name == "tensorboard":
-        return TensorBoardLogger(save_dir=run.path, name="", version="tensorboard")
+        # What was logged beyond the checkpoint, before the run was killed, is logged again.
+        purge: dict[str, Any] = {"purge_step": first_step} if first_step > 1 else {}
+        return TensorBoardLogger(save_dir=run.path, name="", version="tensorboard", **purge)
     try:
         return WandbLogger(
             project=config["logger"]["project"],
@@ -117,6 +119,7 @@ def make_logger(config: Config, run: Run) -> Logger | bool:
             name=run.path.name,
             id=run.path.name,
             save_dir=run.path,
+            resume="allow",
         )
     except ModuleNotFoundError:
         raise UserError("logger=wandb needs the package wandb: pip install wandb") from None
@@ -173,7 +176,7 @@ def fit(
         enable_progress_bar=False,
         enable_model_summary=False,
         use_distributed_sampler=False,
-        logger=make_logger(config, run),
+        logger=make_logger(config, run, checkpoint.step + 1 if checkpoint else 1),
         callbacks=callbacks,
         plugins=[CheckpointFolders(checkpoints)],
     )

@@ -66,6 +66,7 @@ def test_skipped_documents_are_counted_in_the_manifest_and_told_in_the_log(tmp_p
     command = ("train", *TRAIN, "data=files", "data.corpus.train=a.jsonl", *HELD_OUT)
     line = the_one_line(lab(*command, cwd=tmp_path), last=True)
     assert re.search(r"a\.jsonl:\d+: ", line)
+    assert the_one_line(lab(*command, "data.workers=1", "runs=worker", cwd=tmp_path), last=True) == line
     result = lab(*command, "data.corpus.on_error=skip", "runs=skip", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     (path,) = tmp_path.glob("skip/*/manifest.json")

@@ -60,6 +60,7 @@ def test_a_signal_saves_the_run_and_ends_it_with_code_75(tmp_path: Path, number:
     step = re.fullmatch(rf"{number.name} came: saved at optimiser step (\d+) of 4000 in .*; the same command .*", last)
     assert step is not None, result.stderr
     assert "Traceback" not in result.stderr
+    assert "Error executing" not in result.stderr
     (newest,) = [max(path.glob("step=*")) for path in tmp_path.glob("runs/*/checkpoints")]
     assert newest.name == f"step={int(step.group(1)):08d}"
 
@@ -138,6 +139,9 @@ def test_a_broken_newest_checkpoint_is_named_and_broken_ones_only_are_an_error(t
     line = the_one_line(lab("train", *SMOKE, "scale.tokens=4096000", cwd=tmp_path), last=True)
     assert "holds broken checkpoints only" in line
     assert "overwrite=true" in line
+    subprocess.run(["rm", "-r", *map(str, tmp_path.glob("runs/*/checkpoints"))], check=True)
+    line = the_one_line(lab("train", *SMOKE, "scale.tokens=4096000", cwd=tmp_path))
+    assert re.search(r"checkpoints is empty, but the run has come to step \d+: restore the checkpoints, or", line)
 
 
 def test_status_lists_the_runs_and_removes_those_named(whole: Path, tmp_path: Path) -> None:

@@ -10,10 +10,11 @@ from hydra import compose, initialize_config_dir
 
 from lab.commands import configuration_folder
 from lab.errors import UserError
+from lab.files import append
 from lab.job import Job
 from lab.runs import Run
 from lab.training.fit import fit
-from lab.training.interruption import Interruption
+from lab.training.interruption import Interrupted, Interruption
 from lab.training.module import Training
 
 GOLDEN = Path(__file__).parent / "golden_loss.csv"
@@ -101,3 +102,23 @@ def test_checkpoints_stand_at_their_steps_with_float32_weights(tmp_path: Path) -
     folders = sorted(path.name for path in (made.run.path / "checkpoints").iterdir())
     assert folders == ["step=00000004", "step=00000006", "step=00000008"]
     assert all(value.dtype == torch.float32 for value in made.run.load_decoder().state_dict().values())
+
+
+def test_a_run_that_is_stopped_and_continued_has_one_table_without_gaps(tmp_path: Path) -> None:
+    settings = ("trainer.compute_dtype=float32", "trainer.checkpoint_every=3")
+    _, _, expected = trained(tmp_path / "whole", "trainer.checkpoint_every=3")
+    made = job(tmp_path, *settings)
+    made.run.create(made.config, {"digest": made.digest, "state": "training"})
+    stop = Interruption()
+    stop.received = "SIGTERM"
+    with pytest.raises(Interrupted, match="SIGTERM came: saved at optimiser step 1 of 8"):
+        fit(made.config, made.run, made.decoder(), made.data, stop)
+    append(made.run.path / "metrics.csv", "7,rows beyond the checkpoint go\n2,half")
+    again = job(tmp_path, *settings)
+    fit(again.config, again.run, again.decoder(), again.data, Interruption(), again.run.checkpoints.newest())
+    with open(again.run.path / "metrics.csv", newline="") as file:
+        assert list(csv.DictReader(file)) == expected
+    with open(again.run.path / "timing.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [int(row["step"]) for row in rows] == list(range(1, 9))
+    assert [float(row["seconds"]) for row in rows] == sorted(float(row["seconds"]) for row in rows)
