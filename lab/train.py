@@ -76,7 +76,7 @@ def continue_run(job: Job, interruption: Interruption) -> None:
     allow = job.config["resume"]["allow"]
     if checkpoint is not None:
         check_surroundings(stretches[-1], now, allow, job.run.path)
-    elif last_step(job.run.path) >= job.run.config["trainer"]["checkpoint_every"]:
+    elif last_step(job.run.path) > job.run.config["trainer"]["checkpoint_every"]:
         raise UserError(
             f"{job.run.path / 'checkpoints'} is empty, but the run has come to step {last_step(job.run.path)}: restore"
             " the checkpoints, or start the run again with overwrite=true"
