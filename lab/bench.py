@@ -5,7 +5,6 @@ python -m lab.bench attention
 python -m lab.bench data
 """
 
-import argparse
 import csv
 import sys
 from pathlib import Path
@@ -15,14 +14,13 @@ from rich.console import Console
 from lab.benches.attention import bench_attention
 from lab.benches.data import bench_data
 from lab.benches.training import bench_train
-from lab.commands import run_command
+from lab.commands import Parser, run_command
 from lab.errors import UserError
+from lab.files import writable
 
 
-def make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m lab.bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def make_parser() -> Parser:
+    parser = Parser(prog="python -m lab.bench", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     train = commands.add_parser(
         "train", help="training step of a model and scale, against transformers and the machine's matrix rate"
@@ -56,6 +54,8 @@ def main() -> None:
     arguments = make_parser().parse_args()
     if arguments.rounds < 1:
         raise UserError(f"--rounds is {arguments.rounds}: give 1 or more")
+    if arguments.csv:
+        writable(arguments.csv)
     run = {"train": bench_train, "attention": bench_attention, "data": bench_data}[arguments.command]
     # Tables of ranges are wide: outside a terminal, where rich assumes 80 columns, they get what they need.
     console = Console() if sys.stdout.isatty() else Console(width=120)

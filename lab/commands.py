@@ -1,16 +1,19 @@
 """What the entry points share: where conf/ is, and how a user's mistake is told."""
 
+import argparse
 import os
 import re
 import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, NoReturn
 
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
 from lab.errors import UserError
+from lab.files import remedy
 from lab.schema import KINDS
 from lab.training.interruption import Interrupted
 
@@ -31,10 +34,10 @@ def one_line(error: BaseException) -> str | None:
         # The search path follows, of interest to those who write Hydra plugins only.
         kept = [line for line in lines if not line.startswith(("Config search path", "provider=", "full_key"))]
         return " ".join(" ".join(kept).split()) + known_keys(str(error))
+    if isinstance(error, ValueError) and str(error).startswith("Config group override"):
+        return f"{error}; write group=choice, for example model=rope"
     if isinstance(error, OSError) and error.strerror:
-        return (
-            f"{error.filename or 'a file'}: {error.strerror.lower()}; free space or choose another folder with runs=..."
-        )
+        return f"{error.filename or 'a file'}: {error.strerror.lower()}; {remedy(error)}"
     return None
 
 
@@ -46,6 +49,18 @@ def known_keys(message: str) -> str:
     group = unknown.group(1).rpartition(".")[0]
     keys = [key for key in KINDS if key.rpartition(".")[0] == group]
     return f"; {group or 'at the top'} has {', '.join(keys)}" if keys else ""
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse with the lab's manner of telling a mistake, and the module's docstring as it stands for --help."""
+
+    def __init__(self, *arguments: Any, **keywords: Any) -> None:
+        if "\n" in keywords.get("description", ""):
+            keywords["formatter_class"] = argparse.RawDescriptionHelpFormatter
+        super().__init__(*arguments, **keywords)
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}; {self.prog} --help tells more")
 
 
 def run_command(main: Callable[[], None]) -> None:

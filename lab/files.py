@@ -1,6 +1,8 @@
 """How the lab writes: a file is there whole or not at all, and an error names it."""
 
+import errno
 import os
+import tempfile
 from pathlib import Path
 
 from lab.errors import UserError
@@ -31,7 +33,24 @@ def append(path: Path, text: str) -> None:
         raise unwritable(path, error) from None
 
 
+def writable(path: Path) -> None:
+    """Raises UserError if a file cannot be made at `path`: told before the work whose result it shall hold."""
+    if path.is_dir():
+        raise UserError(f"{path} is a folder: name a file")
+    try:
+        with tempfile.NamedTemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise unwritable(path, error) from None
+
+
 def unwritable(path: Path, error: OSError) -> UserError:
     """What to tell of an error of the file system."""
     reason = (error.strerror or str(error)).lower()
-    return UserError(f"{path} cannot be written: {reason}; free space or choose another folder with runs=...")
+    return UserError(f"{path} cannot be written: {reason}; {remedy(error)}")
+
+
+def remedy(error: OSError) -> str:
+    """What the user can do about an error of the file system."""
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    return "free space, or choose another folder" if full else "choose another folder, or make this one writable"

@@ -1,5 +1,6 @@
 """From a composed configuration to everything a run needs, checked before anything is written."""
 
+import importlib.util
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,8 @@ class Job:
         config["trainer"]["compute_dtype"] = compute_dtype(config["trainer"]["compute_dtype"], self.device)
         if config["logger"]["name"] not in LOGGERS:
             raise UserError(f"logger.name is {config['logger']['name']!r}: choose one of {', '.join(LOGGERS)}")
+        if config["logger"]["name"] == "wandb" and importlib.util.find_spec("wandb") is None:
+            raise UserError("logger=wandb needs the package wandb: pip install wandb")
         self.steps, self.accumulate = steps_of(config)
         make(config["schedule"], steps=self.steps)
         find(config["optimizer"], "model")

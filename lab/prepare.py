@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 from tqdm import tqdm
 
-from lab.commands import configuration_folder, run_command
+from lab.commands import Parser, configuration_folder, run_command
 from lab.components import find
 from lab.data.blocks import write_blocks
 from lab.data.documents import Corpus, Sotu
@@ -25,7 +25,7 @@ from lab.data.file_list import manifest_of
 from lab.data.llama_tokenizer import convert
 from lab.data.tokenizer import END_OF_DOCUMENT, Tokenizer, train_tokenizer
 from lab.errors import UserError
-from lab.files import write_whole
+from lab.files import writable, write_whole
 from lab.job import Job, missing_keys
 from lab.runs import write_json
 
@@ -62,6 +62,8 @@ def report(output: Path, end_of_document: str) -> None:
 
 def make_tokenizer(arguments: argparse.Namespace) -> None:
     refuse_existing(arguments.output, arguments.overwrite)
+    make_folder(arguments.output.parent)
+    writable(arguments.output)
     write(train_tokenizer(texts(Sotu(), "train"), arguments.vocabulary), arguments.output)
     report(arguments.output, END_OF_DOCUMENT)
 
@@ -125,11 +127,9 @@ def make_blocks(arguments: argparse.Namespace) -> None:
     print(f"{job.blocks_folder}: {job.block_count:,} blocks; train on them with data.mode=blocks")
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> Parser:
     """The command line."""
-    root = argparse.ArgumentParser(
-        prog="python -m lab.prepare", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    root = Parser(prog="python -m lab.prepare", description=__doc__)
     commands = root.add_subparsers(dest="command", required=True)
     manifest = commands.add_parser(
         "manifest",

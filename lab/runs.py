@@ -136,7 +136,9 @@ class Run:
         try:
             content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
-            raise UserError(f"{self.path} is not a run directory: it has no manifest.json") from None
+            raise UserError(
+                f"{self.path} is not a run directory: it has no manifest.json; move it away or choose another folder"
+            ) from None
         except ValueError as error:
             raise UserError(f"{path} is damaged ({error}); delete {self.path} or restore it") from None
         return content

@@ -1,6 +1,7 @@
 """What keys the configuration has and what kind of value each takes; Hydra lets any text through, and any +key."""
 
 import math
+import re
 from typing import Any
 
 from lab.errors import UserError
@@ -11,13 +12,13 @@ KINDS = {
     "runs": "text",
     "overwrite": "true or false",
     "plan": "true or false",
-    "table": "text or null",
-    "model.name": "text",
+    "table": "name or null",
+    "model.name": "name",
     "model.tied": "true or false",
     "model.eps": "positive number",
     "model.position.base": "positive number",
     "model.attention.window": "whole number or null",
-    "scale.name": "text",
+    "scale.name": "name",
     "scale.vocabulary": "whole number",
     "scale.context": "whole number",
     "scale.layers": "whole number",
@@ -34,7 +35,7 @@ KINDS = {
     "scale.learning_rate": "positive number",
     "scale.warmup_steps": "whole number",
     "scale.validation_blocks": "whole number",
-    "data.name": "text",
+    "data.name": "name",
     "evaluation.name": "text",
     "evaluation.corpus": "mapping or null",
     "data.seed": "whole number",
@@ -47,11 +48,11 @@ KINDS = {
     "data.isolate_documents": "true or false",
     "tokenizer.path": "text",
     "tokenizer.vocabulary": "whole number",
-    "tokenizer.end_of_document": "text",
+    "tokenizer.end_of_document": "text or null",
     "optimizer.learning_rate": "positive number",
     "optimizer.betas": "pair of fractions",
     "optimizer.eps": "positive number",
-    "optimizer.weight_decay": "number",
+    "optimizer.weight_decay": "number from 0 on",
     "optimizer.momentum": "fraction",
     "schedule.warmup_steps": "whole number",
     "schedule.final_fraction": "fraction",
@@ -96,10 +97,13 @@ def is_number(value: Any) -> bool:
 def fits(value: Any, kind: str) -> bool:
     """Whether a value is of a kind named in ``KINDS``."""
     whole = isinstance(value, int) and not isinstance(value, bool)
+    name = isinstance(value, str) and re.fullmatch(r"\w[\w.-]*", value) is not None  # part of a folder's name
     fractions = isinstance(value, list) and all(is_number(entry) and 0 <= entry < 1 for entry in value)
     return {
         "text": isinstance(value, str) and value != "",
         "text or null": value is None or (isinstance(value, str) and value != ""),
+        "name": name,
+        "name or null": value is None or name,
         "mapping or null": value is None,  # a mapping's own keys come here one by one
         "true or false": isinstance(value, bool),
         "whole number": whole,
@@ -108,7 +112,7 @@ def fits(value: Any, kind: str) -> bool:
         "list of code, packages, hardware, ranks": isinstance(value, list)
         and all(entry in ("code", "packages", "hardware", "ranks") for entry in value),
         "positive whole number": whole and value > 0,
-        "number": is_number(value),
+        "number from 0 on": is_number(value) and value >= 0,
         "positive number": is_number(value) and value > 0,
         "fraction": is_number(value) and 0 <= value <= 1,
         "pair of fractions": fractions and len(value) == 2,
@@ -123,12 +127,27 @@ def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+def expected(kind: str) -> str:
+    """What to tell of a value that is not of its kind."""
+    if kind == "true or false":
+        return "it must be true or false"
+    if kind.startswith("list of"):
+        return f"it must be a {kind}, such as [code]"
+    return f"it must be a {kind}"
+
+
+GROUPS = {key.partition(".")[0] for key in KINDS if "." in key}
+
+
 def check_values(config: dict[str, Any]) -> None:
-    """Raises UserError for the first key that nothing reads, or whose value is not of its kind."""
+    """Raises UserError for a group without a choice, a key that nothing reads, a value that is not of its kind."""
+    for group in GROUPS:
+        if not isinstance(config.get(group), dict):
+            raise UserError(f"{group} is {config.get(group)!r}: choose one; conf/{group}/ lists them")
     for key, value in flatten(config).items():
         if key in KINDS:
             if not fits(value, KINDS[key]):
-                raise UserError(f"{key} is {value!r}: it must be a {KINDS[key]}")
+                raise UserError(f"{key} is {value!r}: {expected(KINDS[key])}")
         elif not key.startswith(tuple(f"{node}." for node in CHECKED_ELSEWHERE)):
             group = key.rpartition(".")[0]
             known = ", ".join(other for other in KINDS if other.rpartition(".")[0] == group)

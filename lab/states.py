@@ -11,12 +11,16 @@ from torch import Tensor
 def pack(state: Any) -> tuple[Any, dict[str, Tensor]]:
     """A tree of dicts, lists, tuples, plain values, tensors and numpy arrays, as JSON and named tensors.
 
-    What JSON has no word for is an object with one key: tensor, array, tuple, items (a dict whose keys are not all
-    text), float (inf and nan), bytes. Raises TypeError, naming the place, for a value of another kind.
+    What JSON has no word for is an object with one key: tensor, array, scalar, tuple, items (a dict whose keys are not
+    all text), float (inf and nan), bytes. Raises TypeError, naming the place, for a value of another kind.
     """
     tensors: dict[str, Tensor] = {}
 
     def keep(path: str, tensor: Tensor) -> str:
+        # Two places may be written alike: {1: a, "1": b}, {"a/b": c, "a": {"b": d}}.
+        path = path if path not in tensors else f"{path}#{len(tensors)}"
+        if tensor.layout is not torch.strided:
+            raise TypeError(f"{path} is a tensor of layout {tensor.layout}, which a checkpoint cannot hold")
         tensors[path] = tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
         return path
 
@@ -25,15 +29,18 @@ def pack(state: Any) -> tuple[Any, dict[str, Tensor]]:
             return {"tensor": keep(path, value)}
         if isinstance(value, (np.ndarray, np.generic)):
             array = np.asarray(value)
+            if array.dtype.kind not in "biufcMm":
+                raise TypeError(f"{path} is an array of {array.dtype}, which a checkpoint cannot hold")
             content = torch.from_numpy(np.frombuffer(array.tobytes(), dtype=np.uint8).copy())
-            return {"array": [keep(path, content), array.dtype.str, list(array.shape)]}
-        if isinstance(value, dict):
+            kind = "array" if isinstance(value, np.ndarray) else "scalar"
+            return {kind: [keep(path, content), array.dtype.str, list(array.shape)]}
+        if type(value) is dict:
             if all(isinstance(key, str) for key in value) and len(value) != 1:
                 return {key: plain(each, f"{path}/{key}") for key, each in value.items()}
             return {"items": [[plain(key, f"{path}/key"), plain(each, f"{path}/{key}")] for key, each in value.items()]}
-        if isinstance(value, tuple):
+        if type(value) is tuple:
             return {"tuple": [plain(each, f"{path}/{index}") for index, each in enumerate(value)]}
-        if isinstance(value, list):
+        if type(value) is list:
             return [plain(each, f"{path}/{index}") for index, each in enumerate(value)]
         if isinstance(value, bytes):
             return {"bytes": value.hex()}
@@ -56,9 +63,10 @@ def unpack(packed: Any, tensors: Mapping[str, Tensor]) -> Any:
         kind, value = next(iter(packed.items()))
         if kind == "tensor":
             return tensors[value]
-        if kind == "array":
+        if kind in ("array", "scalar"):
             name, dtype, shape = value
-            return np.frombuffer(tensors[name].numpy().tobytes(), dtype=dtype).reshape(shape).copy()
+            array = np.frombuffer(tensors[name].numpy().tobytes(), dtype=dtype).reshape(shape).copy()
+            return array if kind == "array" else array[()]
         if kind == "tuple":
             return tuple(unpack(each, tensors) for each in value)
         if kind == "items":

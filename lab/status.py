@@ -5,7 +5,6 @@ python -m lab.status runs --verify
 python -m lab.status runs --remove nope-pilot-sotu-seed0-1a2b3c4d
 """
 
-import argparse
 import csv
 import sys
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from lab.commands import run_command
+from lab.commands import Parser, run_command
 from lab.errors import UserError
 from lab.lock import holder
 from lab.runs import Run
@@ -23,7 +22,7 @@ from lab.runs import Run
 def runs_in(folder: Path) -> list[Run]:
     """The run directories of a folder by name. Raises UserError if there is no such folder."""
     if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder; name the folder that holds the runs")
+        raise UserError(f"{folder}: not a folder; name the folder that holds the runs")
     return [Run(path.parent) for path in sorted(folder.glob("*/manifest.json"))]
 
 
@@ -102,10 +101,8 @@ def remove(folder: Path, names: list[str], sure: bool) -> None:
         print(f"removed {folder / name}")
 
 
-def make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m lab.status", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def make_parser() -> Parser:
+    parser = Parser(prog="python -m lab.status", description=__doc__)
     parser.add_argument(
         "folder", nargs="?", type=Path, default=Path("runs"), help="that holds the runs (default: runs)"
     )

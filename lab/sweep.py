@@ -61,7 +61,8 @@ class Outcomes:
                 f"{job.trained_tokens:,}",
                 f"{job.flops.exact * job.trained_tokens:.3g}",
             )
-        self.console.print(table)
+        # Directories must come whole, however narrow the terminal is.
+        Console(width=Console(width=1000).measure(table).maximum).print(table)
         if len(self.planned) > 1:
             differing = differences([job.identity for job in self.planned])
             keys = Table("key", "values, run by run", title="The runs differ in", title_justify="left")

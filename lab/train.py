@@ -41,12 +41,20 @@ def train(job: Job) -> None:
             job.run.delete()
             state = "new"
         if state == "finished":
-            print(f"{job.run.path} is finished")
+            print(f"{job.run.path} is finished{lost(job)}")
         elif state == "unfinished":
             continue_run(job, interruption)
         else:
             make_run(job, interruption)
         complete(job, interruption)
+
+
+def lost(job: Job) -> str:
+    """What of a finished run is no longer there, in words."""
+    steps = [step for step, _, _, flaw in job.run.checkpoints.listing(verify=False) if not flaw]
+    missing = ["its weights"] * (job.steps not in steps)
+    missing += ["metrics.csv"] * (not (job.run.path / "metrics.csv").exists())
+    return f", but {' and '.join(missing)} are gone; overwrite=true trains it again" if missing else ""
 
 
 def make_run(job: Job, interruption: Interruption) -> None:
@@ -81,6 +89,13 @@ def continue_run(job: Job, interruption: Interruption) -> None:
             f"{job.run.path / 'checkpoints'} is empty, but the run has come to step {last_step(job.run.path)}: restore"
             " the checkpoints, or start the run again with overwrite=true"
         )
+    for key in ("log_every", "validate_every"):  # they decide which rows metrics.csv has
+        begun, given = job.run.config["trainer"][key], job.config["trainer"][key]
+        if given != begun:
+            raise UserError(
+                f"trainer.{key} is {given}, but {job.run.path} was begun with {begun}: give trainer.{key}={begun}, or"
+                " start the run again with overwrite=true"
+            )
     step = checkpoint.step if checkpoint else 0
     stretch = now | {"first_step": step + 1, "allowed": allow}
     job.run.update_manifest(stretches=[*stretches, stretch])

@@ -22,6 +22,13 @@ def bench_attention(arguments: argparse.Namespace, console: Console) -> list[dic
     used = compute_dtype("auto", device)
     dtype = DTYPES[used]
     heads, kv_heads, head_dim = arguments.heads, arguments.kv_heads, arguments.head_dim
+    sizes = {"--heads": heads, "--kv-heads": kv_heads, "--head-dim": head_dim}
+    sizes |= {"--lengths": min(arguments.lengths), "--windows": min(arguments.windows)}
+    for option, size in sizes.items():
+        if size < 1:
+            raise UserError(f"{option} is {size}: give 1 or more")
+    if heads % kv_heads:
+        raise UserError(f"--heads is {heads} and --kv-heads {kv_heads}: the second must divide the first")
     console.print(
         f"forward + backward, batch 1, {heads} heads, {kv_heads} key heads of {head_dim}, {used}; "
         f"{hardware()}, torch {torch.__version__}"

@@ -13,6 +13,7 @@ and the files are the same, byte for byte.
 import hashlib
 import itertools
 import json
+import logging
 import multiprocessing
 import os
 import threading
@@ -30,6 +31,7 @@ from lab.data.order import Block, BlockStream, Cursor
 from lab.errors import UserError
 from lab.files import write_whole
 
+LOG = logging.getLogger("lab.data")
 SHARD_TOKENS = 2**21
 
 
@@ -214,7 +216,7 @@ def write_blocks(
     processes: int,
     progress: Callable[[int], object],
 ) -> None:
-    """Write the first `count` blocks of a stream, those that are already there excepted.
+    """Write the first `count` blocks of a stream, those that are already there and whole excepted.
 
     `progress` is told the number of tokens whenever a shard is ready. Raises UserError if the folder holds other
     blocks or cannot be written.
@@ -241,8 +243,7 @@ def write_blocks(
         items = items_of(lane, count, stream.lanes)
         for start in range(0, items, size):
             stop = min(start + size, items)
-            path = shard_path(folder, lane, start)
-            if path.exists() and read_header(path)["blocks"] >= stop - start:
+            if is_whole(folder, lane, start, stop, stream.lanes):
                 progress((stop - start) * (stream.context + 1))
             else:
                 yield start, stop
@@ -264,6 +265,18 @@ def write_blocks(
                 lane, shards = running.pop(future)
                 progress(future.result())
                 submit_next(lane, shards)
+
+
+def is_whole(folder: Path, lane: int, start: int, stop: int, lanes: int) -> bool:
+    """Whether the blocks [start, stop) of a lane are there as they were written; a damaged shard is named."""
+    path = shard_path(folder, lane, start)
+    if not path.exists():
+        return False
+    try:
+        return len(read_shard(path, lane, start, lanes).tokens) >= stop - start
+    except UserError as error:
+        LOG.warning("written again: %s", error)
+        return False
 
 
 _adopted: tuple[BlockStream, Path]

@@ -58,6 +58,14 @@ class Files(Corpus):
         deadline_seconds: float = 900.0,
     ) -> None:
         super().__init__(on_error)
+        if not isinstance(text_field, str) or not text_field:
+            raise UserError(f"data.corpus.text_field is {text_field!r}: give the name of the field that holds the text")
+        for key, count, least in (
+            ("small_bytes", small_bytes, 0),
+            ("longest_document_bytes", longest_document_bytes, 1),
+        ):
+            if isinstance(count, bool) or not isinstance(count, int) or count < least:
+                raise UserError(f"data.corpus.{key} is {count!r}: give a whole number of bytes, {least} or more")
         self.text_field = text_field
         self.small_bytes = small_bytes
         self.longest = longest_document_bytes

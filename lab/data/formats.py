@@ -4,6 +4,7 @@ import itertools
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -38,6 +39,8 @@ class Row:
 def kind_of(location: str) -> str:
     """One of KINDS, by the end of the name. Raises UserError for another."""
     path = urlsplit(location).path if "://" in location else location
+    if "://" not in location and Path(location).is_dir():
+        raise UserError(f"{location}: a folder; give the files in it, data.corpus.train=[{location}/a.jsonl,...]")
     for kind in KINDS:
         if path.endswith(f".{kind}"):
             return kind
@@ -208,7 +211,9 @@ def _open_parquet(file: StoredFile) -> Any:
     try:
         return pyarrow.parquet.ParquetFile(seekable(file), page_checksum_verification=True)
     except (ArrowException, OSError) as error:
-        raise Damage(f"{file.location}: not a whole parquet file ({' '.join(str(error).split())})") from None
+        raise Damage(
+            f"{file.location}: not a whole parquet file ({' '.join(str(error).split())}); download it again"
+        ) from None
 
 
 def _parquet_rows(file: StoredFile, start: int, stop: int | None, columns: Sequence[str] | None) -> Iterator[Row]:
@@ -229,7 +234,9 @@ def _parquet_rows(file: StoredFile, start: int, stop: int | None, columns: Seque
                         yield row
                 number += batch.num_rows
         except (ArrowException, OSError) as error:
-            raise Damage(f"{file.location}: corrupt after row {number} ({' '.join(str(error).split())})") from None
+            raise Damage(
+                f"{file.location}: corrupt after row {number} ({' '.join(str(error).split())}); download it again"
+            ) from None
         if number != end:
             raise Damage(
                 f"{file.location}: ends at row {number} of group {group}, which tells {end}; download it again"

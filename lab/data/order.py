@@ -228,6 +228,8 @@ class BlockStream:
         for subset in self.subsets:
             chunks = corpus.chunks(split, subset)
             if not 1 <= lanes <= chunks:
+                for chunk in range(chunks):  # too few because they cannot be read: that is to be told first
+                    next(corpus.read(split, subset, chunk), None)
                 raise UserError(
                     f"data.lanes is {lanes} but split {split}{f', subset {subset}' if subset else ''} has {chunks}"
                     f" {corpus.chunk_word}; give at least 1 lane and no more lanes than {corpus.chunk_word}"

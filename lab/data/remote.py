@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from urllib.parse import urljoin, urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 import urllib3
 from huggingface_hub import get_token, hf_hub_url
@@ -28,12 +29,23 @@ MENDING = {
     416: "the file is shorter than it was; make the manifest again",
 }
 
-_pools: dict[int, urllib3.PoolManager] = {}
+_pools: dict[tuple[int, str | None], urllib3.PoolManager] = {}
 
 
-def _pool() -> urllib3.PoolManager:
-    # Connections cannot be shared with a forked process.
-    return _pools.setdefault(os.getpid(), urllib3.PoolManager(maxsize=4, retries=False))
+def _pool(url: str) -> urllib3.PoolManager:
+    """The connections for an address: through the proxy that the environment names (https_proxy, no_proxy), if any."""
+    try:
+        parts = urlsplit(url)
+    except ValueError as error:
+        raise LocationValueError(str(error)) from None
+    proxy = None if proxy_bypass(parts.netloc) else getproxies().get(parts.scheme)
+    key = (os.getpid(), proxy)  # connections cannot be shared with a forked process
+    if key not in _pools:
+        kinds: Callable[..., urllib3.PoolManager] = (
+            partial(urllib3.ProxyManager, proxy) if proxy else urllib3.PoolManager
+        )
+        _pools[key] = kinds(maxsize=4, retries=False)
+    return _pools[key]
 
 
 class Fault(Exception):
@@ -58,6 +70,7 @@ class RemoteFile(StoredFile):
         self.url, self._headers = resolve(location)
         self.version = version or ""
         self.size = -1 if size is None else size
+        self._told_of_ranges = False
         if size is None:
             self._look()
 
@@ -99,6 +112,9 @@ class RemoteFile(StoredFile):
             if response.status not in (200, 206):
                 raise self._refused(response.status, start)
             self._check(response, start)
+            if response.status == 200 and start and not self._told_of_ranges:
+                LOG.warning("%s: the server does not serve ranges: read from its start again", self.location)
+                self._told_of_ranges = True
             skip = start if response.status == 200 else first_byte(response.headers, start)
             left = stop - start
             while left:
@@ -142,7 +158,7 @@ class RemoteFile(StoredFile):
         timeout = urllib3.Timeout(connect=self.network.timeout, read=self.network.timeout)
         for _ in range(10):
             try:
-                response = _pool().request(
+                response = _pool(url).request(
                     method, url, headers=sent, timeout=timeout, preload_content=False, redirect=False
                 )
             except (HTTPError, OSError) as error:
@@ -172,16 +188,18 @@ class RemoteFile(StoredFile):
                 self._wait(fault, position, attempts, started)
 
     def _wait(self, fault: Fault, position: int, attempts: int, last_progress: float) -> None:
-        """Sleep before the next attempt. Raises UserError if the deadline would pass."""
+        """Sleep before the next attempt. Raises UserError if the deadline has passed."""
         network = self.network
         # Full jitter: many readers that fail together do not come back together.
         wait = random.uniform(0, min(network.longest_wait, network.first_wait * 2 ** (attempts - 1)))
         wait = max(wait, min(fault.wait, network.longest_wait))
-        if time.monotonic() - last_progress + wait > network.deadline:
+        left = network.deadline - (time.monotonic() - last_progress)
+        if left <= 0:
             raise UserError(
                 f"{self.location}: no byte after byte {position} for {time.monotonic() - last_progress:.0f} s,"
                 f" {attempts} attempts; the last: {fault}; try again later, or raise data.corpus.deadline_seconds"
             )
+        wait = min(wait, left)
         LOG.warning("%s at byte %d: %s; attempt %d in %.1f s", self.location, position, fault, attempts + 1, wait)
         time.sleep(wait)
 

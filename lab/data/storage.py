@@ -19,13 +19,20 @@ class Network:
     """How patient reading over a network is, in seconds.
 
     `timeout` without a byte before a read is tried again; `deadline` without progress, over all attempts;
-    `first_wait` before the second attempt, doubled with every further one up to `longest_wait`.
+    `first_wait` before the second attempt, doubled with every further one up to `longest_wait`. Raises UserError
+    for a time that is not above 0.
     """
 
     timeout: float = 30.0
     deadline: float = 900.0
     first_wait: float = 0.5
     longest_wait: float = 30.0
+
+    def __post_init__(self) -> None:
+        for key in ("timeout", "deadline"):
+            seconds = getattr(self, key)
+            if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not seconds > 0:
+                raise UserError(f"data.corpus.{key}_seconds is {seconds!r}: give a number of seconds above 0")
 
 
 class StoredFile(ABC):

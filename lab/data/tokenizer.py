@@ -12,18 +12,20 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 from lab.errors import UserError
 
 END_OF_DOCUMENT = "<|endoftext|>"
+USUAL_ENDS = (END_OF_DOCUMENT, "</s>")
 
 
 class Tokenizer:
     """A `tokenizer.json` file (https://github.com/huggingface/tokenizers) with an end-of-document token.
 
     A relative `path` is looked for in the current directory, then among the tokenizers that the lab ships.
+    An `end_of_document` of None is the one of USUAL_ENDS that the file has.
     Attributes: `library` (the tokenizer itself), `vocabulary` (number of ids, added tokens included),
     `end_of_document` (id), `digest` (sha256 of the file). Raises UserError if the file is missing, is not a
-    tokenizer, lacks the end-of-document token, or holds another number of tokens than `vocabulary`.
+    tokenizer, lacks the end-of-document token or leaves it open, or holds another number of tokens than `vocabulary`.
     """
 
-    def __init__(self, path: str, end_of_document: str = END_OF_DOCUMENT, vocabulary: int | None = None) -> None:
+    def __init__(self, path: str, end_of_document: str | None = END_OF_DOCUMENT, vocabulary: int | None = None) -> None:
         self.path = _find(path)
         content = self.path.read_bytes()
         try:
@@ -33,6 +35,12 @@ class Tokenizer:
         ids = self.library.get_vocab(with_added_tokens=True)
         self.vocabulary = len(ids)
         self.digest = hashlib.sha256(content).hexdigest()
+        if end_of_document is None:
+            held = [token for token in USUAL_ENDS if token in ids]
+            if len(held) != 1:
+                told = "both" if held else "none"
+                raise UserError(f"{self.path}: has {told} of {' and '.join(USUAL_ENDS)}; set tokenizer.end_of_document")
+            end_of_document = held[0]
         if end_of_document not in ids:
             raise UserError(f"{self.path}: lacks the token {end_of_document!r}; set tokenizer.end_of_document")
         self.end_of_document: int = ids[end_of_document]

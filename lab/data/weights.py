@@ -17,6 +17,8 @@ def whole_weights(subsets: Sequence[str], weights: Mapping[str, float] | None) -
         if len(subsets) > 1:
             raise UserError(f"data.weights is missing: give each of {', '.join(subsets)} a share of the tokens")
         return (1,)
+    if subsets == [""] and weights:
+        raise UserError("data.weights is given, but the corpus has no subsets; leave it out (data.weights=null)")
     for name in weights:
         if name not in subsets:
             known = ", ".join(subsets) or "none"

@@ -1,6 +1,7 @@
 """What happens beside the training itself: tables of metrics, the progress line, checkpoints."""
 
 import csv
+import hashlib
 import io
 import sys
 import time
@@ -13,6 +14,7 @@ import lightning
 from tqdm import tqdm
 
 from lab.checkpoints import Checkpoints
+from lab.errors import UserError
 from lab.files import append, write_whole
 from lab.training.interruption import Interruption
 from lab.training.module import Training
@@ -56,17 +58,41 @@ class StepCallback(lightning.Callback, ABC):
 
 
 class Metrics(StepCallback):
-    """``metrics.csv``: what a run's numbers decide. ``timing.csv``: what the wall clock adds, never reproducible."""
+    """``metrics.csv``: what a run's numbers decide. ``timing.csv``: what the wall clock adds, never reproducible.
+
+    A checkpoint holds the sha256 of the metrics up to its step.
+
+    Raises:
+        UserError: of a run that is continued, metrics.csv is not as it was written.
+    """
 
     def __init__(self, folder: Path, every: int, validate_every: int, batch_tokens: int, steps: int) -> None:
         super().__init__()
         self.folder, self.every, self.validate_every = folder, every, validate_every
         self.batch_tokens, self.steps = batch_tokens, steps
+        self._expected: str | None = None
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"sha256": self._digest()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._expected = state_dict["sha256"]
+
+    def _digest(self) -> str:
+        return hashlib.sha256((self.folder / "metrics.csv").read_bytes()).hexdigest()
 
     def on_train_start(self, trainer: Any, module: Any) -> None:
         super().on_train_start(trainer, module)
         step = trainer.global_step
-        keep_rows_up_to(self.folder / "metrics.csv", METRICS, step)
+        path = self.folder / "metrics.csv"
+        before = path.read_bytes() if path.exists() else b""
+        keep_rows_up_to(path, METRICS, step)
+        if self._expected not in (None, self._digest()):
+            write_whole(path, before)
+            raise UserError(
+                f"{path}: its rows up to step {step} are not those that the run has written; restore the file, or"
+                " start the run again with overwrite=true"
+            )
         timing = keep_rows_up_to(self.folder / "timing.csv", TIMING, step)
         now = time.perf_counter()
         self._started = now - (float(timing[-1][1]) if timing else 0.0)

@@ -94,11 +94,27 @@ def hardware() -> dict[str, Any]:
     }
 
 
+# What only reads runs that are trained: it changes none.
+AFTERWARDS = {
+    "bench.py",
+    "benches",
+    "compare.py",
+    "control.py",
+    "extrapolate.py",
+    "measure",
+    "report",
+    "status.py",
+    "sweep.py",
+}
+
+
 def code_digest() -> str:
-    """sha256 of the names and contents of the lab's modules."""
+    """sha256 of the names and contents of the modules that can have a part in training."""
     package = Path(__file__).parents[1]
     total = hashlib.sha256()
     for path in sorted(package.rglob("*.py")):
+        if path.relative_to(package).parts[0] in AFTERWARDS:
+            continue
         total.update(path.relative_to(package).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
     return total.hexdigest()
 
@@ -112,17 +128,14 @@ def make_logger(config: Config, run: Run, first_step: int) -> Logger | bool:
         # What was logged beyond the checkpoint, before the run was killed, is logged again.
         purge: dict[str, Any] = {"purge_step": first_step} if first_step > 1 else {}
         return TensorBoardLogger(save_dir=run.path, name="", version="tensorboard", **purge)
-    try:
-        return WandbLogger(
-            project=config["logger"]["project"],
-            offline=config["logger"]["offline"],
-            name=run.path.name,
-            id=run.path.name,
-            save_dir=run.path,
-            resume="allow",
-        )
-    except ModuleNotFoundError:
-        raise UserError("logger=wandb needs the package wandb: pip install wandb") from None
+    return WandbLogger(
+        project=config["logger"]["project"],
+        offline=config["logger"]["offline"],
+        name=run.path.name,
+        id=run.path.name,
+        save_dir=run.path,
+        resume="allow",
+    )
 
 
 def fit(

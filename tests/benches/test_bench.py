@@ -47,3 +47,20 @@ def test_the_attention_bench_compares_every_kernel_that_can_serve_a_case(
 def test_no_rounds_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match="--rounds is 0"):
         run(monkeypatch, "attention", "--rounds", "0")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--windows", "0"], "--windows is 0"),
+        (["--lengths", "64", "-5"], "--lengths is -5"),
+        (["--heads", "3", "--kv-heads", "2"], "--heads is 3 and --kv-heads 2"),
+        (["--csv", "/nowhere/at/all.csv"], "/nowhere/at/all.csv cannot be written"),
+        (["--colour"], "unrecognized arguments: --colour; python -m lab.bench --help tells more"),
+    ],
+)
+def test_an_option_that_makes_no_sense_is_refused_before_anything_is_measured(
+    monkeypatch: pytest.MonkeyPatch, arguments: list[str], told: str
+) -> None:
+    with pytest.raises(UserError, match=re.escape(told)):
+        run(monkeypatch, "attention", *arguments)

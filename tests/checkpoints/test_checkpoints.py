@@ -79,6 +79,13 @@ def test_a_state_comes_back_the_same_by_way_of_json(tree):
     assert same(unpack(json.loads(json.dumps(packed)), tensors), tree)
 
 
+def test_places_that_are_written_alike_are_kept_apart():
+    one, two = torch.tensor([1.0]), torch.tensor([2.0])
+    for tree in ({1: one, "1": two}, {"a/b": one, "a": {"b": two, "c": one}}):
+        packed, tensors = pack(tree)
+        assert same(unpack(json.loads(json.dumps(packed)), tensors), tree)
+
+
 @pytest.mark.parametrize("value", [float("inf"), float("-inf"), float("nan"), -0.0])
 def test_infinity_nan_and_minus_zero_come_back(value):
     packed, tensors = pack(value)

@@ -366,6 +366,30 @@ def test_a_parquet_file_that_was_cut_is_refused(tmp_path, held_out, paragraphs):
 
 
 @pytest.mark.parametrize("small_bytes", [2**20, 0])
+def test_a_damaged_file_is_named_rather_than_too_few_chunks(tmp_path, held_out, tokenizer, small_bytes):
+    (tmp_path / "train.parquet").write_bytes(b"no parquet at all")
+    files = Files(str(tmp_path / "train.parquet"), **held_out, small_bytes=small_bytes)
+    with pytest.raises(UserError, match=r"train\.parquet: not a whole parquet file .*; download it again"):
+        BlockStream(files, "train", tokenizer, context=16, seed=0)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"text_field": None},
+        {"text_field": ""},
+        {"small_bytes": -1},
+        {"small_bytes": 0.5},
+        {"longest_document_bytes": 0},
+    ],
+)
+def test_a_setting_that_makes_no_sense_is_refused_with_its_key(tmp_path, held_out, settings):
+    (key,) = settings
+    with pytest.raises(UserError, match=rf"data\.corpus\.{key} is "):
+        Files("train.txt", **held_out, **settings)
+
+
+@pytest.mark.parametrize("small_bytes", [2**20, 0])
 def test_a_parquet_file_without_the_text_field_is_refused(tmp_path, held_out, small_bytes):
     pyarrow.parquet.write_table(pyarrow.table({"content": ["a"]}), tmp_path / "train.parquet")
     files = Files(str(tmp_path / "train.parquet"), **held_out, small_bytes=small_bytes)
@@ -415,7 +439,7 @@ def test_another_text_field_can_be_named_and_shows_in_the_digest(corpus):
     [
         ("nowhere.txt", "nowhere.txt: No such file or directory"),
         ("empty.jsonl", "empty.jsonl: the file is empty"),
-        ("folder.txt", "folder.txt: Is a directory"),
+        ("folder.txt", "folder.txt: a folder; give the files in it"),
         ("table.csv", "table.csv: unknown kind of file"),
         ("", "data.corpus.train lacks a path"),
         ([], "data.corpus.train lacks a path"),

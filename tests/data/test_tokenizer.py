@@ -126,3 +126,20 @@ def test_a_vocabulary_with_no_room_for_the_bytes_is_refused():
 def test_texts_too_few_for_the_vocabulary_are_refused():
     with pytest.raises(UserError, match="the texts give only 260 of 1024 tokens"):
         train_tokenizer(["text"], 1024)
+
+
+def test_the_end_of_document_is_found_if_the_file_leaves_no_choice(tmp_path):
+    assert Tokenizer("sotu_1k/tokenizer.json", None).end_of_document == 0
+    assert Tokenizer("llama_32k/tokenizer.json", None).end_of_document == 2
+    content = json.loads(Tokenizer("sotu_1k/tokenizer.json").path.read_text())
+    both = content["added_tokens"] + [content["added_tokens"][0] | {"id": 1024, "content": "</s>"}]
+    for tokens, told in ((both, "has both of"), ([], "has none of")):
+        changed = content | {"added_tokens": tokens}
+        if not tokens:
+            vocabulary = {
+                ("<end>" if key == "<|endoftext|>" else key): i for key, i in content["model"]["vocab"].items()
+            }
+            changed["model"] = content["model"] | {"vocab": vocabulary}
+        (tmp_path / "tokenizer.json").write_text(json.dumps(changed))
+        with pytest.raises(UserError, match=rf"tokenizer\.json: {told} .*; set tokenizer\.end_of_document"):
+            Tokenizer(str(tmp_path / "tokenizer.json"), None)

@@ -80,5 +80,5 @@ def test_weights_that_make_no_mixture_are_refused_by_name(weights, message):
 
 
 def test_weights_for_a_corpus_without_subsets_are_refused():
-    with pytest.raises(UserError, match=r"data\.weights\.web: the corpus has no such subset; it has none"):
+    with pytest.raises(UserError, match=r"data\.weights is given, but the corpus has no subsets; leave it out"):
         whole_weights([""], {"web": 1})

@@ -59,6 +59,13 @@ REFUSED = {
     "model.position._target_=os.system": "only targets inside lab. are accepted",
     "logger.name=papyrus": "logger.name is 'papyrus'",
     "measure.segments=0": "measure.segments is 0",
+    "model.name=../rope": "model.name is '../rope': it must be a name",
+    "table=a/b": "table is 'a/b': it must be a name or null",
+    "resume.allow=code": "resume.allow is 'code': it must be a list of code, packages, hardware, ranks, such as [code]",
+    "overwrite=yes_please": "overwrite is 'yes_please': it must be true or false",
+    "optimizer.weight_decay=-1": "optimizer.weight_decay is -1",
+    "~optimizer": "optimizer is None: choose one; conf/optimizer/ lists them",
+    "data.weights={web:3}": "data.weights is given, but the corpus has no subsets",
     "measure.bin_tokens=0": "measure.bin_tokens is 0",
 }
 
@@ -73,6 +80,14 @@ def test_a_bad_value_is_refused_before_anything_is_written(
     assert REFUSED[overrides] in str(refusal.value)
     assert "\n" not in str(refusal.value)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_logger_whose_package_is_missing_is_refused_before_anything_is_written(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(UserError, match="logger=wandb needs the package wandb: pip install wandb"):
+        job("logger=wandb")
 
 
 @pytest.mark.parametrize(
@@ -95,6 +110,8 @@ def test_a_tokenizer_file_that_is_not_one_is_named(content: bytes, reason: str, 
         (["scale.contxt=12"], ["contxt", "scale.context", "scale.layers"]),
         (["sead=1"], ["sead", "seed", "kernel"]),
         (["optimizer"], ["optimizer"]),
+        (["model=null"], ["group=choice"]),
+        (["=1"], ["group=choice"]),
     ],
 )
 def test_an_unknown_choice_or_key_is_one_line_that_names_the_choices(

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -91,6 +92,29 @@ def test_workers_and_written_blocks_change_nothing(tmp_path: Path, whole: Path) 
     # Of the state only the cursors differ: blocks that are read by number need none.
     for name in ("metrics.csv", "weights.safetensors", "blocks"):
         assert found[name] == expected[name]
+
+
+def test_a_run_goes_on_only_with_the_metrics_and_the_intervals_that_it_was_begun_with(tmp_path: Path) -> None:
+    assert stopped(tmp_path, signal.SIGTERM).returncode == 75
+    command = ("train", *SMOKE, "scale.tokens=4096000")
+    line = the_one_line(lab(*command, "trainer.log_every=3", cwd=tmp_path))
+    assert "trainer.log_every is 3, but runs/" in line
+    (path,) = tmp_path.glob("runs/*/metrics.csv")
+    content = path.read_text()
+    header, first, *others = content.splitlines(keepends=True)
+    for changed in ("".join([header, *others]), content.replace(first, first.replace(".", ".1", 1)), None):
+        path.unlink() if changed is None else path.write_text(changed)
+        line = the_one_line(lab(*command, cwd=tmp_path), last=True)
+        assert re.search(r"metrics\.csv: its rows up to step \d+ are not those that the run has written", line)
+        assert changed is None or path.read_text() == changed
+
+
+def test_a_finished_run_that_has_lost_its_weights_says_so(tmp_path: Path, whole: Path) -> None:
+    shutil.copytree(whole, tmp_path / "runs")
+    for folder in tmp_path.glob("runs/*/checkpoints"):
+        shutil.rmtree(folder)
+    result = lab("train", *SMOKE, cwd=tmp_path)
+    assert "is finished, but its weights are gone; overwrite=true trains it again" in result.stdout
 
 
 def test_blocks_that_are_not_written_yet_are_asked_for(tmp_path: Path) -> None:
