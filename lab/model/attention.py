@@ -1,6 +1,7 @@
 """Grouped-query attention, full or windowed. The scores are computed by one of ``lab.model.kernels``."""
 
 import math
+from typing import TYPE_CHECKING
 
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -9,6 +10,9 @@ from lab.errors import UserError
 from lab.model.kernels import attend
 from lab.model.linear import Linear
 from lab.model.position import PositionEncoding
+
+if TYPE_CHECKING:
+    from lab.model.decoding import LayerCache
 
 
 class Attention(nn.Module):
@@ -55,12 +59,15 @@ class Attention(nn.Module):
         position: PositionEncoding,
         positions: Int[Tensor, "time"],
         documents: Int[Tensor, "batch time"] | None,
+        cache: "LayerCache | None" = None,
     ) -> Float[Tensor, "batch time width"]:
         batch, time, _ = x.shape
         query = self.query(x).view(batch, time, self.heads, self.head_dim).transpose(1, 2)
         key = self.key(x).view(batch, time, self.kv_heads, self.head_dim).transpose(1, 2)
         value = self.value(x).view(batch, time, self.kv_heads, self.head_dim).transpose(1, 2)
         query, key = position.rotate(query, key, positions)
+        if cache is not None:
+            key, value = cache.extend(key, value)
         mixed = attend(
             query,
             key,
@@ -68,6 +75,7 @@ class Attention(nn.Module):
             window=self.window,
             slopes=position.slopes,
             scale=self.temperature / math.sqrt(self.head_dim),
+            offset=key.shape[2] - time,
             documents=documents,
             kernel=self.kernel,
         )

@@ -7,7 +7,8 @@ Weights are float32; activations are of ``compute_dtype`` from the embedding on.
 loss are formed in float32.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float, Int
@@ -19,6 +20,9 @@ from lab.model.attention import Attention
 from lab.model.initialise import initialise
 from lab.model.linear import Linear
 from lab.model.position import PositionEncoding
+
+if TYPE_CHECKING:
+    from lab.model.decoding import Cache, LayerCache
 
 
 class RMSNorm(nn.Module):
@@ -57,8 +61,15 @@ class Block(nn.Module):
         self.feed_forward_norm = RMSNorm(width, eps)
         self.feed_forward = FeedForward(width, hidden)
 
-    def forward(self, x: Tensor, position: PositionEncoding, positions: Tensor, documents: Tensor | None) -> Tensor:
-        x = x + self.attention(self.attention_norm(x), position, positions, documents)
+    def forward(
+        self,
+        x: Tensor,
+        position: PositionEncoding,
+        positions: Tensor,
+        documents: Tensor | None,
+        cache: "LayerCache | None" = None,
+    ) -> Tensor:
+        x = x + self.attention(self.attention_norm(x), position, positions, documents, cache)
         return x + self.feed_forward(self.feed_forward_norm(x))
 
 
@@ -105,15 +116,30 @@ class Decoder(nn.Module):
         initialise(self, seed, width, layers)
 
     def hidden(
-        self, tokens: Int[Tensor, "batch time"], documents: Int[Tensor, "batch time"] | None = None
+        self,
+        tokens: Int[Tensor, "batch time"],
+        documents: Int[Tensor, "batch time"] | None = None,
+        cache: "Cache | None" = None,
     ) -> Float[Tensor, "batch time width"]:
-        """The last layer's normed states, from which :meth:`logits` reads the next token."""
-        length = tokens.shape[1]
+        """The last layer's normed states, from which :meth:`logits` reads the next token.
+
+        With a ``cache`` the tokens follow those it was given before, and it takes them up.
+
+        Raises:
+            ValueError: documents are to be isolated and cached: a cache does not know them.
+        """
+        if cache is not None and documents is not None:
+            raise ValueError("a cache does not keep which document a key belongs to")
+        start = cache.length if cache is not None else 0
+        length = start + tokens.shape[1]
         self.position.reach(length)
-        positions = torch.arange(length, device=tokens.device)
+        positions = torch.arange(start, length, device=tokens.device)
+        layers: Sequence[LayerCache | None] = [None] * len(self.blocks) if cache is None else cache.layers
         x = functional.embedding(tokens, self.embedding).to(self.compute_dtype)
-        for block in self.blocks:
-            x = block(x, self.position, positions, documents)
+        for block, layer in zip(self.blocks, layers, strict=True):
+            x = block(x, self.position, positions, documents, layer)
+        if cache is not None:
+            cache.length = length
         return self.norm(x)
 
     def logits(self, hidden: Float[Tensor, "*rest width"]) -> Float[Tensor, "*rest vocabulary"]:
