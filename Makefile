@@ -3,7 +3,11 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: run test check table bench kill-test clean help
+PILOT_MODELS := nope rope alibi window_nope window_rope window_alibi narrow_window_nope
+PILOT_SEEDS := 0 1 2
+PILOT_RUNS := $(foreach seed,$(PILOT_SEEDS),$(foreach model,$(PILOT_MODELS),pilot-run-$(model).$(seed)))
+
+.PHONY: run test check table bench kill-test pilot pilot-runs $(PILOT_RUNS) clean help
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' Makefile
@@ -30,6 +34,16 @@ bench: .venv/installed-test ## training speed against transformers, kernels agai
 kill-test: .venv/installed-test ## kill 100 training runs and compare them with one that was not (about 15 minutes)
 	$(BIN)/python tests/kill/kill_test.py --runs 100 --csv docs/kill_test.csv
 
+pilot: .venv/installed-eval ## the pilot study: 21 runs, scored and compared (over 2 hours on two cores; goes on if stopped)
+	for seed in $(PILOT_SEEDS); do $(BIN)/python -m lab.prepare blocks experiment=pilot_study seed=$$seed || exit 1; done
+	$(MAKE) --jobs $(shell nproc) --keep-going pilot-runs
+
+pilot-runs: $(PILOT_RUNS)
+
+# A run a core: two runs of one thread train faster than one of two.
+$(PILOT_RUNS): pilot-run-%:
+	OMP_NUM_THREADS=1 $(BIN)/python -m lab.train experiment=pilot_study model=$(basename $*) seed=$(patsubst .%,%,$(suffix $*))
+
 clean: ## remove the environment (runs stay)
 	rm -rf .venv *.egg-info build
 
@@ -41,6 +55,10 @@ clean: ## remove the environment (runs stay)
 
 .venv/installed: .venv/made pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable .
+	@touch $@
+
+.venv/installed-eval: .venv/installed
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[eval]'
 	@touch $@
 
 .venv/installed-test: .venv/installed

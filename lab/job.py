@@ -17,6 +17,9 @@ from lab.data.module import DataModule
 from lab.data.order import BlockStream
 from lab.data.tokenised import held_out
 from lab.errors import UserError
+from lab.measure.measure import Row, Source
+from lab.measure.scores import Scores
+from lab.measure.scoring import make_measures, setting_of
 from lab.model.decoder import Decoder
 from lab.model.flops import FlopsPerToken, training_flops
 from lab.model.kernels import Case, choose
@@ -54,7 +57,7 @@ class Job:
         scale = config["scale"]
         if scale["context"] < 2:
             raise UserError(f"scale.context is {scale['context']}: give 2 or more")
-        check_measure(config["measure"], scale["context"])
+        self.measures = make_measures(config.get("measure", {}), scale["context"])
         with torch.device("meta"):
             self.shape = build_decoder(config)
         self.kernel = self.choose_kernel()
@@ -85,6 +88,7 @@ class Job:
         )
         node = config["evaluation"]["corpus"]
         self.evaluation: Corpus = make(node) if node else corpus
+        self.source = Source(self.held_out, tokenizer, scale["context"])
         self.identity = identity(config, self.corpus_manifest["digest"], tokenizer.digest)
         self.digest = digest(self.identity)
         self.run = Run(Path(config["runs"]) / Run.name(config, self.digest))
@@ -101,6 +105,18 @@ class Job:
     def held_out(self) -> Iterator[tuple[str, UInt32[np.ndarray, "tokens"]]]:
         """The documents that are scored: (name, token ids without the end token)."""
         return held_out(self.evaluation, "test", self.data.tokenizer)
+
+    @property
+    def evaluation_label(self) -> str:
+        """What the held-out documents are called in scores.csv: name and digest."""
+        return f"{self.config['evaluation']['name']}-{self.evaluation.manifest()['digest'][:8]}"
+
+    def scored_rows(self) -> list[Row]:
+        """What the job's own measures have observed of loss by position and excess."""
+        nodes = self.config.get("measure", {})
+        settings = {setting_of(nodes[name]) for name in ("loss_by_position", "excess") if name in nodes}
+        scores = Scores(self.run.path / "scores.csv").select(evaluation=self.evaluation_label, step=self.steps)
+        return [row for row in scores if row["setting"] in settings]
 
     @property
     def blocks_folder(self) -> Path:
@@ -152,19 +168,6 @@ def to_plain(composed: DictConfig) -> Config:
     plain: Any = OmegaConf.to_container(composed, resolve=True)
     config: Config = plain
     return config
-
-
-def check_measure(measure: Config, context: int) -> None:
-    """Refuse settings that the measure cannot honour."""
-    if measure["name"] == "none":
-        return
-    if context % 2:
-        raise UserError(f"scale.context is {context}: the measure restarts at C / 2 and needs an even one")
-    for key in ("segments", "bin_tokens", "resamples"):
-        if measure[key] < 1:
-            raise UserError(f"measure.{key} is {measure[key]}: give 1 or more")
-    if context % measure["bin_tokens"]:
-        raise UserError(f"measure.bin_tokens is {measure['bin_tokens']}: it must divide scale.context = {context}")
 
 
 def device_of(accelerator: str) -> str:

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 import yaml
 
-from lab.checkpoints import Checkpoints
+from lab.checkpoints import Checkpoint, Checkpoints
 from lab.components import make
 from lab.errors import UserError
 from lab.files import write_whole
@@ -208,11 +208,26 @@ class Run:
                 entry.unlink()
         shutil.rmtree(self.path)
 
-    def load_decoder(self) -> Decoder:
-        """The trained decoder of the newest valid checkpoint, in evaluation mode on the CPU."""
-        checkpoint = self.checkpoints.newest()
-        if checkpoint is None:
-            raise UserError(f"{self.path} has no checkpoint; train it first")
+    def checkpoint(self, step: int | None = None) -> Checkpoint:
+        """The checkpoint of an optimiser step, by default the newest valid one.
+
+        Raises:
+            UserError: there is none, or it is damaged.
+        """
+        if step is None:
+            newest = self.checkpoints.newest()
+            if newest is None:
+                raise UserError(f"{self.path} has no checkpoint; train it first")
+            return newest
+        chosen = Checkpoint(self.checkpoints.path(step), step)
+        flaw = chosen.flaw()
+        if flaw is not None:
+            kept = ", ".join(str(each.step) for each in self.checkpoints.listing(verify=False) if not each.flaw)
+            raise UserError(f"{chosen.path}: {flaw}; checkpoints are there of steps {kept or 'none'}")
+        return chosen
+
+    def load_decoder(self, checkpoint: Checkpoint) -> Decoder:
+        """The trained decoder of a checkpoint, in evaluation mode on the CPU."""
         with torch.device("meta"):
             decoder = build_decoder(self.config)
         decoder.to_empty(device="cpu")

@@ -70,11 +70,10 @@ KINDS = {
     "logger.name": "text",
     "logger.project": "text",
     "logger.offline": "true or false",
-    "measure.name": "text",
-    "measure.documents": "positive whole number",
-    "measure.segments": "whole number",
-    "measure.bin_tokens": "whole number",
-    "measure.resamples": "whole number",
+    "scoring.longest": "positive whole number",
+    "scoring.documents": "positive whole number",
+    "scoring.segments": "positive whole number",
+    "scoring.batch_tokens": "positive whole number",
 }
 # What stands under these is checked elsewhere: the keys of a node with a _target_ against that function's own
 # arguments, weights against the corpus's subsets.
@@ -87,6 +86,7 @@ CHECKED_ELSEWHERE = (
     "tokenizer",
     "optimizer",
     "schedule",
+    "measure",
 )
 
 

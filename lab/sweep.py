@@ -11,8 +11,9 @@ from lab.errors import UserError
 from lab.job import Job
 from lab.model.decoder import parameter_count
 from lab.report.pictures import comparison_picture
-from lab.report.tables import SCORES, SUMMARY, read_table, write_table
+from lab.report.tables import SUMMARY
 from lab.schema import flatten
+from lab.tables import read_table, write_table
 
 
 def differences(identities: list[dict[str, Any]]) -> dict[str, list[Any]]:
@@ -83,7 +84,7 @@ class Outcomes:
                 rows.append({"variant": variant, "seed": seed, "run": job.run.path.name} | row)
                 if row["quantity"] == "excess":
                     excesses[label] = row
-            curves[label] = read_table(job.run.path / "scores.csv", SCORES)
+            curves[label] = job.scored_rows()
         write_table(root / f"{name}.csv", rows)
         context = self.finished[0].config["scale"]["context"]
         comparison_picture(curves, excesses, context, root / name)

@@ -4,7 +4,6 @@ python -m lab.train model=rope
 python -m lab.train -m model=nope,rope seed=0,1
 """
 
-import sys
 import traceback
 
 import hydra
@@ -16,13 +15,14 @@ from lab.checkpoints import Checkpoint
 from lab.commands import configuration_folder, one_line, run_command
 from lab.errors import UserError
 from lab.job import Job
-from lab.measure.extrapolation import long_enough, score
+from lab.measure.scoring import score_run
 from lab.measure.summary import summarise
 from lab.model.decoder import Decoder, parameter_count
 from lab.model.initialise import fingerprints
 from lab.report.pictures import loss_by_position_picture
-from lab.report.tables import SUMMARY, print_summary, read_table, write_table
+from lab.report.tables import SUMMARY, print_summary
 from lab.sweep import Outcomes
+from lab.tables import read_table, write_table
 from lab.training.callbacks import last_step
 from lab.training.fit import fit, surroundings
 from lab.training.interruption import Interrupted, Interruption
@@ -33,8 +33,9 @@ OUTCOMES = Outcomes()
 
 def train(job: Job) -> None:
     """Make the run, continue it, or find it finished; score it and show its table."""
-    if job.config["measure"]["name"] != "none" and not job.run.path.exists():
-        next(long_enough(job.held_out(), job.config["scale"]["context"]))  # refused before anything is written
+    if not job.run.path.exists():
+        for measure in job.measures:
+            next(measure.items(job.source))  # what cannot be scored is refused before anything is written
     with job.run.locked(), Interruption() as interruption:
         state = job.run.state(job.digest)
         if job.config["overwrite"] and state != "new":
@@ -113,43 +114,28 @@ def fit_and_conclude(job: Job, decoder: Decoder, interruption: Interruption, che
 
 
 def complete(job: Job, interruption: Interruption) -> None:
-    """Score a trained run, unless it has been scored with these settings; show its table."""
-    settings = job.config["measure"] | {"evaluation": job.evaluation.manifest()["digest"]}
-    if settings["name"] != "none" and job.run.manifest.get("measured") != settings:
-        measure(job, interruption)
-        job.run.update_manifest(measured=settings)
-    show(job)
+    """Score a trained run, as far as it is not scored; tables and picture go to the run directory."""
+
+    def check(item: str) -> None:
+        interruption.check(f"came before {item} was scored; what is scored is kept")
+
+    nodes, folder = job.config.get("measure", {}), job.run.path
+    score_run(job.run, nodes, job.evaluation_label, job.source, job.device, job.steps, check)
+    rows = job.scored_rows()
+    if rows:
+        write_table(folder / "summary.csv", summarise(rows, job.config["scale"]["context"]))
+        if any(row["measure"] == "loss_by_position" for row in rows):
+            curves = {job.config["model"]["name"]: rows}
+            loss_by_position_picture(curves, job.config["scale"]["context"], folder / "loss_by_position")
+    show(job, bool(rows))
 
 
-def measure(job: Job, interruption: Interruption) -> None:
-    """Score the trained decoder; tables and picture go to the run directory."""
-    settings, context, folder = job.config["measure"], job.config["scale"]["context"], job.run.path
-    decoder = job.run.load_decoder().to(job.device)
-
-    def progress(document: str) -> None:
-        interruption.check(f"came before {document} was scored; nothing of the scores is kept")
-        print(f"scoring {document}", file=sys.stderr)
-
-    rows = score(
-        decoder,
-        job.held_out(),
-        context,
-        settings["segments"],
-        settings["bin_tokens"],
-        settings["documents"],
-        progress=progress,
-    )
-    write_table(folder / "scores.csv", rows)
-    write_table(folder / "summary.csv", summarise(rows, context, settings["resamples"]))
-    loss_by_position_picture({job.config["model"]["name"]: rows}, context, folder / "loss_by_position")
-
-
-def show(job: Job) -> None:
+def show(job: Job, scored: bool) -> None:
     """The run's short table on the terminal."""
     skipped = job.run.manifest["skipped_documents"]
     if skipped:
         print(f"skipped {len(skipped)} document{'s' * (len(skipped) > 1)}: {', '.join(skipped)}")
-    if job.config["measure"]["name"] != "none":
+    if scored:
         print_summary(job.run.path.name, read_table(job.run.path / "summary.csv", SUMMARY))
         print(f"tables and picture: {job.run.path}/scores.csv, summary.csv, loss_by_position.png")
 

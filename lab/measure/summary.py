@@ -5,8 +5,8 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from lab.measure.extrapolation import FROM, LENGTH, Row
 from lab.measure.interval import document_interval
+from lab.measure.measure import Row
 
 
 def by_document(rows: Iterable[Row], measure: str, start: int, stop: int) -> dict[str, float]:
@@ -20,17 +20,25 @@ def by_document(rows: Iterable[Row], measure: str, start: int, stop: int) -> dic
 
 
 def summarise(rows: Sequence[Row], context: int, resamples: int = 10_000) -> list[Row]:
-    """Loss in [0, C), [C, 2C), [2C, 4C), [4C, 8C), and the excess, each with a 95 % interval over documents.
+    """Loss in [0, C), [C, 2C), [2C, 4C), ..., and the excess, each with a 95 % interval over documents.
 
     A document counts once, however many of its segments were scored. Columns: quantity, start_position,
     stop_position, mean_nats, low_nats, high_nats, documents; low and high as in
     :func:`lab.measure.interval.document_interval`.
     """
-    edges = [("loss [0, C)", 0, 1), ("loss [C, 2C)", 1, 2), ("loss [2C, 4C)", 2, 4), ("loss [4C, 8C)", 4, 8)]
-    quantities = [("loss_by_position", *edge) for edge in edges] + [("excess", "excess", FROM, LENGTH)]
+    longest = max(row["stop_position"] for row in rows) // context
+    quantities = []
+    start, stop = 0, 1
+    while start < longest:
+        named = ", ".join(f"{n}C" if n > 1 else "C" if n else "0" for n in (start, stop))
+        quantities.append(("loss_by_position", f"loss [{named})", start, stop))
+        start, stop = stop, min(2 * stop, longest)
+    quantities.append(("excess", "excess", longest // 2, longest))
     table = []
     for measure, quantity, start, stop in quantities:
         values = by_document(rows, measure, start * context, stop * context)
+        if not values:
+            continue
         interval = document_interval(list(values.values()), resamples)
         table.append(
             {

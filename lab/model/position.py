@@ -6,6 +6,9 @@ A position encoding answers three questions, and the decoder asks nothing else o
 - ``slopes``: the linear bias of each head, or ``None`` (ALiBi);
 - ``name``: what it is called, for the manifest.
 
+For those who score it, ``depends_on_length`` says whether a token's score changes with the tokens behind it, as it
+does when the rotation is scaled to the length at hand (dynamic NTK).
+
 Adding one is: a class here, a file in ``conf/model/position/``, a test against an independent formula.
 """
 
@@ -27,6 +30,7 @@ class PositionEncoding(nn.Module):
     """
 
     name: str
+    depends_on_length = False
     slopes: Float[Tensor, "heads"] | None
 
     def __init__(self, heads: int, head_dim: int) -> None:

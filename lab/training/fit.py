@@ -94,17 +94,20 @@ def hardware() -> dict[str, Any]:
     }
 
 
-# What only reads runs that are trained: it changes none.
+# What refuses values, reads trained runs, or prints: it changes no run.
 AFTERWARDS = {
     "bench.py",
     "benches",
+    "commands.py",
     "compare.py",
     "control.py",
     "extrapolate.py",
     "measure",
     "report",
+    "schema.py",
     "status.py",
     "sweep.py",
+    "tables.py",
 }
 
 

@@ -1,0 +1,152 @@
+"""Passkey retrieval: is a number found again that was hidden in a long filler?"""
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from lab.data.tokenizer import Tokenizer
+from lab.errors import UserError
+from lab.measure.measure import Ids, Item, Measure, Row, Source, on_device, positive
+from lab.measure.truncated_perplexity import doublings
+from lab.model.decoder import Decoder
+from lab.model.decoding import greedy
+
+
+class Passkey(Measure):
+    """Share of five-digit keys that greedy decoding gives back, by length and by distance from the end.
+
+    As in Position Interpolation (arXiv 2306.15595, section 3.3; the task is Landmark Attention's, arXiv 2305.16300):
+    for each length L, ``distances`` distances k uniformly spaced in L, ``trials`` fresh keys at each. A prompt is
+    instruction, filler, key line, filler, question, and holds exactly L tokens; k is the number of tokens from the key
+    line's first to the end. A key counts as found if it is the first run of digits of the answer.
+
+    Three criteria are published, see :func:`largest_distance`, :func:`accuracies`: PI's k_max (the largest k such that
+    at least 20 % of the keys are found at every k' <= k), YaRN's passkey context (the largest length with at least
+    80 % found), LongRoPE's accuracy at each length.
+
+    Args:
+        lengths: L in tokens; None: C, 2 C, 4 C, ... up to ``longest``.
+        longest: in contexts C, where ``lengths`` are not given.
+        distances: distances of each length.
+        trials: keys at each distance.
+        seed: of the keys.
+        instruction, filler, key_line, question: the wording; ``{key}`` stands for the key. To repeat a paper's figures
+            give its own words.
+    """
+
+    name = "passkey"
+    reads_documents = False
+
+    def __init__(
+        self,
+        lengths: Sequence[int] | None,
+        longest: int,
+        distances: int,
+        trials: int,
+        seed: int,
+        instruction: str,
+        filler: str,
+        key_line: str,
+        question: str,
+    ) -> None:
+        positive(self.name, longest=longest, distances=distances, trials=trials)
+        for length in [] if lengths is None else lengths or [0]:
+            positive(self.name, lengths=length)
+        words = {"instruction": instruction, "filler": filler, "key_line": key_line, "question": question}
+        for key, text in words.items():
+            if not isinstance(text, str) or not text.strip():
+                raise UserError(f"measure.{self.name}.{key} is {text!r}: give a text")
+        if "{key}" not in key_line:
+            raise UserError(f"measure.{self.name}.key_line is {key_line!r}: it must hold {{key}}")
+        self.lengths, self.longest, self.distances, self.trials, self.seed = lengths, longest, distances, trials, seed
+        self.instruction, self.filler, self.key_line, self.question = instruction, filler, key_line, question
+
+    def lengths_of(self, context: int) -> list[int]:
+        """The prompts' lengths in tokens, growing."""
+        return sorted(set(self.lengths)) if self.lengths else doublings(context, self.longest)[1:]
+
+    def keys(self, length: int, number: int) -> list[str]:
+        """The keys at a length's distance of this number: five digits each, the first not 0."""
+        drawn = np.random.default_rng([self.seed, length, number]).integers(10_000, 100_000, self.trials)
+        return [str(key) for key in drawn]
+
+    def items(self, source: Source) -> Iterator[Item]:
+        nothing = np.empty(0, dtype=np.uint32)
+        for length in self.lengths_of(source.context):
+            self.prompt(source.tokenizer, length, length, "00000")  # refused before anything is scored
+            for number in range(self.distances):
+                distance = round(length * (number + 1) / self.distances)
+                details = {"length": length, "distance": distance, "number": number, "tokenizer": source.tokenizer}
+                yield Item(f"length={length} distance={distance}", nothing, details)
+
+    def prompt(self, tokenizer: Tokenizer, length: int, distance: int, key: str) -> tuple[Ids, int]:
+        """A prompt of exactly ``length`` tokens, and the distance of its key: the one wanted, or the nearest possible.
+
+        Raises:
+            UserError: the length leaves no room for instruction, key and question.
+        """
+        encode = tokenizer.encode
+        instruction, question = encode(self.instruction + "\n"), encode("\n" + self.question)
+        line = encode("\n" + self.key_line.format(key=key))
+        room = length - len(instruction) - len(line) - len(question)
+        if room < 0:
+            raise UserError(
+                f"measure.{self.name}: {length} tokens leave no room for instruction, key and question, which have "
+                f"{length - room} with this tokenizer; give longer lengths"
+            )
+        after = min(max(distance - len(line) - len(question), 0), room)
+        filler = encode(self.filler + " ")
+        fillers = np.tile(filler, room // len(filler) + 1)
+        parts = (instruction, fillers[: room - after], line, fillers[:after], question)
+        return np.concatenate(parts), len(line) + after + len(question)
+
+    def score(self, decoder: Decoder, item: Item, context: int) -> list[Row]:
+        tokenizer, length = item.details["tokenizer"], item.details["length"]
+        rows = []
+        # One trial at a time: memory for one long prompt is what is sure to be there.
+        for trial, key in enumerate(self.keys(length, item.details["number"])):
+            ids, distance = self.prompt(tokenizer, length, item.details["distance"], key)
+            new_tokens = 2 + len(tokenizer.encode(f" {key}"))
+            answer = tokenizer.decode(greedy(decoder, on_device(ids, decoder)[None], new_tokens)[0].tolist())
+            digits = re.search(r"\d+", answer)
+            rows.append(
+                {
+                    "segment": trial,
+                    "length_tokens": length,
+                    "distance_tokens": distance,
+                    "correct": int(digits is not None and digits.group() == key),
+                }
+            )
+        return rows
+
+
+def accuracies(rows: Iterable[Row], *columns: str) -> dict[tuple[Any, ...], float]:
+    """Share of keys found for each value of some columns, e.g. ``length_tokens`` (LongRoPE's criterion)."""
+    found: dict[tuple[Any, ...], list[int]] = defaultdict(list)
+    for row in rows:
+        if row["measure"] == Passkey.name:
+            found[tuple(row[column] for column in columns)].append(row["correct"])
+    return {place: float(np.mean(found[place])) for place in sorted(found)}
+
+
+def largest_distance(rows: Iterable[Row], length: int, share: float = 0.2) -> int:
+    """PI's k_max: the largest tested distance such that at it and at all nearer ones ``share`` of the keys are found.
+
+    0 if there is none. Trials are taken together by the distance that was asked for, which is in the item's name.
+    """
+    of_length = [row for row in rows if row["length_tokens"] == length]
+    largest = 0
+    by_distance = {int(name.rpartition("=")[2]): found for (name,), found in accuracies(of_length, "document").items()}
+    for distance, found in sorted(by_distance.items()):
+        if found < share:
+            break
+        largest = distance
+    return largest
+
+
+def passkey_context(rows: Iterable[Row], share: float = 0.8) -> int:
+    """YaRN's criterion: the largest length at which at least ``share`` of the keys are found, 0 if there is none."""
+    return max((length for (length,), found in accuracies(rows, "length_tokens").items() if found >= share), default=0)

@@ -1,0 +1,88 @@
+"""Sliding-window perplexity: every token with at least L - S tokens before it, read in windows of L."""
+
+from collections.abc import Iterator, Sequence
+
+import torch
+
+from lab.errors import UserError
+from lab.measure.losses import losses_in_one_pass, losses_of_windows, observed
+from lab.measure.measure import Item, Measure, Row, Source, on_device, positive
+from lab.measure.truncated_perplexity import doublings
+from lab.model.decoder import Decoder
+
+
+class SlidingPerplexity(Measure):
+    """Mean loss over a document's first ``span`` tokens, read in windows of L that move on by ``stride`` S.
+
+    Press et al. 2021 (arXiv 2012.15832); Position Interpolation (arXiv 2306.15595) takes S = 256. The first window
+    scores all its tokens, each later one its last S; every token counts once and with equal weight, and the last
+    window ends with the span (the recipe of transformers' documentation on perplexity). Windows are read together,
+    the head is applied to scored positions only.
+
+    Args:
+        lengths: of the windows L, in tokens; None: C/2, C, 2 C, ... up to ``longest``.
+        longest: in contexts C, where ``lengths`` are not given.
+        stride: S in tokens, at most the shortest L.
+        span: tokens predicted of each document; None: of every document that has the longest L, all.
+        documents: scored at most, the first that are long enough.
+        batch_tokens: read together, at most.
+    """
+
+    name = "sliding_perplexity"
+
+    def __init__(
+        self,
+        lengths: Sequence[int] | None,
+        longest: int,
+        stride: int,
+        span: int | None,
+        documents: int | None,
+        batch_tokens: int,
+    ) -> None:
+        positive(self.name, longest=longest, stride=stride, batch_tokens=batch_tokens)
+        for key, values in (("lengths", lengths), ("span", None if span is None else [span])):
+            for value in [] if values is None else values or [0]:
+                positive(self.name, **{key: value})
+        self.lengths, self.longest, self.stride, self.span = lengths, longest, stride, span
+        self.documents, self.batch_tokens = documents, batch_tokens
+
+    def lengths_of(self, context: int) -> list[int]:
+        """The windows' lengths in tokens, growing."""
+        return sorted(set(self.lengths)) if self.lengths else doublings(context, self.longest)
+
+    def check(self, context: int) -> None:
+        lengths = self.lengths_of(context)
+        if self.stride > lengths[0]:
+            raise UserError(
+                f"measure.{self.name}.stride is {self.stride}, more than the shortest window of {lengths[0]} tokens: "
+                "tokens would be left out; lower it"
+            )
+        if self.span is not None and self.span < lengths[-1]:
+            raise UserError(
+                f"measure.{self.name}.span is {self.span}, less than the longest window of {lengths[-1]} tokens; raise "
+                "it or lower the lengths"
+            )
+
+    def items(self, source: Source) -> Iterator[Item]:
+        needed = self.span or max(self.lengths_of(source.context))
+        return source.long_enough(needed + 1, self.documents)
+
+    def score(self, decoder: Decoder, item: Item, context: int) -> list[Row]:
+        span = self.span or len(item.ids) - 1
+        tokens = on_device(item.ids[: span + 1], decoder)
+        rows = []
+        for length in self.lengths_of(context):
+            scored = [losses_in_one_pass(decoder, tokens[: length + 1]).cpu()]
+            stops = range(length + self.stride, span + 1, self.stride)
+            starts = [stop - length for stop in stops]
+            if starts:
+                windows = losses_of_windows(decoder, tokens, starts, length, self.stride, self.batch_tokens)
+                scored.append(windows.flatten().cpu())
+            left = (span - length) % self.stride
+            if left:
+                scored.append(
+                    losses_of_windows(decoder, tokens, [span - length], length, left, self.batch_tokens).flatten().cpu()
+                )
+            place = {"segment": 0, "length_tokens": length, "start_position": 0, "stop_position": span}
+            rows.append(place | observed(torch.cat(scored)))
+        return rows
