@@ -9,7 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
+import hydra
 from hydra.errors import HydraException
+from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from lab.errors import UserError
@@ -61,6 +63,25 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message}; {self.prog} --help tells more")
+
+
+def run_composed(name: str, act: Callable[[DictConfig], None]) -> None:
+    """Call ``act`` with conf/<name>.yaml as the command line composes it; errors as in :func:`run_command`."""
+    errors: list[Exception] = []
+
+    @hydra.main(version_base="1.3", config_path=configuration_folder(), config_name=name)
+    def entry(composed: DictConfig) -> None:
+        try:
+            act(composed)
+        except Exception as error:  # one that passes through Hydra gets a line of Hydra's own
+            errors.append(error)
+
+    def main() -> None:
+        entry()
+        if errors:
+            raise errors[0]
+
+    run_command(main)
 
 
 def run_command(main: Callable[[], None]) -> None:

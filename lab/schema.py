@@ -104,6 +104,8 @@ def fits(value: Any, kind: str) -> bool:
         "text or null": value is None or (isinstance(value, str) and value != ""),
         "name": name,
         "name or null": value is None or name,
+        "text or list of texts": isinstance(value, (str, list)) and all(isinstance(each, str) for each in value),
+        "last or a whole number": whole or value == "last",
         "mapping or null": value is None,  # a mapping's own keys come here one by one
         "true or false": isinstance(value, bool),
         "whole number": whole,
@@ -136,19 +138,32 @@ def expected(kind: str) -> str:
     return f"it must be a {kind}"
 
 
+# Of lab.extrapolate and lab.compare.
+SCORING_KINDS = {key: kind for key, kind in KINDS.items() if key.startswith(("scoring.", "evaluation."))} | {
+    "runs": "text or list of texts",
+    "checkpoint": "last or a whole number",
+    "accelerator": "text",
+}
+
 GROUPS = {key.partition(".")[0] for key in KINDS if "." in key}
 
 
-def check_values(config: dict[str, Any]) -> None:
-    """Raises UserError for a group without a choice, a key that nothing reads, a value that is not of its kind."""
-    for group in GROUPS:
+def check_groups(config: dict[str, Any]) -> None:
+    """Raises UserError for a group of lab.train without a choice."""
+    for group in sorted(GROUPS):
         if not isinstance(config.get(group), dict):
             raise UserError(f"{group} is {config.get(group)!r}: choose one; conf/{group}/ lists them")
+
+
+def check_values(config: dict[str, Any], kinds: dict[str, str] = KINDS) -> None:
+    """Raises UserError for a group without a choice, a key that nothing reads, a value that is not of its kind."""
+    if kinds is KINDS:
+        check_groups(config)
     for key, value in flatten(config).items():
-        if key in KINDS:
-            if not fits(value, KINDS[key]):
-                raise UserError(f"{key} is {value!r}: {expected(KINDS[key])}")
+        if key in kinds:
+            if not fits(value, kinds[key]):
+                raise UserError(f"{key} is {value!r}: {expected(kinds[key])}")
         elif not key.startswith(tuple(f"{node}." for node in CHECKED_ELSEWHERE)):
             group = key.rpartition(".")[0]
-            known = ", ".join(other for other in KINDS if other.rpartition(".")[0] == group)
+            known = ", ".join(other for other in kinds if other.rpartition(".")[0] == group)
             raise UserError(f"{key} is a key that nothing reads; {group or 'at the top'} has {known}")

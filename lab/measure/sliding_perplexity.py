@@ -23,7 +23,8 @@ class SlidingPerplexity(Measure):
         lengths: of the windows L, in tokens; None: C/2, C, 2 C, ... up to ``longest``.
         longest: in contexts C, where ``lengths`` are not given.
         stride: S in tokens, at most the shortest L.
-        span: tokens predicted of each document; None: of every document that has the longest L, all.
+        span: tokens predicted of each document that has them; None: all of every document, one that is shorter than
+            a window in one window.
         documents: scored at most, the first that are long enough.
         batch_tokens: read together, at most.
     """
@@ -64,8 +65,7 @@ class SlidingPerplexity(Measure):
             )
 
     def items(self, source: Source) -> Iterator[Item]:
-        needed = self.span or max(self.lengths_of(source.context))
-        return source.long_enough(needed + 1, self.documents)
+        return source.long_enough((self.span or 1) + 1, self.documents)
 
     def score(self, decoder: Decoder, item: Item, context: int) -> list[Row]:
         span = self.span or len(item.ids) - 1
@@ -78,7 +78,7 @@ class SlidingPerplexity(Measure):
             if starts:
                 windows = losses_of_windows(decoder, tokens, starts, length, self.stride, self.batch_tokens)
                 scored.append(windows.flatten().cpu())
-            left = (span - length) % self.stride
+            left = max(0, span - length) % self.stride
             if left:
                 scored.append(
                     losses_of_windows(decoder, tokens, [span - length], length, left, self.batch_tokens).flatten().cpu()

@@ -1,0 +1,63 @@
+"""Score trained decoders beyond their context window: rows into each run's scores.csv.
+
+python -m lab.extrapolate runs='runs/*'
+python -m lab.extrapolate runs=[runs/a,runs/b] evaluation=kjv measure=[copy,context_gain] scoring.longest=32
+"""
+
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from lab.commands import run_composed
+from lab.errors import UserError
+from lab.job import device_of, to_plain
+from lab.measure.quantities import overview
+from lab.measure.runs import runs_of, score_runs
+from lab.measure.scores import Scores
+from lab.measure.scoring import setting_of
+from lab.runs import Config, Run
+from lab.schema import SCORING_KINDS, check_values
+from lab.training.interruption import Interruption
+
+
+def extrapolate(config: Config) -> None:
+    """Score the runs that a configuration names, and print what is worth a glance."""
+    check_values(config, SCORING_KINDS)
+    nodes = config.get("measure", {})
+    if not nodes:
+        raise UserError("measure is empty: choose from conf/measure/, for example measure=[loss_by_position,copy]")
+    runs = runs_of(config["runs"])
+    with Interruption() as interruption:
+        interruption.install()
+
+        def check(item: str) -> None:
+            interruption.check(f"came before {item} was scored; what is scored is kept")
+
+        labels = score_runs(
+            runs, nodes, config["evaluation"], device_of(config["accelerator"]), config["checkpoint"], check
+        )
+    show(runs, nodes, labels)
+
+
+def show(runs: list[Run], nodes: dict[str, Any], labels: list[str]) -> None:
+    """One line a run and quantity."""
+    settings = {setting_of(node) for node in nodes.values()}
+    table = Table("run", "measure", title="Scored", title_justify="left")
+    for column in ("length (tokens)", "mean", "95 % interval", "documents"):
+        table.add_column(column, justify="right")
+    for run, label in zip(runs, labels, strict=True):
+        rows = [
+            row
+            for row in Scores(run.path / "scores.csv").rows
+            if row["setting"] in settings and row["evaluation"] in (label, "none")
+        ]
+        for line in overview(rows, run.config["scale"]["context"]):
+            table.add_row(run.path.name, *line)
+        table.add_section()
+    Console(width=max(80, Console(width=1000).measure(table).maximum)).print(table)
+    print(f"every observation: scores.csv in {', '.join(str(run.path) for run in runs)}")
+
+
+if __name__ == "__main__":
+    run_composed("extrapolate", lambda composed: extrapolate(to_plain(composed)))
