@@ -3,6 +3,7 @@
 python -m lab.bench train model=rope scale=small
 python -m lab.bench attention
 python -m lab.bench data
+python -m lab.bench extrapolate
 """
 
 import csv
@@ -13,6 +14,7 @@ from rich.console import Console
 
 from lab.benches.attention import bench_attention
 from lab.benches.data import bench_data
+from lab.benches.extrapolation import bench_extrapolate
 from lab.benches.training import bench_train
 from lab.commands import Parser, run_command
 from lab.errors import UserError
@@ -44,7 +46,11 @@ def make_parser() -> Parser:
     data = commands.add_parser("data", help="tokenising, packing and order, written blocks, resume, checkpoints")
     data.add_argument("overrides", nargs="*", metavar="key=value", help="as for lab.train, e.g. scale=pilot")
     data.add_argument("--no-resume", action="store_true", help="leave out the stream of 100 million tokens (minutes)")
-    for command in (train, attention, data):
+    extrapolate = commands.add_parser("extrapolate", help="the length curve, against a pass a length and transformers")
+    extrapolate.add_argument("overrides", nargs="*", metavar="key=value", help="as for lab.train, e.g. scale=pilot")
+    extrapolate.add_argument("--documents", type=int, default=2, help="held-out documents that are scored")
+    extrapolate.add_argument("--longest", type=int, default=131_072, help="tokens of the pass whose memory is told")
+    for command in (train, attention, data, extrapolate):
         command.add_argument("--rounds", type=int, default=5, help="measurements of each, in turn")
         command.add_argument("--csv", type=Path, help="also write every measurement to this file")
     return parser
@@ -56,7 +62,8 @@ def main() -> None:
         raise UserError(f"--rounds is {arguments.rounds}: give 1 or more")
     if arguments.csv:
         writable(arguments.csv)
-    run = {"train": bench_train, "attention": bench_attention, "data": bench_data}[arguments.command]
+    benches = {"train": bench_train, "attention": bench_attention, "data": bench_data}
+    run = (benches | {"extrapolate": bench_extrapolate})[arguments.command]
     # Tables of ranges are wide: outside a terminal, where rich assumes 80 columns, they get what they need.
     console = Console() if sys.stdout.isatty() else Console(width=120)
     rows = run(arguments, console)

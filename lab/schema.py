@@ -105,6 +105,8 @@ def fits(value: Any, kind: str) -> bool:
         "name": name,
         "name or null": value is None or name,
         "text or list of texts": isinstance(value, (str, list)) and all(isinstance(each, str) for each in value),
+        "list of texts": isinstance(value, list) and all(isinstance(each, str) for each in value),
+        "list of whole numbers": isinstance(value, list) and all(type(each) is int for each in value),
         "last or a whole number": whole or value == "last",
         "mapping or null": value is None,  # a mapping's own keys come here one by one
         "true or false": isinstance(value, bool),
@@ -143,6 +145,17 @@ SCORING_KINDS = {key: kind for key, kind in KINDS.items() if key.startswith(("sc
     "runs": "text or list of texts",
     "checkpoint": "last or a whole number",
     "accelerator": "text",
+}
+
+COMPARING_KINDS = {key: kind for key, kind in SCORING_KINDS.items() if key != "checkpoint"} | {
+    "factor": "text",
+    "reference": "text or null",
+    "allow": "list of texts",
+    "output": "text",
+    "margin_nats": "positive number",
+    "resamples": "positive whole number",
+    "noise": "text or null",
+    "noise_seeds": "list of whole numbers",
 }
 
 GROUPS = {key.partition(".")[0] for key in KINDS if "." in key}

@@ -22,6 +22,7 @@ TEXT = {
     "reference",
     "run",
     "key",
+    "order_fingerprint",
     "kind",
     "value",
     "verdict",

@@ -120,9 +120,9 @@ def complete(job: Job, interruption: Interruption) -> None:
         interruption.check(f"came before {item} was scored; what is scored is kept")
 
     nodes, folder = job.config.get("measure", {}), job.run.path
-    score_run(job.run, nodes, job.evaluation_label, job.source, job.device, job.steps, check)
+    fresh = score_run(job.run, nodes, job.evaluation_label, job.source, job.device, job.steps, check)
     rows = job.scored_rows()
-    if rows:
+    if rows and (fresh or not (folder / "summary.csv").exists()):
         write_table(folder / "summary.csv", summarise(rows, job.config["scale"]["context"]))
         if any(row["measure"] == "loss_by_position" for row in rows):
             curves = {job.config["model"]["name"]: rows}

@@ -6,7 +6,7 @@ import torch
 
 from lab.errors import UserError
 from lab.measure.losses import losses_of_windows, observed
-from lab.measure.measure import Item, Measure, Row, Source, on_device, positive, segment_starts
+from lab.measure.measure import Item, Measure, Row, Source, on_device, positive, positive_or_null, segment_starts
 from lab.model.decoder import Decoder
 
 GRAIN = 8  # of a context of c tokens, targets get c to c + c/8 - 1
@@ -31,6 +31,7 @@ class ContextGain(Measure):
 
     def __init__(self, longest: int, targets: int, segments: int, documents: int | None, batch_tokens: int) -> None:
         positive(self.name, longest=longest, targets=targets, segments=segments, batch_tokens=batch_tokens)
+        positive_or_null(self.name, documents=documents)
         self.longest, self.targets, self.segments = longest, targets, segments
         self.documents, self.batch_tokens = documents, batch_tokens
 

@@ -6,7 +6,18 @@ import numpy as np
 
 from lab.errors import UserError
 from lab.measure.losses import losses_in_one_pass, observed
-from lab.measure.measure import Item, Measure, Row, Source, on_device, positive, segment_starts
+from lab.measure.measure import (
+    Item,
+    Measure,
+    Row,
+    Source,
+    check_seed,
+    on_device,
+    positive,
+    positive_list,
+    positive_or_null,
+    segment_starts,
+)
 from lab.model.decoder import Decoder
 
 
@@ -39,10 +50,12 @@ class Copy(Measure):
         seed: int,
     ) -> None:
         positive(self.name, longest=longest, string=string, segments=segments)
+        positive_or_null(self.name, documents=documents)
+        positive_list(self.name, distances=distances)
+        check_seed(self.name, seed)
         if string < 2:
             raise UserError(f"measure.{self.name}.string is {string}: its first token is not scored; give 2 or more")
-        for distance in [] if distances is None else distances or [0]:
-            positive(self.name, distances=distance)
+        for distance in distances or []:
             if distance < string:
                 raise UserError(f"measure.{self.name}.distances holds {distance}, less than the string of {string}")
         self.distances, self.longest, self.string, self.segments = distances, longest, string, segments

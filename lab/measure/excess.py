@@ -6,7 +6,7 @@ import torch
 
 from lab.errors import UserError
 from lab.measure.losses import losses_in_one_pass, losses_of_windows, observed
-from lab.measure.measure import Item, Measure, Row, Source, on_device, positive, segment_starts
+from lab.measure.measure import Item, Measure, Row, Source, on_device, positive, positive_or_null, segment_starts
 from lab.model.decoder import Decoder
 
 
@@ -30,6 +30,7 @@ class Excess(Measure):
 
     def __init__(self, longest: int, segments: int, documents: int | None, batch_tokens: int) -> None:
         positive(self.name, longest=longest, segments=segments, batch_tokens=batch_tokens)
+        positive_or_null(self.name, documents=documents)
         if longest % 2:
             raise UserError(f"measure.{self.name}.longest is {longest}: give an even number of contexts")
         self.longest, self.segments, self.documents, self.batch_tokens = longest, segments, documents, batch_tokens

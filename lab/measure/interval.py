@@ -4,18 +4,23 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from jaxtyping import Float
 
 FEWEST = 4  # documents; of three, the interval below covers only about 80 %
 
 
 @dataclass(frozen=True)
 class Interval:
-    """Mean over ``documents`` documents; the true mean lies in [low, high] with the stated confidence."""
+    """Mean over ``documents`` documents; the true mean lies in [low, high] with the stated confidence.
+
+    ``p_value`` is that of a true mean of 0 (two-sided): below 1 - confidence exactly where the interval leaves out 0.
+    """
 
     mean: float
     low: float
     high: float
     documents: int
+    p_value: float = float("nan")
 
 
 def document_interval(
@@ -32,20 +37,32 @@ def document_interval(
         resamples: drawn, each of as many documents as there are, with replacement.
 
     Returns:
-        low and high are nan for fewer than four documents, or if a value is not finite: the spread cannot be told.
-        Documents that are all equal (two or more) give an interval of no width.
+        low, high and p_value are nan for fewer than four documents, or if a value is not finite: the spread cannot be
+        told. Documents that are all equal (two or more) give an interval of no width.
     """
     sample = np.asarray(values, dtype=np.float64)
     count, mean = len(sample), float(sample.mean())
     if count > 1 and np.ptp(sample) == 0:
-        return Interval(mean, mean, mean, count)
+        return Interval(mean, mean, mean, count, float(mean == 0))
     if count < FEWEST or not np.isfinite(sample).all():
         return Interval(mean, float("nan"), float("nan"), count)
-    error = sample.std(ddof=1) / np.sqrt(count)
-    drawn = sample[np.random.default_rng(seed).integers(0, count, (resamples, count))]
-    errors = drawn.std(axis=1, ddof=1) / np.sqrt(count)
-    # A resample of one document repeated has no spread of its own and says nothing.
-    spread = np.ptp(drawn, axis=1) > 0
-    deviations = (drawn.mean(axis=1)[spread] - mean) / errors[spread]
-    lower, upper = np.quantile(deviations, [(1 - confidence) / 2, (1 + confidence) / 2])
-    return Interval(mean, float(mean - upper * error), float(mean - lower * error), count)
+    error = float(sample.std(ddof=1) / np.sqrt(count))
+    drawn = deviations(sample[None], np.random.default_rng(seed).integers(0, count, (resamples, count)))[0]
+    drawn = drawn[np.isfinite(drawn)]
+    lower, upper = np.quantile(drawn, [(1 - confidence) / 2, (1 + confidence) / 2])
+    beyond = min(int((drawn >= mean / error).sum()), int((drawn <= mean / error).sum()))
+    p_value = min(1.0, 2 * (beyond + 1) / (len(drawn) + 1))
+    return Interval(mean, float(mean - upper * error), float(mean - lower * error), count, p_value)
+
+
+def deviations(
+    samples: Float[np.ndarray, "samples count"], chosen: Float[np.ndarray, "resamples count"]
+) -> Float[np.ndarray, "samples resamples"]:
+    """Of each resample of each sample, how far its mean is from the sample's, in the resample's standard errors.
+
+    nan for a resample of one value repeated: it has no spread of its own and says nothing.
+    """
+    drawn = samples[:, chosen]
+    errors = drawn.std(axis=2, ddof=1) / np.sqrt(samples.shape[1])
+    errors[np.ptp(drawn, axis=2) == 0] = np.nan
+    return (drawn.mean(axis=2) - samples.mean(axis=1, keepdims=True)) / errors

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from lab.errors import UserError
 from lab.measure.losses import losses_in_one_pass, observed
-from lab.measure.measure import Item, Measure, Row, Source, on_device, positive, segment_starts
+from lab.measure.measure import Item, Measure, Row, Source, on_device, positive, positive_or_null, segment_starts
 from lab.model.decoder import Decoder
 
 
@@ -22,6 +22,7 @@ class LossByPosition(Measure):
 
     def __init__(self, longest: int, segments: int, bin_tokens: int, documents: int | None) -> None:
         positive(self.name, longest=longest, segments=segments, bin_tokens=bin_tokens)
+        positive_or_null(self.name, documents=documents)
         self.longest, self.segments, self.bin_tokens, self.documents = longest, segments, bin_tokens, documents
 
     def check(self, context: int) -> None:

@@ -128,6 +128,28 @@ def positive(measure: str, **settings: Any) -> None:
             raise UserError(f"measure.{measure}.{key} is {value!r}: give a whole number above 0")
 
 
+def positive_or_null(measure: str, **settings: Any) -> None:
+    """Raises UserError for a setting that is neither None nor a whole number above 0."""
+    positive(measure, **{key: value for key, value in settings.items() if value is not None})
+
+
+def positive_list(measure: str, **settings: Any) -> None:
+    """Raises UserError for a setting that is neither None nor a list of whole numbers above 0."""
+    for key, values in settings.items():
+        if values is None:
+            continue
+        if not isinstance(values, (list, tuple)) or not values:
+            raise UserError(f"measure.{measure}.{key} is {values!r}: give a list of whole numbers above 0, or null")
+        for value in values:
+            positive(measure, **{key: value})
+
+
+def check_seed(measure: str, seed: Any) -> None:
+    """Raises UserError for a seed that is not a whole number from 0 on."""
+    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
+        raise UserError(f"measure.{measure}.seed is {seed!r}: give a whole number, 0 or more")
+
+
 def on_device(ids: Ids, decoder: Decoder) -> Int[Tensor, "tokens"]:
     """Token ids where the decoder is."""
     return torch.from_numpy(ids.astype(np.int64)).to(decoder.embedding.device)

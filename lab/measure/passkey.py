@@ -9,7 +9,7 @@ import numpy as np
 
 from lab.data.tokenizer import Tokenizer
 from lab.errors import UserError
-from lab.measure.measure import Ids, Item, Measure, Row, Source, on_device, positive
+from lab.measure.measure import Ids, Item, Measure, Row, Source, check_seed, on_device, positive, positive_list
 from lab.measure.truncated_perplexity import doublings
 from lab.model.decoder import Decoder
 from lab.model.decoding import greedy
@@ -53,8 +53,8 @@ class Passkey(Measure):
         question: str,
     ) -> None:
         positive(self.name, longest=longest, distances=distances, trials=trials)
-        for length in [] if lengths is None else lengths or [0]:
-            positive(self.name, lengths=length)
+        positive_list(self.name, lengths=lengths)
+        check_seed(self.name, seed)
         words = {"instruction": instruction, "filler": filler, "key_line": key_line, "question": question}
         for key, text in words.items():
             if not isinstance(text, str) or not text.strip():
@@ -68,6 +68,14 @@ class Passkey(Measure):
         """The prompts' lengths in tokens, growing."""
         return sorted(set(self.lengths)) if self.lengths else doublings(context, self.longest)[1:]
 
+    def check(self, context: int) -> None:
+        shortest = self.lengths_of(context)[0]
+        if self.distances > shortest:
+            raise UserError(
+                f"measure.{self.name}.distances is {self.distances}, more than the shortest prompt has tokens "
+                f"({shortest}); lower it"
+            )
+
     def keys(self, length: int, number: int) -> list[str]:
         """The keys at a length's distance of this number: five digits each, the first not 0."""
         drawn = np.random.default_rng([self.seed, length, number]).integers(10_000, 100_000, self.trials)
@@ -76,11 +84,19 @@ class Passkey(Measure):
     def items(self, source: Source) -> Iterator[Item]:
         nothing = np.empty(0, dtype=np.uint32)
         for length in self.lengths_of(source.context):
-            self.prompt(source.tokenizer, length, length, "00000")  # refused before anything is scored
+            # What leaves no room is refused before anything is scored; some keys have more tokens than others.
+            keys = [key for number in range(self.distances) for key in self.keys(length, number)]
+            self.prompt(
+                source.tokenizer, length, length, max(keys, key=lambda key: len(self.line(source.tokenizer, key)))
+            )
             for number in range(self.distances):
                 distance = round(length * (number + 1) / self.distances)
                 details = {"length": length, "distance": distance, "number": number, "tokenizer": source.tokenizer}
                 yield Item(f"length={length} distance={distance}", nothing, details)
+
+    def line(self, tokenizer: Tokenizer, key: str) -> Ids:
+        """The tokens of the line that holds the key, its line break before it included."""
+        return tokenizer.encode("\n" + self.key_line.replace("{key}", key))
 
     def prompt(self, tokenizer: Tokenizer, length: int, distance: int, key: str) -> tuple[Ids, int]:
         """A prompt of exactly ``length`` tokens, and the distance of its key: the one wanted, or the nearest possible.
@@ -90,7 +106,7 @@ class Passkey(Measure):
         """
         encode = tokenizer.encode
         instruction, question = encode(self.instruction + "\n"), encode("\n" + self.question)
-        line = encode("\n" + self.key_line.format(key=key))
+        line = self.line(tokenizer, key)
         room = length - len(instruction) - len(line) - len(question)
         if room < 0:
             raise UserError(

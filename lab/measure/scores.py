@@ -61,6 +61,8 @@ class Scores:
             del self._rows[key(row)]
 
     def write(self) -> None:
-        """To the disk, whole or not at all. Raises UserError if it cannot be written."""
+        """To the disk, whole or not at all; no rows are no file. Raises UserError if it cannot be written."""
         if self._rows:
             write_table(self.path, self.rows)
+        else:
+            self.path.unlink(missing_ok=True)

@@ -64,7 +64,7 @@ def score_run(
     device: str,
     step: int,
     check: Callable[[str], None] = lambda before: None,
-) -> None:
+) -> bool:
     """Score a run's decoder with measures, what is scored already excepted.
 
     Args:
@@ -73,6 +73,9 @@ def score_run(
         device: ``cpu`` or ``cuda``.
         step: of the checkpoint.
         check: called before each item with its name; may raise to stop.
+
+    Returns:
+        Whether there was anything left to score.
 
     Raises:
         UserError: a setting does not fit, no document is long enough, the checkpoint is missing, or scores.csv is
@@ -93,16 +96,19 @@ def score_run(
         measured = run.manifest.get("measured", {})
         record = named | {"measure": measure.name, "settings": dict(node), "code": code_of(measure)}
         before, rows = measured.get(label, {}), scores.select(**named)
-        if before.get("code", record["code"]) != record["code"] and rows:
-            print(f"{run.path}: {measure.name} was scored by other code and is scored again", file=sys.stderr)
-            scores.drop(rows)
-        elif before.get("settings") == record["settings"] and "items" in before and rows:
+        other_code = before.get("code", record["code"]) != record["code"] and bool(rows)
+        if not other_code and before.get("settings") == record["settings"] and "items" in before and rows:
             continue
         if decoder is None:
             decoder = run.load_decoder(run.checkpoint(step)).to(device)
+        if other_code:
+            print(f"{run.path}: {measure.name} was scored by other code and is scored again", file=sys.stderr)
+            scores.drop(rows)
+            scores.write()  # before the manifest names the new code: a process killed between leaves no old row
         run.update_manifest(measured=measured | {label: record})
         count = score_items(decoder, measure, scores, source, named, f"{run.path.name} {measure.name}", check)
         run.update_manifest(measured=measured | {label: record | {"items": count}})
+    return decoder is not None
 
 
 @torch.inference_mode()

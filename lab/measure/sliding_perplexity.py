@@ -6,7 +6,7 @@ import torch
 
 from lab.errors import UserError
 from lab.measure.losses import losses_in_one_pass, losses_of_windows, observed
-from lab.measure.measure import Item, Measure, Row, Source, on_device, positive
+from lab.measure.measure import Item, Measure, Row, Source, on_device, positive, positive_list, positive_or_null
 from lab.measure.truncated_perplexity import doublings
 from lab.model.decoder import Decoder
 
@@ -41,9 +41,8 @@ class SlidingPerplexity(Measure):
         batch_tokens: int,
     ) -> None:
         positive(self.name, longest=longest, stride=stride, batch_tokens=batch_tokens)
-        for key, values in (("lengths", lengths), ("span", None if span is None else [span])):
-            for value in [] if values is None else values or [0]:
-                positive(self.name, **{key: value})
+        positive_list(self.name, lengths=lengths)
+        positive_or_null(self.name, span=span, documents=documents)
         self.lengths, self.longest, self.stride, self.span = lengths, longest, stride, span
         self.documents, self.batch_tokens = documents, batch_tokens
 
@@ -52,6 +51,8 @@ class SlidingPerplexity(Measure):
         return sorted(set(self.lengths)) if self.lengths else doublings(context, self.longest)
 
     def check(self, context: int) -> None:
+        if context % 2 and not self.lengths:
+            raise UserError(f"scale.context is {context}: give measure.{self.name}.lengths, for C / 2 is no length")
         lengths = self.lengths_of(context)
         if self.stride > lengths[0]:
             raise UserError(

@@ -19,6 +19,11 @@ def by_document(rows: Iterable[Row], measure: str, start: int, stop: int) -> dic
     return {name: float(np.average(losses[name], weights=weights[name])) for name in losses}
 
 
+def longest_of(rows: Iterable[Row], measure: str) -> int:
+    """Where a measure's last position ends, 0 if it has no rows."""
+    return max((row["stop_position"] for row in rows if row["measure"] == measure), default=0)
+
+
 def summarise(rows: Sequence[Row], context: int, resamples: int = 10_000) -> list[Row]:
     """Loss in [0, C), [C, 2C), [2C, 4C), ..., and the excess, each with a 95 % interval over documents.
 
@@ -26,14 +31,14 @@ def summarise(rows: Sequence[Row], context: int, resamples: int = 10_000) -> lis
     stop_position, mean_nats, low_nats, high_nats, documents; low and high as in
     :func:`lab.measure.interval.document_interval`.
     """
-    longest = max(row["stop_position"] for row in rows) // context
+    longest = {name: longest_of(rows, name) // context for name in ("loss_by_position", "excess")}
     quantities = []
     start, stop = 0, 1
-    while start < longest:
+    while start < longest["loss_by_position"]:
         named = ", ".join(f"{n}C" if n > 1 else "C" if n else "0" for n in (start, stop))
         quantities.append(("loss_by_position", f"loss [{named})", start, stop))
-        start, stop = stop, min(2 * stop, longest)
-    quantities.append(("excess", "excess", longest // 2, longest))
+        start, stop = stop, min(2 * stop, longest["loss_by_position"])
+    quantities.append(("excess", "excess", longest["excess"] // 2, longest["excess"]))
     table = []
     for measure, quantity, start, stop in quantities:
         values = by_document(rows, measure, start * context, stop * context)

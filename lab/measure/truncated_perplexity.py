@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 
 from lab.errors import UserError
 from lab.measure.losses import losses_in_one_pass, observed
-from lab.measure.measure import Item, Measure, Row, Source, on_device, positive
+from lab.measure.measure import Item, Measure, Row, Source, on_device, positive, positive_list, positive_or_null
 from lab.model.decoder import Decoder
 
 
@@ -25,9 +25,8 @@ class TruncatedPerplexity(Measure):
 
     def __init__(self, lengths: Sequence[int] | None, longest: int, documents: int | None) -> None:
         positive(self.name, longest=longest)
-        if lengths is not None:
-            for length in lengths or [0]:
-                positive(self.name, lengths=length)
+        positive_list(self.name, lengths=lengths)
+        positive_or_null(self.name, documents=documents)
         self.lengths, self.longest, self.documents = lengths, longest, documents
 
     def lengths_of(self, context: int) -> list[int]:
@@ -57,7 +56,7 @@ class TruncatedPerplexity(Measure):
 
 def doublings(context: int, longest: int) -> list[int]:
     """C/2, C, 2 C, 4 C, ... up to ``longest`` contexts, which is the last whether a power of two or not."""
-    lengths = [context // 2]
-    while lengths[-1] * 2 < longest * context:
+    lengths = [context // 2, context]
+    while lengths[-1] * 2 <= longest * context:
         lengths.append(lengths[-1] * 2)
-    return [*lengths, longest * context]
+    return lengths if lengths[-1] == longest * context else [*lengths, longest * context]

@@ -53,12 +53,14 @@ REFUSED = {
     "trainer.log_every=0": "trainer.log_every is 0",
     "optimizer.betas=0.9": "optimizer.betas is 0.9: it must be a pair of fractions",
     "schedule.final_fraction=2": "schedule.final_fraction is 2",
-    "measure.bin_tokens=48": "measure.bin_tokens is 48: it must divide scale.context = 64",
-    "scale.context=63 scale.batch_tokens=504": "scale.context is 63",
+    "measure.loss_by_position.bin_tokens=48": "bin_tokens is 48: it must divide scale.context = 64",
+    "scale.context=63 scale.batch_tokens=504 measure=excess": "scale.context is 63: the measure excess restarts",
     "+model.attention.colour=red": "lab.model.attention.Attention: ",
     "model.position._target_=os.system": "only targets inside lab. are accepted",
     "logger.name=papyrus": "logger.name is 'papyrus'",
-    "measure.segments=0": "measure.segments is 0",
+    "scoring.segments=0": "scoring.segments is 0",
+    "scoring.longest=3": "measure.excess.longest is 3: give an even number of contexts",
+    "+measure.name=papyrus": "measure.name is 'papyrus': a key that nothing reads",
     "model.name=../rope": "model.name is '../rope': it must be a name",
     "table=a/b": "table is 'a/b': it must be a name or null",
     "resume.allow=code": "resume.allow is 'code': it must be a list of code, packages, hardware, ranks, such as [code]",
@@ -66,7 +68,7 @@ REFUSED = {
     "optimizer.weight_decay=-1": "optimizer.weight_decay is -1",
     "~optimizer": "optimizer is None: choose one; conf/optimizer/ lists them",
     "data.weights={web:3}": "data.weights is given, but the corpus has no subsets",
-    "measure.bin_tokens=0": "measure.bin_tokens is 0",
+    "measure.loss_by_position.bin_tokens=0": "measure.loss_by_position.bin_tokens is 0",
 }
 
 

@@ -15,8 +15,9 @@ from hydra import compose, initialize_config_dir
 
 from lab.bench import make_parser
 from lab.commands import configuration_folder
-from lab.job import Job
+from lab.job import Job, to_plain
 from lab.prepare import parser as prepare_parser
+from lab.schema import COMPARING_KINDS, SCORING_KINDS, check_values
 from lab.status import make_parser as status_parser
 
 VARIANTS = ["nope", "rope", "alibi", "window_nope", "window_rope", "window_alibi", "narrow_window_nope"]
@@ -28,7 +29,7 @@ def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The seven variants, a few steps each, by the pilot table's own experiment file."""
     folder = tmp_path_factory.mktemp("sweep")
     small = ["scale.tokens=16384", "scale.warmup_steps=1", "scale.batch_tokens=4096", "trainer.log_every=2"]
-    small += ["measure.segments=1", "scale.validation_blocks=8"]
+    small += ["scoring.segments=1", "scale.validation_blocks=8"]
     result = lab("train", "experiment=pilot_table", *small, cwd=folder)
     assert result.returncode == 0, result.stderr
     return folder / "runs"
@@ -77,6 +78,9 @@ def test_a_run_directory_says_what_it_is(sweep: Path) -> None:
         rows = list(csv.DictReader(file))
     last = max(int(row["stop_position"]) for row in rows)
     assert last == 8 * 256
+    assert {row["measure"] for row in rows} == {"loss_by_position", "whole_prefix", "restarted", "excess"}
+    (evaluation,) = {row["evaluation"] for row in rows}
+    assert evaluation == f"held_out-{manifest['corpus']['digest'][:8]}"
     documents = {row["document"] for row in rows}
     assert all("Taft" in name or "Carter" in name for name in documents)
     assert len(documents) == 11
@@ -112,7 +116,7 @@ def test_a_run_trained_without_measure_is_scored_when_asked_again(tmp_path: Path
     weights = next(folder.rglob("weights.safetensors")).stat().st_mtime_ns
     assert not (folder / "scores.csv").exists()
     for segments in (1, 2):
-        result = lab("train", "experiment=smoke", f"measure.segments={segments}", cwd=tmp_path)
+        result = lab("train", "experiment=smoke", f"scoring.segments={segments}", cwd=tmp_path)
         assert result.returncode == 0, result.stderr
         assert "excess" in result.stdout
         with open(folder / "scores.csv", newline="") as file:
@@ -225,6 +229,11 @@ def test_every_command_of_the_readme_is_one_that_exists(command: str) -> None:
         prepare_parser().parse_args(arguments)
     elif module == "lab.status":
         status_parser().parse_args(arguments)
+    elif module in ("lab.extrapolate", "lab.compare"):
+        with initialize_config_dir(configuration_folder(), version_base="1.3"):
+            composed = compose(module.removeprefix("lab."), arguments)
+        kinds = SCORING_KINDS if module == "lab.extrapolate" else COMPARING_KINDS
+        check_values(to_plain(composed), kinds)
     elif "--help" not in arguments:
         assert module == "lab.train"
         overrides = [argument for argument in arguments if argument not in ("-m", "--multirun")]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from lab.errors import UserError
-from lab.report.pictures import comparison_picture, curve, loss_by_position_picture, student
+from lab.report.pictures import comparison_picture, curve, loss_by_position_picture
 
 CONTEXT = 64
 
@@ -67,12 +67,6 @@ def test_a_curve_has_one_row_a_document_and_the_mean_of_its_segments():
     assert losses.shape == (5, 32)
     of_bin = [row["loss_nats"] for row in rows if row["document"] == "d3" and row["start_position"] == 32]
     assert losses[3, 2] == pytest.approx(np.mean(of_bin))
-
-
-def test_the_band_is_students():
-    # Table 26.10 of Abramowitz and Stegun.
-    for freedom, point in ((4, 2.776), (10, 2.228), (30, 2.042), (120, 1.980)):
-        assert student(freedom) == pytest.approx(point, rel=4e-3)
 
 
 @pytest.mark.parametrize("rows", [[], scores(0)[:-33]])

@@ -12,7 +12,6 @@ from lab.commands import configuration_folder
 from lab.errors import UserError
 from lab.files import append
 from lab.job import Job
-from lab.runs import Run
 from lab.training.fit import fit
 from lab.training.interruption import Interrupted, Interruption
 from lab.training.module import Training
@@ -86,7 +85,7 @@ def test_a_trained_decoder_comes_back_from_its_run_directory_exactly(tmp_path: P
     made, module, _ = trained(tmp_path, "model=window_rope")
     tokens = torch.arange(200).view(1, -1) % 1024
     with torch.no_grad():
-        assert torch.equal(Run(made.run.path).load_decoder()(tokens), module.decoder.cpu().eval()(tokens))
+        assert torch.equal(made.run.load_decoder(made.run.checkpoint())(tokens), module.decoder.cpu().eval()(tokens))
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_names_step_and_blocks(tmp_path: Path) -> None:
@@ -101,7 +100,9 @@ def test_checkpoints_stand_at_their_steps_with_float32_weights(tmp_path: Path) -
     made, _, _ = trained(tmp_path, "trainer.checkpoint_every=2", "trainer.keep_every=4")
     folders = sorted(path.name for path in (made.run.path / "checkpoints").iterdir())
     assert folders == ["step=00000004", "step=00000006", "step=00000008"]
-    assert all(value.dtype == torch.float32 for value in made.run.load_decoder().state_dict().values())
+    assert all(
+        value.dtype == torch.float32 for value in made.run.load_decoder(made.run.checkpoint(8)).state_dict().values()
+    )
 
 
 def test_a_run_that_is_stopped_and_continued_has_one_table_without_gaps(tmp_path: Path) -> None:

@@ -1,0 +1,295 @@
+"""The evidence of a comparison: what each variant scores, paired differences to a reference, and what they say."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from lab.control import Control
+from lab.errors import UserError
+from lab.measure.evidence import (
+    Difference,
+    coverage,
+    document_difference,
+    hierarchical_difference,
+    holm,
+    noise_floor,
+    verdict,
+)
+from lab.measure.interval import document_interval
+from lab.measure.quantities import Quantity, effective_context, quantities
+from lab.measure.scores import Scores
+from lab.runs import Run
+from lab.tables import Row
+
+ENOUGH_SEEDS = 5  # from so many on an interval speaks of other seeds too
+ENOUGH_DOCUMENTS = 40  # below, the interval's measured coverage is told
+
+Values = dict[str, dict[str, float]]  # of each seed's run (by its number) the number of each document
+
+
+class Place(NamedTuple):
+    """Where a quantity was observed."""
+
+    evaluation: str
+    quantity: Quantity
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """The tables of a comparison, tidy: lists of rows.
+
+    ``estimates``: mean of each variant, all seeds together (seed empty) and one by one. ``differences``: to the
+    reference, with interval, p-values, noise floor and verdict. ``seeds``: the differences seed by seed. ``curves``:
+    means by position, length, context or distance, with the range over seeds. ``effective``: effective contexts.
+    """
+
+    reference: str
+    evaluations: list[str]
+    estimates: list[Row]
+    differences: list[Row]
+    seeds: list[Row]
+    curves: list[Row]
+    effective: list[Row]
+
+
+def gather(
+    control: Control, settings: Mapping[str, str], resamples: int, reference: str | None, margin: float
+) -> Evidence:
+    """Everything that all runs of a comparison were scored with alike.
+
+    Args:
+        settings: name of each measure to the digest of its settings.
+        resamples: of the bootstrap.
+        reference: the variant that the others are held against; None: the first.
+        margin: of the effective context, in nats.
+
+    Raises:
+        UserError: no such variant; the runs have no scores in common, or not of the same documents.
+    """
+    names = list(control.variants)
+    reference = names[0] if reference is None else reference
+    if reference not in names:
+        raise UserError(f"reference is {reference!r}: choose one of the variants {', '.join(names)}")
+    rows = {run.path: _rows_of(run, settings) for run in control.runs}
+    evaluations = sorted(set.intersection(*({row["evaluation"] for row in each} for each in rows.values())))
+    if not evaluations:
+        raise UserError("the runs have no scores in common; score them with python -m lab.extrapolate runs=[...]")
+    estimates: list[Row] = []
+    differences: list[Row] = []
+    seeds: list[Row] = []
+    curves: list[Row] = []
+    effective: list[Row] = []
+    for evaluation in evaluations:
+        chosen = {path: [row for row in each if row["evaluation"] == evaluation] for path, each in rows.items()}
+        table = _table(control, evaluation, chosen)
+        for quantity, variants in table.items():
+            place = {"evaluation": evaluation, "measure": quantity.measure, "length_tokens": quantity.length_tokens}
+            for name, values in variants.items():
+                estimates += _estimates(place, name, control.variants[name], values, resamples)
+        here = [
+            _difference(evaluation, quantity, variants, name, reference, resamples)
+            for quantity, variants in table.items()
+            for name in names
+            if name != reference
+        ]
+        differences += _judged(here)
+        for quantity, variants in table.items():
+            for name in names:
+                if name != reference:
+                    seeds += _by_seed(evaluation, quantity, control, variants, name, reference)
+        curves += _curves(control, evaluation, chosen)
+        effective += _effective(control, evaluation, chosen, margin)
+    return Evidence(reference, evaluations, estimates, differences, seeds, curves, effective)
+
+
+def _rows_of(run: Run, settings: Mapping[str, str]) -> list[Row]:
+    path = run.path / "scores.csv"
+    if not path.exists():
+        raise UserError(f"{run.path} has no scores; score it with python -m lab.extrapolate runs={run.path}")
+    chosen = set(settings.values())
+    steps = {row["step"] for row in Scores(path).rows}
+    return [row for row in Scores(path).rows if row["setting"] in chosen and row["step"] == max(steps)]
+
+
+def _context(control: Control) -> int:
+    return int(control.runs[0].config["scale"]["context"])
+
+
+def _table(control: Control, evaluation: str, rows: Mapping[Any, list[Row]]) -> dict[Quantity, dict[str, np.ndarray]]:
+    """Of each quantity each variant's numbers [seeds, documents], documents in one order.
+
+    Raises:
+        UserError: one run was scored on other documents than another.
+    """
+    context = _context(control)
+    found = {run.path: quantities(rows[run.path], context) for run in control.runs}
+    common = [each for each in found[control.runs[0].path] if all(each in other for other in found.values())]
+    table: dict[Quantity, dict[str, np.ndarray]] = {}
+    for quantity in common:
+        first = control.runs[0]
+        documents = sorted(found[first.path][quantity])
+        for run in control.runs:
+            if sorted(found[run.path][quantity]) != documents:
+                other = set(documents) ^ set(found[run.path][quantity])
+                raise UserError(
+                    f"{quantity.measure} of {evaluation}: {run.path} and {first.path} were scored on other documents "
+                    f"({min(other)} is in one only); score both again with python -m lab.extrapolate"
+                )
+        table[quantity] = {
+            name: np.array([[found[by_seed[s].path][quantity][d] for d in documents] for s in sorted(by_seed)])
+            for name, by_seed in control.variants.items()
+        }
+    return table
+
+
+def _estimates(place: Row, name: str, by_seed: Mapping[int, Run], values: np.ndarray, resamples: int) -> Iterator[Row]:
+    lines: list[tuple[int | None, np.ndarray]] = [(None, values.mean(axis=0))]
+    lines += list(zip(sorted(by_seed), values, strict=True))
+    for seed, line in lines:
+        interval = document_interval(list(line), resamples)
+        yield {
+            "evaluation": place["evaluation"],
+            "measure": place["measure"],
+            "length_tokens": place["length_tokens"],
+            "variant": name,
+            "seed": seed,
+            "mean": interval.mean,
+            "low": interval.low,
+            "high": interval.high,
+            "documents": interval.documents,
+        }
+
+
+def _difference(
+    evaluation: str,
+    quantity: Quantity,
+    variants: Mapping[str, np.ndarray],
+    name: str,
+    reference: str,
+    resamples: int,
+) -> tuple[Row, Difference]:
+    one, other = variants[name], variants[reference]
+    if len(one) >= ENOUGH_SEEDS:
+        difference = hierarchical_difference(one, other)
+    else:
+        documents = [str(number) for number in range(one.shape[1])]
+        difference = document_difference(
+            dict(zip(documents, one.mean(axis=0), strict=True)),
+            dict(zip(documents, other.mean(axis=0), strict=True)),
+            resamples=resamples,
+        )
+    several = len(one) > 1
+    by_seed = (one - other).mean(axis=1) if len(one) == len(other) else np.array([])
+    floor = max(noise_floor(one).largest, noise_floor(other).largest) if several else None
+    count = one.shape[1]
+    row = {
+        "evaluation": evaluation,
+        "measure": quantity.measure,
+        "length_tokens": quantity.length_tokens,
+        "variant": name,
+        "reference": reference,
+        "mean": difference.mean,
+        "low": difference.low,
+        "high": difference.high,
+        "p_value": difference.p_value,
+        "documents": count,
+        "seeds": len(one),
+        "least_of_seeds": float(by_seed.min()) if by_seed.size else None,
+        "most_of_seeds": float(by_seed.max()) if by_seed.size else None,
+        "noise_floor": floor,
+        "coverage": coverage(count) if 4 <= count < ENOUGH_DOCUMENTS else None,
+    }
+    return row, difference
+
+
+def _judged(found: Sequence[tuple[Row, Difference]]) -> list[Row]:
+    """The rows with p-values corrected for the family, all differences of one measure on one set of documents."""
+    judged: list[Row] = []
+    for measure in dict.fromkeys(row["measure"] for row, _ in found):
+        family = [(row, difference) for row, difference in found if row["measure"] == measure]
+        corrected = holm([difference.p_value for _, difference in family])
+        for (row, difference), p_holm in zip(family, corrected, strict=True):
+            text = verdict(difference, p_holm, row["variant"], row["reference"])
+            judged.append(row | {"p_holm": p_holm, "verdict": text + _caveat(row, text)})
+    return judged
+
+
+def _caveat(row: Row, text: str) -> str:
+    """What the seeds have to say against a verdict that documents alone would give."""
+    if " is better " not in text and " is worse " not in text:
+        return ""
+    if row["least_of_seeds"] is not None and row["least_of_seeds"] * row["most_of_seeds"] < 0:
+        return "; but its seeds disagree"
+    if row["noise_floor"] is not None and abs(row["mean"]) <= row["noise_floor"]:
+        return f"; but seeds of one variant differ by {row['noise_floor']:.2g}"
+    return ""
+
+
+def _by_seed(
+    evaluation: str,
+    quantity: Quantity,
+    control: Control,
+    variants: Mapping[str, np.ndarray],
+    name: str,
+    reference: str,
+) -> Iterator[Row]:
+    if len(variants[name]) != len(variants[reference]):
+        return
+    for seed, line in zip(sorted(control.variants[name]), variants[name] - variants[reference], strict=True):
+        yield {
+            "evaluation": evaluation,
+            "measure": quantity.measure,
+            "length_tokens": quantity.length_tokens,
+            "variant": name,
+            "reference": reference,
+            "seed": seed,
+            "mean": float(line.mean()),
+            "documents": line.size,
+        }
+
+
+def _curves(control: Control, evaluation: str, rows: Mapping[Any, list[Row]]) -> Iterator[Row]:
+    """Means over documents at every bin of positions, and at every length, context and distance."""
+    for name, by_seed in control.variants.items():
+        lines: dict[tuple[str, float], list[float]] = {}
+        for run in by_seed.values():
+            for key, value in _points(rows[run.path]).items():
+                lines.setdefault(key, []).append(value)
+        for (measure, tokens), values in sorted(lines.items()):
+            yield {
+                "evaluation": evaluation,
+                "measure": measure,
+                "variant": name,
+                "tokens": tokens,
+                "mean": float(np.mean(values)),
+                "least_of_seeds": min(values),
+                "most_of_seeds": max(values),
+                "seeds": len(values),
+            }
+
+
+def _points(rows: Sequence[Row]) -> dict[tuple[str, float], float]:
+    """Mean over documents of a run's numbers by measure and what the curve runs over, in tokens."""
+    sums: dict[tuple[str, float], dict[str, list[float]]] = {}
+    for row in rows:
+        measure = row["measure"]
+        if measure == "loss_by_position":
+            tokens = (row["start_position"] + row["stop_position"] + 1) / 2  # tokens read, of the bin's centre
+        elif measure in ("copy", "copy_first"):
+            tokens = row["distance_tokens"]
+        elif measure in ("truncated_perplexity", "sliding_perplexity", "context_gain"):
+            tokens = row["length_tokens"]
+        else:
+            continue
+        sums.setdefault((measure, tokens), {}).setdefault(row["document"], []).append(row["loss_nats"])
+    return {key: float(np.mean([np.mean(each) for each in by.values()])) for key, by in sums.items()}
+
+
+def _effective(control: Control, evaluation: str, rows: Mapping[Any, list[Row]], margin: float) -> Iterator[Row]:
+    for name, by_seed in control.variants.items():
+        for seed in sorted(by_seed):
+            found = effective_context(rows[by_seed[seed].path], _context(control), margin)
+            if found is not None:
+                yield {"evaluation": evaluation, "variant": name, "seed": seed, "margin_nats": margin} | found._asdict()

@@ -1,0 +1,283 @@
+"""The report of a comparison: verdicts first, then pictures, then what is proven equal, then how it was made."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from lab.errors import UserError
+from lab.report.figures import CURVES, curve_figure, difference_figure, heat_map, training_figure
+from lab.report.page import PageTable, Picture, Section, write_page
+from lab.report.pictures import save
+from lab.tables import Row, write_table
+
+
+@dataclass(frozen=True)
+class Compared:
+    """All that the report shows: tables of rows, and how they came about.
+
+    Attributes:
+        statement: what is equal, what follows, what is allowed, in lines.
+        control, estimates, differences, seeds, curves, effective: see :class:`lab.control.Control` and
+            :class:`lab.measure.comparison.Evidence`.
+        training: validation losses: variant, seed, tokens, validation_loss_nats.
+        provenance: name, digest, commits and fingerprint of the blocks of each run.
+        context: C in tokens.
+    """
+
+    factor: str
+    variants: list[str]
+    statement: list[str]
+    allowed: list[str]
+    control: list[Row]
+    reference: str
+    evaluations: list[str]
+    estimates: list[Row]
+    differences: list[Row]
+    seeds: list[Row]
+    curves: list[Row]
+    effective: list[Row]
+    training: list[Row]
+    provenance: Sequence[tuple[str, ...]]
+    command: str
+    context: int
+
+
+def headline(differences: Sequence[Row], evaluation: str) -> list[Row]:
+    """The differences that matter first: of each measure those at its longest length; inside the window, too."""
+    chosen = []
+    here = [row for row in differences if row["evaluation"] == evaluation]
+    for measure in dict.fromkeys(row["measure"] for row in here):
+        lengths = sorted({row["length_tokens"] for row in here if row["measure"] == measure})
+        wanted = {lengths[-1]} | ({lengths[0]} if measure == "loss_by_position" else set())
+        chosen += [row for row in here if row["measure"] == measure and row["length_tokens"] in wanted]
+    return chosen
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """A number as it is shown; what is not known says so."""
+    if value is None or value != value:
+        return "not known"
+    return f"{value:.{digits}f}"
+
+
+def interval(row: Row, digits: int = 3) -> str:
+    """``low to high``."""
+    low, high = number(row["low"], digits), number(row["high"], digits)
+    return "not known" if "not known" in (low, high) else f"{low} to {high}"
+
+
+def write_report(folder: Path, compared: Compared) -> None:
+    """Tables (.csv), pictures (.png, .svg), report.html and report.md into a folder.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{folder}: {(error.strerror or str(error)).lower()}; choose another output=") from None
+    tables = {
+        "control": compared.control,
+        "estimates": compared.estimates,
+        "differences": compared.differences,
+        "seeds": compared.seeds,
+        "curves": compared.curves,
+        "effective_context": compared.effective,
+        "training": compared.training,
+    }
+    for name, rows in tables.items():
+        if rows:
+            write_table(folder / f"{name}.csv", rows)
+    notices = [f"Allowed to differ beside {compared.factor}: {line}" for line in compared.allowed]
+    drawn = Drawing(folder, compared.allowed)
+    sections = [_verdicts(compared), *(_pictures(drawn, compared, evaluation) for evaluation in compared.evaluations)]
+    drawn.add("training", training_figure(compared.training, compared.variants))
+    caption = "Validation loss against tokens trained, a line a run"
+    sections.append(Section("Training", pictures=[Picture("training", caption)]))
+    sections += [_control(compared), *_details(compared), _made_with(compared)]
+    title = f"{len(compared.variants)} variants that differ in {compared.factor}"
+    write_page(folder, title, notices, sections)
+
+
+class Drawing:
+    """Saves figures; what was allowed to differ is told on each of them."""
+
+    def __init__(self, folder: Path, allowed: Sequence[str]) -> None:
+        self.folder = folder
+        self.note = f"allowed to differ: {'; '.join(allowed)}" if allowed else ""
+
+    def add(self, name: str, figure: Figure) -> None:
+        if self.note:
+            figure.suptitle(self.note, fontsize=7, color="#D55E00", wrap=True)
+        save(figure, self.folder / name)
+
+
+def _verdicts(compared: Compared) -> Section:
+    """The verdict table of each set of documents, and each variant's effective context."""
+    tables = []
+    for evaluation in compared.evaluations:
+        rows = headline(compared.differences, evaluation)
+        effective = [row for row in compared.effective if row["evaluation"] == evaluation]
+        if not rows:
+            continue
+        tables.append(
+            PageTable(
+                ("measure", "length (tokens)", "verdict", "documents", "seeds", "noise floor", "measured coverage"),
+                [
+                    (
+                        row["measure"],
+                        f"{row['length_tokens']:,}",
+                        row["verdict"],
+                        str(row["documents"]),
+                        str(row["seeds"]),
+                        "one seed" if row["noise_floor"] is None else number(row["noise_floor"]),
+                        "" if row["coverage"] is None else f"{100 * row['coverage']:.0f} %",
+                    )
+                    for row in rows
+                ],
+                f"{evaluation}: verdicts against {compared.reference}",
+                "all differences: differences.csv; seed by seed: seeds.csv",
+            )
+        )
+        if effective:
+            names = list(dict.fromkeys(row["variant"] for row in effective))
+            lines = []
+            for name in names:
+                own = [row for row in effective if row["variant"] == name]
+                shown = [f"{row['tokens']:,}{'+' if row['tokens'] == row['longest'] else ''}" for row in own]
+                spans = [f"{row['low']:,} to {row['high']:,}" for row in own]
+                lines.append((name, ", ".join(shown), "; ".join(spans)))
+            margin = effective[0]["margin_nats"]
+            tables.append(
+                PageTable(
+                    ("variant", "effective context (tokens), a number a seed", "95 % interval"),
+                    lines,
+                    f"{evaluation}: the longest left context whose loss is within {margin:g} nats of that at C"
+                    " (+: the longest tried)",
+                    "effective_context.csv",
+                )
+            )
+    paragraphs = (
+        "Lower is better everywhere: losses in nats per token, or the share of keys not found. A difference is between "
+        "means over the same documents; its interval is a 95 % studentised bootstrap over documents, the seeds' runs "
+        "averaged (from five seeds on, over seeds too). p-values are corrected by Holm over all differences of one "
+        "measure on one set of documents. The noise floor is the largest difference between two seeds of one of the "
+        "two variants. With fewer than 40 documents the interval's measured coverage is told: its nominal one is 95 %.",
+    )
+    return Section("Verdict", paragraphs, tables)
+
+
+def _pictures(drawn: Drawing, compared: Compared, evaluation: str) -> Section:
+    """The pictures of one set of documents."""
+    curves = [row for row in compared.curves if row["evaluation"] == evaluation]
+    pictures = []
+    stem = evaluation.rpartition("-")[0] or evaluation
+
+    def add(name: str, figure: Figure, caption: str) -> None:
+        drawn.add(f"{stem}_{name}", figure)
+        pictures.append(Picture(f"{stem}_{name}", caption))
+
+    for measure, (title, _, _) in CURVES.items():
+        if any(row["measure"] == measure for row in curves):
+            add(measure, curve_figure(curves, measure, compared.variants, compared.context), f"{title}, {evaluation}")
+    excess = [row for row in headline(compared.differences, evaluation) if row["measure"] == "excess"]
+    if excess:
+        add(
+            "excess",
+            difference_figure(excess, compared.variants, "nats"),
+            f"Excess against {compared.reference}, {evaluation}",
+        )
+    copies = {(r["variant"], r["tokens"]): r["mean"] for r in curves if r["measure"] == "copy"}
+    first = {(r["variant"], r["tokens"]): r["mean"] for r in curves if r["measure"] == "copy_first"}
+    if copies:
+        gained = [
+            {"variant": name, "distance": tokens, "gain": first[name, tokens] - loss}
+            for (name, tokens), loss in copies.items()
+        ]
+        labels = ("", "distance (tokens)", "nats gained by copying")
+        add(
+            "copy_map",
+            heat_map(gained, "variant", "distance", "gain", labels, reverse=True),
+            f"Loss on the first copy minus loss on the second, {evaluation}",
+        )
+    keys = [r for r in compared.estimates if r["evaluation"] == evaluation and r["measure"] == "passkey"]
+    found = [r | {"found": 1 - r["mean"]} for r in keys if r["seed"] is None]
+    if found:
+        labels = ("", "length (tokens)", "share of keys found")
+        add(
+            "passkey_map",
+            heat_map(found, "variant", "length_tokens", "found", labels, reverse=True),
+            "Passkeys found by length of the prompt",
+        )
+    return Section(f"Curves: {evaluation}", pictures=pictures)
+
+
+def _control(compared: Compared) -> Section:
+    """What is equal, what follows, what was allowed."""
+    differing = [row for row in compared.control if row["kind"] != "equal"]
+    equal = [row for row in compared.control if row["kind"] == "equal"]
+    keys = dict.fromkeys((row["key"], row["kind"]) for row in differing)
+    lines = []
+    for key, kind in keys:
+        values = dict.fromkeys(row["value"] for row in differing if row["key"] == key)
+        told = ", ".join(value[:60] for value in list(values)[:8]) + (", ..." if len(values) > 8 else "")
+        lines.append((key, kind if kind != "follows" else f"follows from {compared.factor}", told))
+    return Section(
+        "Control",
+        compared.statement,
+        [
+            PageTable(("key", "kind", "values"), lines, "What differs between the runs", "control.csv, run by run"),
+            PageTable(
+                ("key", "value in all runs"),
+                [(row["key"], row["value"][:80]) for row in equal],
+                "What is equal in all runs",
+            ),
+        ],
+    )
+
+
+def _details(compared: Compared) -> list[Section]:
+    """All differences."""
+    sections = []
+    for evaluation in compared.evaluations:
+        rows = [row for row in compared.differences if row["evaluation"] == evaluation]
+        lines = [
+            (
+                row["measure"],
+                f"{row['length_tokens']:,}",
+                row["variant"],
+                number(row["mean"]),
+                interval(row),
+                "not known" if row["p_holm"] != row["p_holm"] else f"{row['p_holm']:.2g}",
+                ""
+                if row["least_of_seeds"] is None
+                else f"{number(row['least_of_seeds'])} to {number(row['most_of_seeds'])}",
+                "" if row["noise_floor"] is None else number(row["noise_floor"]),
+            )
+            for row in rows
+        ]
+        columns = (
+            "measure",
+            "length",
+            "variant",
+            f"minus {compared.reference}",
+            "95 % interval",
+            "p (Holm)",
+            "seeds, least to most",
+            "noise floor",
+        )
+        if lines:
+            sections.append(Section(f"All differences: {evaluation}", tables=[PageTable(columns, lines)]))
+    return sections
+
+
+def _made_with(compared: Compared) -> Section:
+    """The commands, and what each run is."""
+    return Section(
+        "How this was made",
+        ["Each run's own command is in its config.yaml; digests name what decides its numbers."],
+        [PageTable(("run", "digest", "commit", "blocks"), compared.provenance, "Runs")],
+        code=[compared.command],
+    )

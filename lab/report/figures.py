@@ -1,0 +1,158 @@
+"""The pictures of a comparison, from its tables alone: one figure a question."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from lab.report.pictures import COLOURS, STYLES
+from lab.tables import Row
+
+# Measure to the title, the label of its lengths and of its numbers.
+CURVES = {
+    "loss_by_position": ("Loss by position", "tokens read (position + 1)", "loss (nats per token)"),
+    "truncated_perplexity": ("Perplexity of the first L tokens", "length L (tokens)", "perplexity"),
+    "sliding_perplexity": ("Sliding-window perplexity", "window L (tokens)", "perplexity"),
+    "context_gain": ("The same tokens with more left context", "left context (tokens)", "loss (nats per token)"),
+    "copy": ("Copy at a distance: loss on the second copy", "distance (tokens)", "loss (nats per token)"),
+}
+PERPLEXITIES = ("truncated_perplexity", "sliding_perplexity")
+HIGHEST_PERPLEXITY = 1e5
+
+
+def curve_figure(curves: Sequence[Row], measure: str, variants: Sequence[str], context: int) -> Figure:
+    """Mean over seeds of a measure's curve for each variant, the range over seeds as a band, the window's edge.
+
+    Args:
+        curves: rows of one evaluation with measure, variant, tokens, mean, least_of_seeds, most_of_seeds.
+        context: C in tokens.
+    """
+    _, along, upward = CURVES[measure]
+    figure = Figure(figsize=(7, 4.2), layout="constrained")
+    axes = figure.subplots()
+    banded = False
+    for index, name in enumerate(variants):
+        rows = sorted(
+            (row for row in curves if row["measure"] == measure and row["variant"] == name),
+            key=lambda row: float(row["tokens"]),
+        )
+        if not rows:
+            continue
+        tokens = [row["tokens"] for row in rows]
+        mean, least, most = (
+            np.array([row[key] for row in rows], dtype=float) for key in ("mean", "least_of_seeds", "most_of_seeds")
+        )
+        if measure in PERPLEXITIES:
+            mean, least, most = (np.minimum(np.exp(values), HIGHEST_PERPLEXITY) for values in (mean, least, most))
+        colour, style = COLOURS[index % len(COLOURS)], STYLES[index % len(STYLES)]
+        marker = "o" if len(tokens) < 20 else ""
+        axes.plot(tokens, mean, style, color=colour, label=name, linewidth=1.6, marker=marker, markersize=3)
+        if rows[0]["seeds"] > 1:
+            axes.fill_between(tokens, least, most, color=colour, alpha=0.15, linewidth=0)
+            banded = True
+    edge(axes, context)
+    axes.set_xscale("log", base=2)
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:.0f}")
+    if measure in PERPLEXITIES:
+        axes.set_yscale("log")
+        axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axes.set_xlabel(along)
+    axes.set_ylabel(upward)
+    axes.grid(alpha=0.25)
+    axes.legend(fontsize=8, frameon=False, title="band: range over seeds" if banded else None, title_fontsize=8)
+    return figure
+
+
+def edge(axes: Axes, context: int) -> None:
+    """Mark the end of the training window."""
+    axes.axvline(context, color="0.3", linewidth=1)
+    axes.annotate(
+        f"C = {context}",
+        (context, 0.02),
+        xycoords=("data", "axes fraction"),
+        xytext=(-3, 0),
+        textcoords="offset points",
+        rotation=90,
+        ha="right",
+        va="bottom",
+        fontsize=8,
+        color="0.3",
+    )
+
+
+def heat_map(
+    rows: Sequence[Row], down: str, across: str, value: str, labels: tuple[str, str, str], reverse: bool = False
+) -> Figure:
+    """A number for each pair of two columns, as colours with the numbers written in.
+
+    Args:
+        down, across, value: columns of the rows.
+        labels: of the vertical axis, the horizontal axis, and the colours.
+        reverse: dark for high numbers (accuracy) instead of low ones (loss).
+    """
+    lines = list(dict.fromkeys(row[down] for row in rows))
+    columns = sorted({row[across] for row in rows})
+    table = np.full((len(lines), len(columns)), np.nan)
+    for row in rows:
+        table[lines.index(row[down]), columns.index(row[across])] = row[value]
+    figure = Figure(
+        figsize=(max(4.5, 0.62 * len(columns) + 2), max(2.2, 0.36 * len(lines) + 1.2)), layout="constrained"
+    )
+    axes = figure.subplots()
+    image = axes.imshow(table, aspect="auto", cmap="viridis" if reverse else "viridis_r")
+    axes.set_yticks(range(len(lines)), [str(line) for line in lines])
+    axes.set_xticks(range(len(columns)), [f"{column:,}" for column in columns], rotation=45, ha="right")
+    middle = (np.nanmin(table) + np.nanmax(table)) / 2
+    if table.size <= 400:
+        for (line, column), number in np.ndenumerate(table):
+            if not np.isnan(number):
+                dark = number < middle if reverse else number > middle
+                axes.text(
+                    column, line, f"{number:.2f}", ha="center", va="center", fontsize=7, color="w" if dark else "k"
+                )
+    axes.set_ylabel(labels[0])
+    axes.set_xlabel(labels[1])
+    figure.colorbar(image, ax=axes, label=labels[2])
+    return figure
+
+
+def training_figure(curves: Sequence[Row], variants: Sequence[str]) -> Figure:
+    """Validation loss against tokens trained, a line a run; rows with variant, seed, tokens, validation_loss_nats."""
+    figure = Figure(figsize=(7, 4.2), layout="constrained")
+    axes = figure.subplots()
+    for index, name in enumerate(variants):
+        of_variant = [row for row in curves if row["variant"] == name]
+        for number, seed in enumerate(dict.fromkeys(row["seed"] for row in of_variant)):
+            rows = [row for row in of_variant if row["seed"] == seed]
+            axes.plot(
+                [row["tokens"] / 1e6 for row in rows],
+                [row["validation_loss_nats"] for row in rows],
+                STYLES[index % len(STYLES)],
+                color=COLOURS[index % len(COLOURS)],
+                linewidth=1,
+                label=None if number else name,
+            )
+    axes.set_xlabel("tokens trained (millions)")
+    axes.set_ylabel("validation loss (nats per token)")
+    axes.grid(alpha=0.25)
+    axes.legend(fontsize=8, frameon=False)
+    return figure
+
+
+def difference_figure(differences: Sequence[Row], variants: Sequence[str], unit: str) -> Figure:
+    """Differences to the reference with their 95 % intervals, one line a variant; rows of one quantity."""
+    figure = Figure(figsize=(6, 0.38 * len(differences) + 1.1), layout="constrained")
+    axes = figure.subplots()
+    for line, row in enumerate(differences):
+        colour = COLOURS[list(variants).index(row["variant"]) % len(COLOURS)]
+        axes.plot([row["low"], row["high"]], [line, line], "|-", color=colour, linewidth=1.6)
+        axes.plot(row["mean"], line, "o", color=colour)
+        if row["least_of_seeds"] is not None and row["seeds"] > 1:
+            axes.plot([row["least_of_seeds"], row["most_of_seeds"]], [line + 0.22] * 2, "-", color="0.5", linewidth=1)
+    axes.axvline(0, color="0.3", linewidth=1, zorder=1)
+    axes.set_yticks(range(len(differences)), [row["variant"] for row in differences])
+    axes.invert_yaxis()
+    axes.set_xlabel(f"minus {differences[0]['reference']} ({unit}); 95 % interval, grey: range over seeds")
+    axes.grid(alpha=0.25, axis="x")
+    return figure
