@@ -174,7 +174,7 @@ def _difference(
     if len(one) >= ENOUGH_SEEDS:
         difference = hierarchical_difference(one, other)
     else:
-        documents = [str(number) for number in range(one.shape[1])]
+        documents = [f"{number:06d}" for number in range(one.shape[1])]  # in the order of their names
         difference = document_difference(
             dict(zip(documents, one.mean(axis=0), strict=True)),
             dict(zip(documents, other.mean(axis=0), strict=True)),

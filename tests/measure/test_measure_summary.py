@@ -41,6 +41,71 @@ def test_a_document_counts_once_however_many_segments_it_has():
     assert summarise(rows_of(losses), CONTEXT)[-1]["mean_nats"] == -4.0
 
 
+@pytest.mark.parametrize(
+    ("longest", "quantities"), [(4, ["loss [0, C)", "loss [C, 2C)", "loss [2C, 4C)"]), (1, ["loss [0, C)"])]
+)
+def test_the_excess_is_shown_whatever_the_length_of_the_other_measure(longest, quantities):
+    rows = [
+        row
+        for row in rows_of({("a", 0): 1.0})
+        if row["measure"] == "excess" or row["stop_position"] <= longest * CONTEXT
+    ]
+    table = summarise(rows, CONTEXT)
+    assert [row["quantity"] for row in table] == [*quantities, "excess"]
+    rows = [row for row in rows_of({("a", 0): 1.0}) if row["measure"] != "excess"]
+    rows += [{**rows[0], "measure": "excess", "start_position": 4, "stop_position": 8, "loss_nats": 0.25}]
+    (*losses, excess) = summarise(rows, CONTEXT)
+    assert len(losses) == 4
+    assert (excess["quantity"], excess["start_position"], excess["stop_position"]) == ("excess", 4, 8)
+    assert excess["mean_nats"] == 0.25
+
+
+@pytest.mark.parametrize("measure", ["loss_by_position", "excess"])
+def test_one_of_the_two_measures_is_enough(measure):
+    rows = [row for row in rows_of({("a", 0): 1.0}) if row["measure"] == measure]
+    assert {"loss_by_position": 4, "excess": 1}[measure] == len(summarise(rows, CONTEXT))
+
+
+def test_rows_of_other_measures_are_left_out():
+    rows = rows_of({(name, 0): loss for loss, name in enumerate("abcd")})
+    others = [
+        {
+            "measure": "whole_prefix",
+            "document": "a",
+            "start_position": 16,
+            "stop_position": 32,
+            "loss_nats": 5,
+            "tokens": 9,
+        },
+        {
+            "measure": "context_gain",
+            "document": "z",
+            "start_position": 900,
+            "stop_position": 999,
+            "loss_nats": 5,
+            "tokens": 9,
+        },
+        {
+            "measure": "passkey",
+            "document": "z",
+            "start_position": None,
+            "stop_position": None,
+            "loss_nats": None,
+            "tokens": None,
+        },
+    ]
+    assert summarise(rows + others, CONTEXT) == summarise(rows, CONTEXT)
+
+
+def test_stretches_count_with_their_tokens():
+    place = {"measure": "excess", "document": "a", "start_position": 0, "stop_position": 4}
+    rows = [
+        place | {"segment": 0, "tokens": 3, "loss_nats": 1.0},
+        place | {"segment": 1, "tokens": 1, "loss_nats": 5.0},
+    ]
+    assert by_document(rows, "excess", 0, 4) == {"a": 2.0}
+
+
 def test_intervals_are_those_over_documents():
     values = np.random.default_rng(1).normal(3, 1, 11)
     table = summarise(rows_of({(f"d{i}", 0): value for i, value in enumerate(values)}), CONTEXT, resamples=500)

@@ -1,104 +1,15 @@
-"""Tables: what is written is what is read, and a damaged file is named."""
+"""The short table of a run on the terminal."""
 
 import math
-import os
 
-import numpy as np
-import pytest
 from rich.console import Console
 
-from lab.errors import UserError
-from lab.report.tables import SCORES, SUMMARY, read_table, summary_table, write_table
-
-ROWS = [
-    {
-        "measure": "excess",
-        "document": name,
-        "segment": number,
-        "start_position": 0,
-        "stop_position": 32,
-        "tokens": 32,
-        "loss_nats": loss,
-    }
-    for number, (name, loss) in enumerate(
-        [
-            ("sotu/taft_1909", 0.1 + 0.2),
-            ('a "quoted", name', 5.0),
-            ("1984", -1e-17),
-            ("nan", 1 / 3),
-            ("ümlaut\nline", 0.0),
-        ]
-    )
-]
+from lab.report.tables import SUMMARY, summary_table
 
 
 def summary_row(**changes) -> dict:
     values = ("excess", 1024, 2048, 0.25, 0.125, 0.5, 11)
     return dict(zip(SUMMARY, values, strict=True)) | changes
-
-
-def test_what_is_written_is_read_again(tmp_path):
-    write_table(tmp_path / "scores.csv", ROWS)
-    read = read_table(tmp_path / "scores.csv", SCORES)
-    assert read == ROWS
-    assert [list(row) for row in read] == [list(SCORES)] * len(ROWS)
-    assert [type(value) for value in read[1].values()] == [str, str, int, int, int, int, float]
-    assert os.listdir(tmp_path) == ["scores.csv"]
-
-
-def test_numpy_numbers_and_nan_are_numbers_in_the_file(tmp_path):
-    write_table(tmp_path / "t.csv", [{"loss_nats": np.float64(0.1), "low_nats": float("nan"), "tokens": np.int64(3)}])
-    (row,) = read_table(tmp_path / "t.csv")
-    assert (row["loss_nats"], row["tokens"]) == (0.1, 3)
-    assert math.isnan(row["low_nats"])
-
-
-def test_the_same_rows_give_the_same_bytes(tmp_path):
-    for name in ("a.csv", "b.csv"):
-        write_table(tmp_path / name, ROWS)
-    assert (tmp_path / "a.csv").read_bytes() == (tmp_path / "b.csv").read_bytes()
-
-
-def test_a_written_table_takes_the_place_of_an_old_one(tmp_path):
-    for rows in (ROWS, ROWS[:1]):
-        write_table(tmp_path / "scores.csv", rows)
-    assert read_table(tmp_path / "scores.csv") == ROWS[:1]
-
-
-@pytest.mark.parametrize(
-    ("content", "reason"),
-    [
-        (b"", "lacks the column"),
-        (b"measure,document\nexcess,a\n", "lacks the column loss_nats"),
-        (b"document,loss_nats\n", "empty"),
-        (b"document,loss_nats\na,1.5\nb,1.", "middle of a line"),
-        (b"document,loss_nats\na,1.5\nb\n", "line 3"),
-        (b"document,loss_nats\na,1.5,2\n", "line 2"),
-        (b"document,loss_nats\na,1.5\nb,1.x\n", "loss_nats holds '1.x'"),
-        (b"document,loss_nats\n\xff\xfe,1.5\n", "cannot be read"),
-        (b'document,loss_nats\n"a"b,1.5\n', "cannot be read"),
-    ],
-)
-def test_a_damaged_table_is_named_with_the_reason(tmp_path, content, reason):
-    path = tmp_path / "scores.csv"
-    path.write_bytes(content)
-    with pytest.raises(UserError, match=reason) as caught:
-        read_table(path, ("document", "loss_nats"))
-    assert str(path) in str(caught.value)
-
-
-def test_a_table_that_is_not_there_is_named(tmp_path):
-    with pytest.raises(UserError, match=r"nowhere\.csv cannot be read"):
-        read_table(tmp_path / "nowhere.csv")
-
-
-@pytest.mark.parametrize("place", ["no_such_folder/t.csv", "a_file/t.csv", "a_folder"])
-def test_a_table_that_cannot_be_written_is_named_and_leaves_nothing(tmp_path, place):
-    (tmp_path / "a_file").write_text("not a folder")
-    (tmp_path / "a_folder").mkdir()
-    with pytest.raises(UserError, match=f"{place} cannot be written"):
-        write_table(tmp_path / place, ROWS)
-    assert sorted(os.listdir(tmp_path)) == ["a_file", "a_folder"]
 
 
 def shown(rows: list[dict]) -> str:

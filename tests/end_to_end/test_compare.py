@@ -1,0 +1,211 @@
+"""From finished runs to a report, and every way in which a comparison is refused, as a user meets them."""
+
+import csv
+import json
+import os
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+from commands import lab, the_one_line
+
+SMOKE = ("experiment=smoke", "measure=none", "logger=csv")
+SHORT = ("scoring.longest=4", "scoring.segments=1", "resamples=500")
+EVALUATE = ("runs=runs/*", "scoring.longest=4", "scoring.segments=1")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with runs/: two variants of two seeds each."""
+    folder = tmp_path_factory.mktemp("trained")
+    result = lab("train", "-m", *SMOKE, "model=rope,window_nope", "seed=0,1", cwd=folder)
+    assert result.returncode == 0, result.stderr
+    return folder
+
+
+@pytest.fixture(scope="module")
+def compared(trained: Path) -> Path:
+    """The same folder with comparison/: made by one command from runs that were not scored."""
+    result = lab("compare", "runs=runs/*", "reference=rope", *SHORT, cwd=trained)
+    assert result.returncode == 0, result.stderr
+    assert "equal in all runs of a seed: blocks.fingerprint, initial_weights" in result.stdout.replace("\n", " ")
+    assert "comparison/report.html" in result.stdout
+    return trained
+
+
+@pytest.fixture
+def copied(compared: Path, tmp_path: Path) -> Path:
+    """A copy that a test may change."""
+    shutil.copytree(compared / "runs", tmp_path / "runs")
+    return tmp_path
+
+
+def table(path: Path) -> list[dict[str, str]]:
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_one_command_makes_tables_pictures_and_pages(compared: Path) -> None:
+    folder = compared / "comparison"
+    html, markdown = (folder / "report.html").read_text(), (folder / "report.md").read_text()
+    for name in ("loss_by_position", "truncated_perplexity", "context_gain", "copy", "copy_map", "excess"):
+        assert f"held_out_{name}.png" in markdown
+        assert (folder / f"held_out_{name}.png").stat().st_size > 4000
+        assert (folder / f"held_out_{name}.svg").stat().st_size > 4000
+    assert html.count("data:image/svg+xml;base64,") == markdown.count("![")
+    assert not re.search(r"""(src|href)=["']?(https?:|//|file:)""", html)
+    assert html.index("<h2>Verdict</h2>") < html.index("<h2>Curves") < html.index("<h2>Control</h2>")
+    differences = table(folder / "differences.csv")
+    assert {row["variant"] for row in differences} == {"window_nope"}
+    assert {row["seeds"] for row in differences} == {"2"}
+    assert all("window_nope" in row["verdict"] for row in differences)
+    kinds = {row["key"]: row["kind"] for row in table(folder / "control.csv")}
+    assert kinds["model.name"] == "factor"
+    assert kinds["optimizer.learning_rate"] == "equal"
+    assert kinds["blocks.fingerprint"] == "seed"
+    assert {row["seed"] for row in table(folder / "seeds.csv")} == {"0", "1"}
+
+
+def test_what_is_scored_is_not_scored_again_and_the_report_is_the_same(compared: Path) -> None:
+    before = {path: path.read_bytes() for path in (compared / "comparison").iterdir()}
+    scores = {path: path.stat().st_mtime_ns for path in compared.glob("runs/*/scores.csv")}
+    assert len(scores) == 4
+    assert lab("compare", "runs=runs/*", "reference=rope", *SHORT, cwd=compared).returncode == 0
+    assert {path: path.read_bytes() for path in (compared / "comparison").iterdir()} == before
+    assert {path: path.stat().st_mtime_ns for path in compared.glob("runs/*/scores.csv")} == scores
+
+
+def test_the_report_opens_without_errors_and_with_all_its_pictures(compared: Path) -> None:
+    chromium = shutil.which("chromium")
+    if chromium is None and not os.environ.get("CI_REQUIRES_CHROMIUM"):
+        pytest.skip("needs chromium (apt install chromium)")
+    from playwright.sync_api import sync_playwright
+
+    told = []
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        page = browser.new_page()
+        page.on("console", lambda message: told.append(message.text))
+        page.on("pageerror", lambda error: told.append(str(error)))
+        page.on("request", lambda request: told.append(request.url) if request.url.startswith("http") else None)
+        page.goto((compared / "comparison" / "report.html").as_uri())
+        widths = page.evaluate("[...document.images].map(image => image.naturalWidth)")
+        overflow = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+        browser.close()
+    assert told == []
+    assert len(widths) == 7
+    assert min(widths) > 200
+    assert overflow <= 0
+
+
+def change(folder: Path, variant: str, *path: object) -> None:
+    """Set a value in the manifest of seed 0 of a variant: the last of ``path`` is the value."""
+    (found,) = folder.glob(f"runs/{variant}-*-seed0-*/manifest.json")
+    manifest = json.loads(found.read_text())
+    *keys, last, value = path
+    place = manifest
+    for key in keys:
+        place = place[key]
+    place[last] = value
+    found.write_text(json.dumps(manifest))
+
+
+@pytest.mark.parametrize(
+    ("path", "told"),
+    [
+        (("identity", "optimizer", "learning_rate", 0.5), "optimizer.learning_rate is 0.002 in .* and 0.5 in "),
+        (("identity", "kernel", "banded"), "kernel is auto in .* and banded in "),
+        (("identity", "tokenizer", "digest", "f" * 64), "tokenizer.digest is "),
+        (("blocks", "fingerprint", "0" * 32), "blocks.fingerprint is "),
+        (("stretches", 0, "packages", "torch", "1.0"), "packages.torch is .* and 1.0 in "),
+    ],
+)
+def test_one_hidden_difference_is_refused_by_name_with_both_values(copied: Path, path: tuple, told: str) -> None:
+    change(copied, "window_nope", *path)
+    line = the_one_line(lab("compare", "runs=runs/*", *SHORT, cwd=copied))
+    assert "the runs differ in more than model" in line
+    assert re.search(told, line)
+    assert "allow=[" in line
+    assert not (copied / "comparison").exists()
+
+
+def test_a_difference_that_is_allowed_is_told_on_every_page_and_picture(copied: Path) -> None:
+    for variant in ("rope", "window_nope"):
+        change(copied, variant, "stretches", 0, "packages", "tokenizers", "1.0" if variant == "rope" else "2.0")
+    line = the_one_line(lab("compare", "runs=runs/*", *SHORT, cwd=copied))
+    assert "packages.tokenizers" in line
+    result = lab("compare", "runs=runs/*", "allow=[packages]", *SHORT, cwd=copied)
+    assert result.returncode == 0, result.stderr
+    assert "allowed: packages.tokenizers is" in result.stdout
+    folder = copied / "comparison"
+    for name in ("report.html", "report.md"):
+        assert "Allowed to differ beside model: packages.tokenizers is" in (folder / name).read_text()
+    assert {row["kind"] for row in table(folder / "control.csv") if row["key"] == "packages.tokenizers"} == {"allowed"}
+
+
+def test_unbalanced_seeds_and_one_run_alone_are_refused(copied: Path) -> None:
+    (one,) = copied.glob("runs/rope-*-seed1-*")
+    shutil.rmtree(one)
+    assert "rope lacks seed 1" in the_one_line(lab("compare", "runs=runs/*", *SHORT, cwd=copied))
+    (alone,) = copied.glob("runs/rope-*")
+    line = the_one_line(lab("compare", f"runs={alone.relative_to(copied)}", *SHORT, cwd=copied))
+    assert "is one run: a comparison needs two or more" in line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("runs=[]",), "runs is empty: name run directories"),
+        (("runs=runs/nowhere",), "runs/nowhere: no such run; python -m lab.status runs lists those there are"),
+        (("runs=elsewhere/*",), "no run directory there"),
+        (("runs=runs/*", "measure=papyrus"), "papyrus"),
+        (("runs=runs/*", "measure=none"), "measure is empty"),
+        (("runs=runs/*", "measure.copy.string=1"), "measure.copy.string is 1"),
+        (("runs=runs/*", "scoring.longest=0"), "scoring.longest is 0: it must be a positive whole number"),
+        (("runs=runs/*", "scoring.longest=4096"), "no held-out document has the"),
+        (("runs=runs/*", "checkpoint=3"), "step=00000003"),
+        (("runs=runs/*", "checkpoint=first"), "checkpoint is 'first'"),
+        (("runs=runs/*", "colour=red"), "colour"),
+    ],
+)
+def test_what_cannot_be_scored_is_one_line_and_leaves_the_scores_alone(
+    compared: Path, arguments: tuple[str, ...], told: str
+) -> None:
+    before = {path: path.read_bytes() for path in compared.glob("runs/*/scores.csv")}
+    assert told in the_one_line(lab("extrapolate", *arguments, cwd=compared))
+    assert {path: path.read_bytes() for path in compared.glob("runs/*/scores.csv")} == before
+
+
+def test_unfinished_runs_and_damaged_scores_are_named(copied: Path) -> None:
+    change(copied, "rope", "state", "training")
+    assert "is unfinished: train it to its end" in the_one_line(lab("extrapolate", *EVALUATE, cwd=copied))
+    assert "not finished: rope-smoke" in the_one_line(lab("compare", "runs=runs/*", *SHORT, cwd=copied))
+    change(copied, "rope", "state", "finished")
+    (scores,) = copied.glob("runs/rope-*-seed0-*/scores.csv")
+    scores.write_bytes(scores.read_bytes()[:-20])
+    assert f"{scores.relative_to(copied)} is empty or ends in the middle" in the_one_line(
+        lab("extrapolate", *EVALUATE, cwd=copied)
+    )
+
+
+def test_other_documents_are_scored_beside_the_first_and_all_are_compared(copied: Path) -> None:
+    result = lab("extrapolate", *EVALUATE, "evaluation=shakespeare", "scoring.documents=5", cwd=copied)
+    assert result.returncode == 0, result.stderr
+    assert "effective context" in result.stdout
+    assert lab("compare", "runs=runs/*", *SHORT, cwd=copied).returncode == 0
+    evaluations = {row["evaluation"].rpartition("-")[0] for row in table(copied / "comparison" / "differences.csv")}
+    assert evaluations == {"held_out", "shakespeare"}
+
+
+def test_the_noise_floor_trains_seeds_and_one_of_them_twice(copied: Path) -> None:
+    (given,) = copied.glob("runs/rope-*-seed0-*")
+    result = lab(
+        "compare", f"noise={given.relative_to(copied)}", "noise_seeds=[0,5]", "output=noise", *SHORT, cwd=copied
+    )
+    assert result.returncode == 0, result.stderr
+    assert "seed 0 twice: weights and metrics are identical" in result.stdout
+    assert len(list(copied.glob("noise/runs/*/manifest.json"))) == 2
+    rows = table(copied / "noise" / "noise.csv")
+    assert all(float(row["most"]) >= float(row["least"]) for row in rows)
+    assert any(float(row["most"]) > float(row["least"]) for row in rows)

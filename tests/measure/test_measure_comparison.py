@@ -1,0 +1,156 @@
+"""The tables of a comparison, from scores written by hand."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from lab.control import Control
+from lab.errors import UserError
+from lab.measure.comparison import gather
+from lab.measure.evidence import holm
+from lab.measure.interval import document_interval
+from lab.measure.scores import COLUMNS, Scores
+from lab.runs import Run
+from lab.tables import write_table
+
+CONTEXT = 8
+SETTINGS = {"excess": "aaaa1111", "context_gain": "bbbb2222"}
+
+
+def a_run(folder: Path, name: str, losses: dict[str, dict[str, float]], documents: list[str], step: int = 9) -> Run:
+    """A run that was scored: for each measure and length a loss for each document."""
+    path = folder / name
+    path.mkdir()
+    (path / "config.yaml").write_text(yaml.safe_dump({"scale": {"context": CONTEXT}}))
+    rows = []
+    for measure, by_length in losses.items():
+        for length, values in by_length.items():
+            for document, loss in zip(documents, values, strict=True):
+                named = {"measure": measure, "setting": SETTINGS[measure], "evaluation": "held_out-1", "step": step}
+                seen = {"precision": "float32", "document": document, "segment": 0, "length_tokens": length}
+                place = {"start_position": 0, "stop_position": length, "tokens": length, "loss_nats": loss}
+                rows.append(dict.fromkeys(COLUMNS) | named | seen | place)
+    write_table(path / "scores.csv", rows)
+    return Run(path)
+
+
+def compared(folder: Path, seeds: int, documents: int = 12, gaps: dict[str, float] | None = None) -> Control:
+    """Variants whose loss is the reference's plus a gap, with noise of documents that they share."""
+    draw = np.random.default_rng(0)
+    gaps = gaps or {"one": 0.0, "two": 1.0, "three": 0.0}
+    shared = draw.normal(3, 1, documents)
+    names = [f"document {number:02d}" for number in range(documents)]
+    variants = {}
+    for name, gap in gaps.items():
+        variants[name] = {}
+        for seed in range(seeds):
+            values = shared + gap + 0.05 * draw.normal(size=documents) + 0.01 * seed
+            losses = {"excess": {64: values}, "context_gain": {8: values, 16: values + gap}}
+            variants[name][seed] = a_run(folder, f"{name}-{seed}", losses, names)
+    runs = tuple(run for by_seed in variants.values() for run in by_seed.values())
+    return Control(runs, "model", variants, {}, {})
+
+
+def line(rows: list[dict], **columns) -> dict:
+    (found,) = [row for row in rows if all(row[key] == value for key, value in columns.items())]
+    return found
+
+
+def test_differences_are_paired_by_document_and_averaged_over_seeds(tmp_path):
+    control = compared(tmp_path, seeds=3)
+    evidence = gather(control, SETTINGS, 2000, "one", 0.1)
+    found = line(evidence.differences, measure="excess", variant="two")
+
+    def losses(name: str) -> np.ndarray:
+        runs = control.variants[name].values()
+        return np.array(
+            [[r["loss_nats"] for r in Scores(run.path / "scores.csv").select(measure="excess")] for run in runs]
+        )
+
+    paired = losses("two").mean(axis=0) - losses("one").mean(axis=0)
+    expected = document_interval(list(paired), 2000)
+    assert (found["mean"], found["low"], found["high"]) == pytest.approx((expected.mean, expected.low, expected.high))
+    assert found["verdict"].startswith("two is worse than one by 1.0")
+    assert (found["documents"], found["seeds"], found["reference"]) == (12, 3, "one")
+    by_seed = [row["mean"] for row in evidence.seeds if row["measure"] == "excess" and row["variant"] == "two"]
+    assert by_seed == pytest.approx(list((losses("two") - losses("one")).mean(axis=1)))
+    assert (found["least_of_seeds"], found["most_of_seeds"]) == (min(by_seed), max(by_seed))
+    floors = [np.ptp(losses(name).mean(axis=1)) for name in ("one", "two")]
+    assert found["noise_floor"] == pytest.approx(max(floors))
+    assert "no difference larger than" in line(evidence.differences, measure="excess", variant="three")["verdict"]
+
+
+def test_the_family_of_holm_is_all_differences_of_one_measure(tmp_path):
+    evidence = gather(compared(tmp_path, seeds=1), SETTINGS, 1000, None, 0.1)
+    for measure in ("excess", "context_gain"):
+        family = [row for row in evidence.differences if row["measure"] == measure]
+        assert len(family) == 2 * (1 if measure == "excess" else 2)
+        assert [row["p_holm"] for row in family] == pytest.approx(holm([row["p_value"] for row in family]))
+
+
+def test_from_five_seeds_on_the_interval_speaks_of_other_seeds_too(tmp_path):
+    few, many = tmp_path / "few", tmp_path / "many"
+    few.mkdir()
+    many.mkdir()
+    gaps = {"one": 0.0, "two": 0.0}
+    widths = {}
+    for folder, seeds in ((few, 4), (many, 5)):
+        row = line(gather(compared(folder, seeds, gaps=gaps), SETTINGS, 1000, None, 0.1).differences, measure="excess")
+        widths[seeds] = row["high"] - row["low"]
+        assert row["seeds"] == seeds
+    assert widths[5] > widths[4]
+
+
+def test_one_seed_has_no_noise_floor_and_few_documents_are_told_with_their_coverage(tmp_path):
+    row = line(
+        gather(compared(tmp_path, seeds=1), SETTINGS, 500, None, 0.1).differences, measure="excess", variant="two"
+    )
+    assert row["noise_floor"] is None
+    assert 0.9 < row["coverage"] < 0.97
+    assert row["documents"] == 12
+
+
+def test_a_verdict_that_seeds_could_have_made_says_so(tmp_path):
+    draw = np.random.default_rng(1)
+    names = [f"d{number:02d}" for number in range(20)]
+    base = draw.normal(3, 1, 20)
+    noise = {("a", 0): 0.0, ("a", 1): 0.9, ("b", 0): 0.3, ("b", 1): 1.2}
+    variants: dict[str, dict[int, Run]] = {"a": {}, "b": {}}
+    for (name, seed), shift in noise.items():
+        values = base + shift + 0.01 * draw.normal(size=20)
+        variants[name][seed] = a_run(tmp_path, f"{name}{seed}", {"excess": {64: values}}, names)
+    runs = tuple(run for by_seed in variants.values() for run in by_seed.values())
+    (row,) = gather(Control(runs, "model", variants, {}, {}), SETTINGS, 1000, "a", 0.1).differences
+    assert row["verdict"].startswith("b is worse than a by 0.3")
+    assert row["verdict"].endswith("but seeds of one variant differ by 0.9")
+
+
+def test_effective_contexts_are_told_seed_by_seed(tmp_path):
+    evidence = gather(compared(tmp_path, seeds=2), SETTINGS, 500, None, 0.1)
+    assert [row["tokens"] for row in evidence.effective if row["variant"] == "one"] == [16, 16]
+    assert [row["tokens"] for row in evidence.effective if row["variant"] == "two"] == [8, 8]
+
+
+def test_runs_that_were_scored_on_other_documents_are_refused(tmp_path):
+    runs = [
+        a_run(
+            tmp_path, name, {"excess": {64: [1.0] * 5}}, [f"d{n}" for n in range(5)] if name == "a" else list("vwxyz")
+        )
+        for name in ("a", "b")
+    ]
+    control = Control(tuple(runs), "model", {"a": {0: runs[0]}, "b": {0: runs[1]}}, {}, {})
+    with pytest.raises(UserError, match=r"excess of held_out-1: .* were scored on other documents"):
+        gather(control, SETTINGS, 500, None, 0.1)
+
+
+def test_a_reference_that_is_no_variant_and_runs_without_scores_are_refused(tmp_path):
+    control = compared(tmp_path, seeds=1)
+    with pytest.raises(UserError, match=r"reference is 'rope': choose one of the variants one, two, three"):
+        gather(control, SETTINGS, 500, "rope", 0.1)
+    with pytest.raises(UserError, match=r"have no scores in common"):
+        gather(control, {"excess": "cccc3333"}, 500, None, 0.1)
+    (control.runs[0].path / "scores.csv").unlink()
+    with pytest.raises(UserError, match=r"one-0 has no scores; score it with"):
+        gather(control, SETTINGS, 500, None, 0.1)

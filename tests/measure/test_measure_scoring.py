@@ -1,0 +1,436 @@
+"""Scoring a run on the disk: what is scored stays, what is missing is added, what has become wrong is replaced."""
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from hydra import compose, initialize_config_dir
+
+from lab.checkpoints import Checkpoints
+from lab.commands import configuration_folder
+from lab.components import make
+from lab.data.tokenizer import Tokenizer
+from lab.errors import UserError
+from lab.job import to_plain
+from lab.measure import scoring
+from lab.measure.loss_by_position import LossByPosition
+from lab.measure.measure import Item, Source
+from lab.measure.scores import Scores
+from lab.measure.scoring import code_of, make_measures, score_run, setting_of
+from lab.runs import Run, build_decoder
+
+CONTEXT, STEP = 64, 8
+BY_POSITION = {
+    "_target_": "lab.measure.loss_by_position.LossByPosition",
+    "longest": 2,
+    "segments": 1,
+    "bin_tokens": 64,
+    "documents": None,
+}
+EXCESS = {
+    "_target_": "lab.measure.excess.Excess",
+    "longest": 2,
+    "segments": 2,
+    "documents": None,
+    "batch_tokens": 1024,
+}
+
+
+@pytest.fixture(scope="module")
+def smoke(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run directory of experiment=smoke with a checkpoint of its initial weights."""
+    with initialize_config_dir(configuration_folder(), version_base="1.3"):
+        config = to_plain(compose("train", ["experiment=smoke", "measure=none", "trainer=cpu"]))
+    config["trainer"]["compute_dtype"] = "float32"
+    run = Run(tmp_path_factory.mktemp("runs") / "smoke")
+    run.create(config, {"state": "finished"})
+    Checkpoints(run.path / "checkpoints").save(STEP, build_decoder(config).state_dict(), {})
+    return run.path
+
+
+@pytest.fixture
+def run(smoke: Path, tmp_path: Path) -> Run:
+    shutil.copytree(smoke, tmp_path / "run")
+    return Run(tmp_path / "run")
+
+
+def source_of(*lengths: int) -> Source:
+    draw = np.random.default_rng(0)
+    documents = [("abcdefg"[at], draw.integers(0, 1024, tokens).astype(np.uint32)) for at, tokens in enumerate(lengths)]
+    return Source(lambda: iter(documents), Tokenizer("sotu_1k/tokenizer.json"), CONTEXT)
+
+
+SOURCE = (200, 150, 300, 100, 129)  # d is too short
+
+
+@dataclass
+class Log:
+    """Notes what is about to be scored; stops before ``stop``."""
+
+    stop: str | None = None
+    asked: list[str] = field(default_factory=list)
+    watch: Callable[[], None] = lambda: None
+
+    def __call__(self, name: str) -> None:
+        self.watch()
+        if name == self.stop:
+            raise KeyboardInterrupt(name)
+        self.asked.append(name)
+
+
+def scored(run: Run, nodes: dict | None = None, stop: str | None = None, **changes) -> list[str]:
+    """Score, and return what was scored now, in order."""
+    log = Log(stop)
+    settings = {"evaluation": "held_out-1234", "source": source_of(*SOURCE), "device": "cpu", "step": STEP} | changes
+    if stop is None:
+        score_run(run, {"loss_by_position": BY_POSITION} if nodes is None else nodes, check=log, **settings)
+    else:
+        with pytest.raises(KeyboardInterrupt):
+            score_run(run, {"loss_by_position": BY_POSITION} if nodes is None else nodes, check=log, **settings)
+    return log.asked
+
+
+def rows(run: Run) -> list[dict]:
+    return Scores(run.path / "scores.csv").rows
+
+
+def documents(run: Run) -> list[str]:
+    return list(dict.fromkeys(row["document"] for row in rows(run)))
+
+
+def record(run: Run) -> dict:
+    (only,) = run.manifest["measured"].values()
+    return only
+
+
+def spoil(run: Run) -> None:
+    """Give every row a loss that no code would find."""
+    scores = Scores(run.path / "scores.csv")
+    scores.add([row | {"loss_nats": 99.0} for row in scores.rows])
+    scores.write()
+
+
+# What is written.
+
+
+def test_rows_are_what_the_measures_observe_of_the_runs_decoder_named_in_full(run):
+    nodes = {"loss_by_position": BY_POSITION, "excess": EXCESS}
+    assert scored(run, nodes) == ["a", "b", "c", "e"] * 2
+    decoder = run.load_decoder(run.checkpoint(STEP))
+    expected = []
+    for node in nodes.values():
+        measure = make(node)
+        for item in measure.items(source_of(*SOURCE)):
+            with torch.inference_mode():
+                observed = measure.score(decoder, item, CONTEXT)
+            named = {
+                "measure": measure.name,
+                "setting": setting_of(node),
+                "evaluation": "held_out-1234",
+                "step": STEP,
+                "precision": "float32",
+                "document": item.name,
+            }
+            expected += [named | row for row in observed]
+    assert [{column: value for column, value in row.items() if value is not None} for row in rows(run)] == expected
+    assert {row["measure"] for row in rows(run)} == {"loss_by_position", "whole_prefix", "restarted", "excess"}
+
+
+def test_the_manifest_spells_out_what_was_measured_and_keeps_the_rest(run):
+    scored(run)
+    assert run.manifest["state"] == "finished"
+    assert record(run) == {
+        "measure": "loss_by_position",
+        "setting": setting_of(BY_POSITION),
+        "settings": BY_POSITION,
+        "evaluation": "held_out-1234",
+        "step": STEP,
+        "precision": "float32",
+        "code": code_of(make(BY_POSITION)),
+        "items": 4,
+    }
+
+
+def test_items_that_are_made_up_belong_to_no_held_out_documents(run):
+    node = yaml.safe_load(Path(configuration_folder(), "measure", "passkey.yaml").read_text())
+    node |= {"lengths": [128], "longest": 1, "distances": 2, "trials": 1}
+    names = ["length=128 distance=64", "length=128 distance=128"]
+    assert scored(run, {"passkey": node}, source=source_of(3)) == names
+    assert {row["evaluation"] for row in rows(run)} == {record(run)["evaluation"]} == {"none"}
+    assert scored(run, {"passkey": node}, evaluation="kjv-5678") == []
+
+
+def test_no_measures_is_nothing_to_do(run):
+    assert scored(run, {}) == []
+    assert not (run.path / "scores.csv").exists()
+
+
+# What is scored already.
+
+
+def test_what_is_scored_is_found_again_without_its_weights(run):
+    scored(run)
+    before = (run.path / "scores.csv").read_bytes(), (run.path / "manifest.json").read_bytes()
+    shutil.rmtree(run.path / "checkpoints")
+    assert scored(run) == []
+    assert before == ((run.path / "scores.csv").read_bytes(), (run.path / "manifest.json").read_bytes())
+
+
+def test_it_tells_whether_there_was_anything_left_to_score(run):
+    def left() -> bool:
+        return score_run(run, {"loss_by_position": BY_POSITION}, "held_out-1234", source_of(*SOURCE), "cpu", STEP)
+
+    assert [left(), left()] == [True, False]
+
+
+def test_scores_that_were_deleted_are_scored_again(run):
+    scored(run)
+    expected = rows(run)
+    (run.path / "scores.csv").unlink()
+    assert scored(run) == ["a", "b", "c", "e"]
+    assert rows(run) == expected
+
+
+@pytest.mark.parametrize(("stop", "kept"), [("a", ""), ("b", "a"), ("c", "ab"), ("e", "abc")])
+def test_scoring_that_is_stopped_keeps_what_is_scored_and_goes_on_with_the_next(run, smoke, tmp_path, stop, kept):
+    assert scored(run, stop=stop) == list(kept)
+    assert "items" not in record(run)
+    assert documents(run) == list(kept)
+    shutil.copytree(smoke, tmp_path / "whole")
+    scored(Run(tmp_path / "whole"))
+    assert scored(run) == [name for name in "abce" if name not in kept]
+    assert (run.path / "scores.csv").read_bytes() == (tmp_path / "whole" / "scores.csv").read_bytes()
+    assert record(run) == record(Run(tmp_path / "whole"))
+    assert scored(run) == []
+
+
+def test_scoring_that_is_stopped_in_its_second_measure_does_not_score_the_first_again(run):
+    nodes = {"loss_by_position": BY_POSITION, "excess": EXCESS}
+    log = Log()
+    log.watch = lambda: log.asked.count("b") == 2 and (_ for _ in ()).throw(KeyboardInterrupt)
+    with pytest.raises(KeyboardInterrupt):
+        score_run(run, nodes, "held_out-1234", source_of(*SOURCE), "cpu", STEP, log)
+    assert log.asked == ["a", "b", "c", "e", "a", "b"]
+    assert scored(run, nodes) == ["c", "e"]
+    assert len(rows(run)) == 4 * 2 + 3 * (1 + 1 + 2 + 1)
+
+
+def test_rows_reach_the_disk_while_scoring_goes_on(run, monkeypatch):
+    monkeypatch.setattr(scoring, "WRITE_SECONDS", 0.0)
+    seen = []
+    log = Log()
+    log.watch = lambda: seen.append(documents(run))
+    score_run(run, {"loss_by_position": BY_POSITION}, "held_out-1234", source_of(*SOURCE), "cpu", STEP, log)
+    assert seen == [[], ["a"], ["a", "b"], ["a", "b", "c"]]
+
+
+def test_more_documents_are_added_to_those_that_are_scored_and_fewer_change_nothing(run):
+    asked = [scored(run, {"loss_by_position": BY_POSITION | {"documents": count}}) for count in (1, 3, 3, 2, None)]
+    assert asked == [["a"], ["b", "c"], [], [], ["e"]]
+    assert documents(run) == ["a", "b", "c", "e"]
+    assert record(run)["items"] == 4
+
+
+def test_another_batch_size_scores_nothing_again(run):
+    scored(run, {"excess": EXCESS})
+    before = rows(run)
+    assert scored(run, {"excess": EXCESS | {"batch_tokens": 64}}) == []
+    assert rows(run) == before
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"nodes": {"loss_by_position": BY_POSITION | {"bin_tokens": 32}}}, {"evaluation": "kjv-5678"}, {"step": 16}],
+)
+def test_another_setting_evaluation_or_checkpoint_is_scored_beside(run, changes):
+    Checkpoints(run.path / "checkpoints").save(16, build_decoder(run.config).state_dict(), {})
+    scored(run)
+    first = rows(run)
+    assert scored(run, **changes) == ["a", "b", "c", "e"]
+    assert rows(run)[: len(first)] == first
+    assert len(rows(run)) > len(first)
+    assert len(run.manifest["measured"]) == 2
+    assert scored(run) == scored(run, **changes) == []
+
+
+# Other code.
+
+
+def test_other_code_scores_again_and_replaces(run, monkeypatch, capsys):
+    nodes = {"loss_by_position": BY_POSITION, "excess": EXCESS}
+    scored(run, nodes)
+    expected = rows(run)
+    spoil(run)
+    monkeypatch.setattr(scoring, "code_of", lambda measure: f"other {measure.name}"[:21])
+    assert scored(run, nodes) == ["a", "b", "c", "e"] * 2
+    assert capsys.readouterr().err.count("was scored by other code and is scored again") == 2
+    found = rows(run)
+    assert sorted(map(str, found)) == sorted(map(str, expected))
+    assert {entry["code"] for entry in run.manifest["measured"].values()} == {"other loss_by_positio", "other excess"}
+    assert scored(run, nodes) == []
+
+
+def test_other_code_of_one_measure_leaves_the_others_alone(run, monkeypatch):
+    nodes = {"loss_by_position": BY_POSITION, "excess": EXCESS}
+    scored(run, nodes)
+    spoil(run)
+    old = {name: code_of(make(node)) for name, node in nodes.items()}
+    monkeypatch.setattr(scoring, "code_of", lambda measure: {**old, "excess": "other"}[measure.name])
+    assert scored(run, nodes) == ["a", "b", "c", "e"]
+    assert {row["loss_nats"] == 99.0 for row in rows(run) if row["measure"] == "loss_by_position"} == {True}
+    assert {row["loss_nats"] == 99.0 for row in rows(run) if row["measure"] != "loss_by_position"} == {False}
+
+
+@pytest.mark.parametrize("stop", ["a", "b", "e"])
+def test_other_code_that_is_stopped_leaves_nothing_of_the_old_and_goes_on(run, monkeypatch, stop):
+    scored(run)
+    expected = rows(run)
+    spoil(run)
+    monkeypatch.setattr(scoring, "code_of", lambda measure: "other")
+    before = scored(run, stop=stop)
+    assert 99.0 not in {row["loss_nats"] for row in rows(run)}
+    assert before + scored(run) == ["a", "b", "c", "e"]
+    assert rows(run) == expected
+
+
+def test_the_manifest_never_calls_old_rows_new_whenever_the_process_dies(run, monkeypatch):
+    scored(run)
+    spoil(run)
+    monkeypatch.setattr(scoring, "code_of", lambda measure: "other")
+    seen = []
+    log = Log()
+    log.watch = lambda: seen.append((record(run)["code"], {row["loss_nats"] for row in rows(run)}))
+    score_run(run, {"loss_by_position": BY_POSITION}, "held_out-1234", source_of(*SOURCE), "cpu", STEP, log)
+    assert len(seen) == 4
+    assert all(99.0 not in losses for code, losses in seen if code == "other")
+
+
+def test_other_code_without_the_weights_to_score_again_keeps_what_there_is(run, monkeypatch):
+    scored(run)
+    before = rows(run)
+    shutil.rmtree(run.path / "checkpoints")
+    monkeypatch.setattr(scoring, "code_of", lambda measure: "other")
+    for _ in range(2):
+        with pytest.raises(UserError, match=r"step=00000008: checkpoint\.json is missing"):
+            scored(run)
+        assert rows(run) == before
+
+
+def test_the_code_of_a_measure_is_its_own_and_the_same_every_time():
+    (one, other) = make_measures({"loss_by_position": BY_POSITION, "excess": EXCESS}, CONTEXT)
+    assert code_of(one) == code_of(make(BY_POSITION | {"longest": 4}))
+    assert code_of(one) != code_of(other)
+
+
+def test_a_setting_is_named_by_what_decides_an_observation_whatever_the_order_of_keys():
+    assert setting_of(BY_POSITION) == setting_of(dict(reversed(BY_POSITION.items())))
+    assert setting_of(EXCESS) == setting_of(EXCESS | {"documents": 3, "batch_tokens": 7})
+    others = [EXCESS, EXCESS | {"longest": 4}, EXCESS | {"segments": 1}, BY_POSITION]
+    assert len({setting_of(node) for node in others}) == len(others)
+
+
+# What cannot be scored.
+
+
+@pytest.mark.parametrize(
+    ("node", "reason"),
+    [
+        (BY_POSITION | {"speed": 3}, "'speed'"),
+        ({key: value for key, value in BY_POSITION.items() if key != "segments"}, "'segments'"),
+        (BY_POSITION | {"segments": 0}, r"measure\.loss_by_position\.segments is 0"),
+        (BY_POSITION | {"bin_tokens": 48}, r"measure\.loss_by_position\.bin_tokens is 48.*scale\.context = 64"),
+        (BY_POSITION | {"_target_": "os.system"}, r"_target_ is 'os\.system'"),
+        (BY_POSITION | {"_target_": "lab.measure.nothing.Nothing"}, "does not exist"),
+        ({"longest": 2}, "_target_ is None"),
+        (3, r"measure\.loss_by_position is 3: a key that nothing reads"),
+    ],
+)
+def test_settings_of_a_measure_that_are_unknown_or_make_no_sense_are_refused_with_their_key(run, node, reason):
+    with pytest.raises(UserError, match=reason):
+        make_measures({"loss_by_position": node}, CONTEXT)
+    with pytest.raises(UserError, match=reason):
+        scored(run, {"excess": EXCESS, "loss_by_position": node})
+    assert not (run.path / "scores.csv").exists()
+
+
+def test_without_a_document_that_is_long_enough_the_longest_is_named(run):
+    with pytest.raises(UserError, match=r"has the 129 tokens.*C = 64.*the longest, b, has 128;"):
+        scored(run, source=source_of(20, 128, 100))
+    with pytest.raises(UserError, match=r"the longest, none, has 0;"):
+        scored(run, source=source_of())
+    assert not (run.path / "scores.csv").exists()
+
+
+def test_a_checkpoint_that_is_not_there_is_refused_and_those_that_are_named(run):
+    with pytest.raises(UserError, match=r"step=00000012.*checkpoints are there of steps 8"):
+        scored(run, step=12)
+
+
+def test_a_damaged_table_of_scores_is_refused_by_name(run):
+    scored(run)
+    path = run.path / "scores.csv"
+    path.write_bytes(path.read_bytes()[:-3])
+    with pytest.raises(UserError, match=r"scores\.csv is empty or ends in the middle of a line"):
+        scored(run)
+
+
+def failing(error: Exception) -> Callable:
+    def score(self: LossByPosition, decoder: object, item: Item, context: int) -> list[dict]:
+        if item.name == "c":
+            raise error
+        return [{"segment": 0, "loss_nats": 1.0}]
+
+    return score
+
+
+@pytest.mark.parametrize(
+    "error",
+    [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate")],
+)
+def test_without_enough_memory_the_item_and_what_to_lower_are_named_and_the_rest_is_kept(run, monkeypatch, error):
+    monkeypatch.setattr(LossByPosition, "score", failing(error))
+    with pytest.raises(UserError, match=r"out of memory at c in loss_by_position: lower scoring\.longest"):
+        scored(run)
+    assert documents(run) == ["a", "b"]
+
+
+def test_a_bug_is_not_taken_for_a_lack_of_memory_and_what_was_scored_is_kept(run, monkeypatch):
+    monkeypatch.setattr(LossByPosition, "score", failing(RuntimeError("shapes do not fit")))
+    with pytest.raises(RuntimeError, match="shapes do not fit"):
+        scored(run)
+    assert documents(run) == ["a", "b"]
+    assert json.loads((run.path / "manifest.json").read_text())["state"] == "finished"
+
+
+# Documents.
+
+
+def test_documents_are_read_once_and_no_further_than_needed():
+    read = []
+
+    def documents_of():
+        for name in "abcd":
+            read.append(name)
+            yield name, np.zeros(100 if name != "a" else 5, dtype=np.uint32)
+
+    source = Source(documents_of, Tokenizer("sotu_1k/tokenizer.json"), CONTEXT)
+    assert [item.name for item in source.long_enough(50, 1)] == ["b"]
+    assert read == ["a", "b"]
+    assert [item.name for item in source.long_enough(50, 2)] == ["b", "c"]
+    assert [item.name for item in source.documents()] == ["a", "b", "c", "d"]
+    assert [item.name for item in source.long_enough(1, None)] == ["a", "b", "c", "d"]
+    assert read == ["a", "b", "c", "d"]
+
+
+def test_two_measures_may_read_the_documents_in_turn():
+    first, second = (source_of(*SOURCE),) * 2
+    one, other = first.documents(), second.documents()
+    names = [(next(one).name, next(other).name) for _ in range(3)]
+    assert names == [("a", "a"), ("b", "b"), ("c", "c")]
+    assert [item.name for item in one] == [item.name for item in other] == ["d", "e"]
