@@ -161,3 +161,11 @@ def segment_starts(tokens: int, length: int, segments: int) -> list[int]:
     if count < 2:
         return [0] * count
     return [index * (tokens - length) // (count - 1) for index in range(count)]
+
+
+def doublings(context: int, longest: int) -> list[int]:
+    """C/2, C, 2 C, 4 C, ... up to ``longest`` contexts, which is the last whether a power of two or not."""
+    lengths = [context // 2, context]
+    while lengths[-1] * 2 <= longest * context:
+        lengths.append(lengths[-1] * 2)
+    return lengths if lengths[-1] == longest * context else [*lengths, longest * context]

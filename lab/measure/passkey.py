@@ -9,8 +9,18 @@ import numpy as np
 
 from lab.data.tokenizer import Tokenizer
 from lab.errors import UserError
-from lab.measure.measure import Ids, Item, Measure, Row, Source, check_seed, on_device, positive, positive_list
-from lab.measure.truncated_perplexity import doublings
+from lab.measure.measure import (
+    Ids,
+    Item,
+    Measure,
+    Row,
+    Source,
+    check_seed,
+    doublings,
+    on_device,
+    positive,
+    positive_list,
+)
 from lab.model.decoder import Decoder
 from lab.model.decoding import greedy
 
@@ -63,6 +73,7 @@ class Passkey(Measure):
             raise UserError(f"measure.{self.name}.key_line is {key_line!r}: it must hold {{key}}")
         self.lengths, self.longest, self.distances, self.trials, self.seed = lengths, longest, distances, trials, seed
         self.instruction, self.filler, self.key_line, self.question = instruction, filler, key_line, question
+        self._filler: dict[str, Ids] = {}  # the longest made so far, by tokenizer
 
     def lengths_of(self, context: int) -> list[int]:
         """The prompts' lengths in tokens, growing."""
@@ -95,8 +106,17 @@ class Passkey(Measure):
                 yield Item(f"length={length} distance={distance}", nothing, details)
 
     def line(self, tokenizer: Tokenizer, key: str) -> Ids:
-        """The tokens of the line that holds the key, its line break before it included."""
-        return tokenizer.encode("\n" + self.key_line.replace("{key}", key))
+        """The tokens of the line that holds the key, with the line breaks before and after it."""
+        return tokenizer.encode("\n" + self.key_line.replace("{key}", key) + "\n")
+
+    def fill(self, tokenizer: Tokenizer, tokens: int) -> Ids:
+        """So many tokens of the filler, repeated as one text."""
+        known = self._filler.get(tokenizer.digest)
+        if known is None or len(known) < tokens:
+            once = len(tokenizer.encode(self.filler))
+            known = tokenizer.encode(" ".join([self.filler] * (2 * tokens // max(1, once) + 2)))
+            self._filler[tokenizer.digest] = known
+        return known[:tokens]
 
     def prompt(self, tokenizer: Tokenizer, length: int, distance: int, key: str) -> tuple[Ids, int]:
         """A prompt of exactly ``length`` tokens, and the distance of its key: the one wanted, or the nearest possible.
@@ -114,10 +134,11 @@ class Passkey(Measure):
                 f"{length - room} with this tokenizer; give longer lengths"
             )
         after = min(max(distance - len(line) - len(question), 0), room)
-        filler = encode(self.filler + " ")
-        fillers = np.tile(filler, room // len(filler) + 1)
-        parts = (instruction, fillers[: room - after], line, fillers[:after], question)
-        return np.concatenate(parts), len(line) + after + len(question)
+        before = self.fill(tokenizer, room - after)
+        return (
+            np.concatenate((instruction, before, line, self.fill(tokenizer, after), question)),
+            len(line) + after + len(question),
+        )
 
     def score(self, decoder: Decoder, item: Item, context: int) -> list[Row]:
         tokenizer, length = item.details["tokenizer"], item.details["length"]

@@ -6,8 +6,17 @@ import torch
 
 from lab.errors import UserError
 from lab.measure.losses import losses_in_one_pass, losses_of_windows, observed
-from lab.measure.measure import Item, Measure, Row, Source, on_device, positive, positive_list, positive_or_null
-from lab.measure.truncated_perplexity import doublings
+from lab.measure.measure import (
+    Item,
+    Measure,
+    Row,
+    Source,
+    doublings,
+    on_device,
+    positive,
+    positive_list,
+    positive_or_null,
+)
 from lab.model.decoder import Decoder
 
 
@@ -16,8 +25,9 @@ class SlidingPerplexity(Measure):
 
     Press et al. 2021 (arXiv 2012.15832); Position Interpolation (arXiv 2306.15595) takes S = 256. The first window
     scores all its tokens, each later one its last S; every token counts once and with equal weight, and the last
-    window ends with the span (the recipe of transformers' documentation on perplexity). Windows are read together,
-    the head is applied to scored positions only.
+    window ends with the span. That is the recipe of transformers' documentation on perplexity where S divides span
+    - L; otherwise its last window is a shorter one. Windows are read together, the head is applied to scored
+    positions only.
 
     Args:
         lengths: of the windows L, in tokens; None: C/2, C, 2 C, ... up to ``longest``.

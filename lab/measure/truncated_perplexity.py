@@ -4,7 +4,17 @@ from collections.abc import Iterator, Sequence
 
 from lab.errors import UserError
 from lab.measure.losses import losses_in_one_pass, observed
-from lab.measure.measure import Item, Measure, Row, Source, on_device, positive, positive_list, positive_or_null
+from lab.measure.measure import (
+    Item,
+    Measure,
+    Row,
+    Source,
+    doublings,
+    on_device,
+    positive,
+    positive_list,
+    positive_or_null,
+)
 from lab.model.decoder import Decoder
 
 
@@ -52,11 +62,3 @@ class TruncatedPerplexity(Measure):
             place = {"segment": 0, "length_tokens": length, "start_position": 0, "stop_position": length}
             rows.append(place | observed(whole[:length]))
         return rows
-
-
-def doublings(context: int, longest: int) -> list[int]:
-    """C/2, C, 2 C, 4 C, ... up to ``longest`` contexts, which is the last whether a power of two or not."""
-    lengths = [context // 2, context]
-    while lengths[-1] * 2 <= longest * context:
-        lengths.append(lengths[-1] * 2)
-    return lengths if lengths[-1] == longest * context else [*lengths, longest * context]

@@ -44,18 +44,17 @@ INSTRUCTION = (
     "will be asked about it.\n"
 )
 FILLER = "Rain falls on the hills. The river runs to the sea. Birds cross the bay. We walk on. We come home. "
-KEY_LINE = "\nThe pass key is 93021. Keep it in mind. 93021 is the pass key."
+SENTENCES = "Rain falls on the hills. The river runs to the sea. Birds"
+KEY_LINE = "\nThe pass key is 93021. Keep it in mind. 93021 is the pass key.\n"
 QUESTION = "\nWhat is the pass key? The pass key is"
-SENTENCES = "Rain falls on the hills. The river runs to the sea"
 GOLDEN = {
     "sotu_1k": (
-        f"{INSTRUCTION}{FILLER}{SENTENCES}. Bird{KEY_LINE}{FILLER}{SENTENCES}. Birds{QUESTION}",
-        "54aa2c57df62e38485eb56863aee9207e4866cd8a4a735723e2e0aa17f386dd5",
+        f"{INSTRUCTION}{FILLER}{SENTENCES}{KEY_LINE}{FILLER}{SENTENCES}{QUESTION}",
+        "9845463a9815794f0224729521cf42dde8122ddb5278d1d5534c8fa54e3dfe19",
     ),
     "llama_32k": (
-        f"{INSTRUCTION} {FILLER} {FILLER} {FILLER} {SENTENCES} {KEY_LINE} {FILLER} {FILLER} {FILLER} Rain falls on "
-        f"{QUESTION}",
-        "9f8b41d2e649215e939524f6da50309eeacf8ec2fd433789c5f851ab470ae2d9",
+        f"{INSTRUCTION} {FILLER * 3}{SENTENCES} {KEY_LINE} {FILLER * 3}Rain falls on the hills {QUESTION}",
+        "2846edf7ed822a99589b970ebcab9fedb4136627aea45d6ec9e0bbe08e498293",
     ),
 }
 
@@ -73,14 +72,14 @@ def test_the_first_prompt_of_seed_0_is_this_one(name):
 
 
 @every_tokenizer
-@pytest.mark.parametrize("length", [107, 128, 256, 1000, 4096])
+@pytest.mark.parametrize("length", [110, 128, 256, 1000, 4096])
 def test_a_prompt_has_exactly_its_length_and_the_key_line_begins_at_the_stated_distance(tokenizer, length):
     measure = passkey()
     for number in range(0, 32, 3):
         asked, (key, *_) = round(length * (number + 1) / 32), measure.keys(length, number)
         ids, distance = measure.prompt(tokenizer, length, asked, key)
         assert len(ids) == length
-        line = tokenizer.encode(f"\nThe pass key is {key}. Keep it in mind. {key} is the pass key.")
+        line = tokenizer.encode(f"\nThe pass key is {key}. Keep it in mind. {key} is the pass key.\n")
         question = tokenizer.encode("\nWhat is the pass key? The pass key is")
         assert ids[length - distance :][: len(line)].tolist() == line.tolist()
         assert ids[-len(question) :].tolist() == question.tolist()
@@ -118,7 +117,7 @@ def test_at_an_odd_context_the_shortest_prompt_is_the_context():
     assert passkey().lengths_of(129) == [129, 258, 516]
 
 
-@pytest.mark.parametrize(("distances", "shortest"), [(7, 107), (32, 128), (107, 107), (100, 107), (127, 128)])
+@pytest.mark.parametrize(("distances", "shortest"), [(7, 110), (32, 128), (110, 110), (100, 110), (127, 128)])
 def test_every_distance_is_an_item_of_its_own(distances, shortest):
     measure = passkey(lengths=[shortest], distances=distances, trials=1)
     measure.check(shortest)
@@ -163,7 +162,7 @@ def test_too_short_a_length_is_refused_with_the_number_of_tokens_needed(tokenize
     (needed,) = re.findall(r"have (\d+) with", str(caught.value))
     lengths = {
         len(tokenizer.encode(measure.instruction + "\n"))
-        + len(tokenizer.encode("\n" + measure.key_line.format(key=key)))
+        + len(tokenizer.encode("\n" + measure.key_line.format(key=key) + "\n"))
         + len(tokenizer.encode("\n" + measure.question))
         for number in range(32)
         for key in measure.keys(64, number)
@@ -174,7 +173,7 @@ def test_too_short_a_length_is_refused_with_the_number_of_tokens_needed(tokenize
 @every_tokenizer
 def test_what_has_no_room_is_refused_before_anything_is_scored_whatever_the_key(tokenizer):
     """Keys may differ in tokens: those of sotu_1k by six."""
-    for length in range(70, 110):
+    for length in range(70, 114):
         measure = passkey(lengths=[length], trials=20)
         try:
             items = list(measure.items(source(tokenizer)))
