@@ -9,6 +9,13 @@ from pathlib import Path
 
 import pytest
 from commands import lab, the_one_line
+from hydra import compose, initialize_config_dir
+
+from lab.commands import configuration_folder
+from lab.compare import compare
+from lab.errors import UserError
+from lab.extrapolate import extrapolate
+from lab.job import to_plain
 
 SMOKE = ("experiment=smoke", "measure=none", "logger=csv")
 SHORT = ("scoring.longest=4", "scoring.segments=1", "resamples=500")
@@ -39,6 +46,17 @@ def copied(compared: Path, tmp_path: Path) -> Path:
     """A copy that a test may change."""
     shutil.copytree(compared / "runs", tmp_path / "runs")
     return tmp_path
+
+
+def refused(command: str, *overrides: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The line with which a command is refused, without the seconds that starting one costs."""
+    monkeypatch.chdir(folder)
+    with initialize_config_dir(configuration_folder(), version_base="1.3"):
+        composed = compose(command, list(overrides))
+    with pytest.raises(UserError) as error:
+        {"compare": compare, "extrapolate": extrapolate}[command](to_plain(composed))
+    assert "\n" not in str(error.value)
+    return str(error.value)
 
 
 def table(path: Path) -> list[dict[str, str]]:
@@ -121,9 +139,11 @@ def change(folder: Path, variant: str, *path: object) -> None:
         (("stretches", 0, "packages", "torch", "1.0"), "packages.torch is .* and 1.0 in "),
     ],
 )
-def test_one_hidden_difference_is_refused_by_name_with_both_values(copied: Path, path: tuple, told: str) -> None:
+def test_one_hidden_difference_is_refused_by_name_with_both_values(
+    copied: Path, path: tuple, told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     change(copied, "window_nope", *path)
-    line = the_one_line(lab("compare", "runs=runs/*", *SHORT, cwd=copied))
+    line = refused("compare", "runs=runs/*", *SHORT, folder=copied, monkeypatch=monkeypatch)
     assert "the runs differ in more than model" in line
     assert re.search(told, line)
     assert "allow=[" in line
@@ -144,12 +164,13 @@ def test_a_difference_that_is_allowed_is_told_on_every_page_and_picture(copied: 
     assert {row["kind"] for row in table(folder / "control.csv") if row["key"] == "packages.tokenizers"} == {"allowed"}
 
 
-def test_unbalanced_seeds_and_one_run_alone_are_refused(copied: Path) -> None:
+def test_unbalanced_seeds_and_one_run_alone_are_refused(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (one,) = copied.glob("runs/rope-*-seed1-*")
     shutil.rmtree(one)
-    assert "rope lacks seed 1" in the_one_line(lab("compare", "runs=runs/*", *SHORT, cwd=copied))
+    line = refused("compare", "runs=runs/*", *SHORT, folder=copied, monkeypatch=monkeypatch)
+    assert "rope lacks seed 1" in line
     (alone,) = copied.glob("runs/rope-*")
-    line = the_one_line(lab("compare", f"runs={alone.relative_to(copied)}", *SHORT, cwd=copied))
+    line = refused("compare", f"runs={alone.relative_to(copied)}", *SHORT, folder=copied, monkeypatch=monkeypatch)
     assert "is one run: a comparison needs two or more" in line
 
 
@@ -159,34 +180,40 @@ def test_unbalanced_seeds_and_one_run_alone_are_refused(copied: Path) -> None:
         (("runs=[]",), "runs is empty: name run directories"),
         (("runs=runs/nowhere",), "runs/nowhere: no such run; python -m lab.status runs lists those there are"),
         (("runs=elsewhere/*",), "no run directory there"),
-        (("runs=runs/*", "measure=papyrus"), "papyrus"),
         (("runs=runs/*", "measure=none"), "measure is empty"),
         (("runs=runs/*", "measure.copy.string=1"), "measure.copy.string is 1"),
         (("runs=runs/*", "scoring.longest=0"), "scoring.longest is 0: it must be a positive whole number"),
         (("runs=runs/*", "scoring.longest=4096"), "no held-out document has the"),
         (("runs=runs/*", "checkpoint=3"), "step=00000003"),
         (("runs=runs/*", "checkpoint=first"), "checkpoint is 'first'"),
-        (("runs=runs/*", "colour=red"), "colour"),
     ],
 )
 def test_what_cannot_be_scored_is_one_line_and_leaves_the_scores_alone(
-    compared: Path, arguments: tuple[str, ...], told: str
+    compared: Path, arguments: tuple[str, ...], told: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = {path: path.read_bytes() for path in compared.glob("runs/*/scores.csv")}
-    assert told in the_one_line(lab("extrapolate", *arguments, cwd=compared))
+    assert told in refused("extrapolate", *arguments, folder=compared, monkeypatch=monkeypatch)
     assert {path: path.read_bytes() for path in compared.glob("runs/*/scores.csv")} == before
 
 
-def test_unfinished_runs_and_damaged_scores_are_named(copied: Path) -> None:
+def test_an_unknown_choice_on_the_command_line_is_one_line_that_names_those_there_are(compared: Path) -> None:
+    line = the_one_line(lab("extrapolate", "runs=runs/*", "measure=papyrus", cwd=compared))
+    assert "papyrus" in line
+    assert "context_gain" in line
+    assert "colour" in the_one_line(lab("compare", "runs=runs/*", "colour=red", cwd=compared))
+
+
+def test_unfinished_runs_and_damaged_scores_are_named(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def line(command: str, *overrides: str) -> str:
+        return refused(command, *overrides, folder=copied, monkeypatch=monkeypatch)
+
     change(copied, "rope", "state", "training")
-    assert "is unfinished: train it to its end" in the_one_line(lab("extrapolate", *EVALUATE, cwd=copied))
-    assert "not finished: rope-smoke" in the_one_line(lab("compare", "runs=runs/*", *SHORT, cwd=copied))
+    assert "is unfinished: train it to its end" in line("extrapolate", *EVALUATE)
+    assert "not finished: rope-smoke" in line("compare", "runs=runs/*", *SHORT)
     change(copied, "rope", "state", "finished")
     (scores,) = copied.glob("runs/rope-*-seed0-*/scores.csv")
     scores.write_bytes(scores.read_bytes()[:-20])
-    assert f"{scores.relative_to(copied)} is empty or ends in the middle" in the_one_line(
-        lab("extrapolate", *EVALUATE, cwd=copied)
-    )
+    assert f"{scores.relative_to(copied)} is empty or ends in the middle" in line("extrapolate", *EVALUATE)
 
 
 def test_other_documents_are_scored_beside_the_first_and_all_are_compared(copied: Path) -> None:
