@@ -12,10 +12,13 @@ from rich.table import Table
 from lab.commands import run_composed
 from lab.errors import UserError
 from lab.job import device_of, to_plain
+from lab.measure.passkey import by_depth
 from lab.measure.quantities import overview
 from lab.measure.runs import runs_of, score_runs
 from lab.measure.scores import Scores
 from lab.measure.scoring import setting_of
+from lab.report.figures import passkey_figure
+from lab.report.pictures import save
 from lab.runs import Config, Run
 from lab.schema import SCORING_KINDS, check_values
 from lab.training.interruption import Interruption
@@ -52,6 +55,9 @@ def show(runs: list[Run], nodes: dict[str, Any], labels: list[str]) -> None:
             for row in Scores(run.path / "scores.csv").rows
             if row["setting"] in settings and row["evaluation"] in (label, "none")
         ]
+        keys = by_depth(row for row in rows if row["measure"] == "passkey")
+        if keys:
+            save(passkey_figure(keys, run.path.name), run.path / "passkey")
         for line in overview(rows, run.config["scale"]["context"]):
             table.add_row(run.path.name, *line)
         table.add_section()

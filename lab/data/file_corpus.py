@@ -71,13 +71,16 @@ class Files(Corpus):
         self.longest = longest_document_bytes
         self.network = Network(timeout_seconds, deadline_seconds)
         given = {"train": train, "validation": validation, "test": test}
-        self.files: FileList = read_records(Path(manifest)) if manifest else found(listed(given), self.network)
+        self.files: FileList = read_records(Path(manifest)) if manifest else self._found(given)
         self._chunks: dict[tuple[str, str], list[Chunk]] = {}
         self._small: dict[Part, list[Row]] = {}
         self._opened: dict[Part, StoredFile] = {}
         for part in parts_of(self.files):
             if not is_remote(part.location):
                 self._file(part)  # from now on a change of the file is noticed
+
+    def _found(self, given: dict[str, Given]) -> FileList:
+        return found(listed(given), self.network)
 
     @classmethod
     def find_files(cls, keys: dict[str, Any]) -> FileList:
@@ -180,3 +183,20 @@ class Files(Corpus):
             for split, subsets in self.files.items()
         }
         return {"source": "files", "text_field": self.text_field, "splits": splits}
+
+
+class TestFiles(Files):
+    """Own files to be scored: as `Files`, with a test split only. Raises UserError as that, or for another split."""
+
+    __test__ = False  # no test of pytest's
+
+    def __init__(self, test: Given = None, text_field: str = "text", on_error: str = "stop") -> None:
+        super().__init__(test=test, text_field=text_field, on_error=on_error)
+
+    def _found(self, given: dict[str, Given]) -> FileList:
+        return found(listed(given, ("test",), "evaluation.corpus"), self.network)
+
+    def subsets(self, split: str) -> list[str]:
+        if split != "test":
+            raise UserError(f"own files under evaluation have only the split test, not {split}; use data=files")
+        return super().subsets(split)

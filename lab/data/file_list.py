@@ -60,18 +60,20 @@ class Part:
 FileList = dict[str, dict[str, list[Part]]]
 
 
-def listed(given: Mapping[str, Given]) -> dict[str, dict[str, list[str]]]:
+def listed(
+    given: Mapping[str, Given], splits: Sequence[str] = SPLITS, under: str = "data.corpus"
+) -> dict[str, dict[str, list[str]]]:
     """Locations by split and subset. Each split is one location, a list, or a mapping from subsets to either.
 
-    Raises UserError if a split has none, or a location stands twice.
+    `under` is where the configuration has them. Raises UserError if a split has none, or a location stands twice.
     """
     lists: dict[str, dict[str, list[str]]] = {}
     seen: dict[str, str] = {}
-    for split in SPLITS:
+    for split in splits:
         subsets = given[split] if isinstance(given[split], Mapping) else {"": given[split]}
         lists[split] = {}
         for subset, locations in subsets.items():  # type: ignore[union-attr]
-            key = f"data.corpus.{split}{f'.{subset}' if subset else ''}"
+            key = f"{under}.{split}{f'.{subset}' if subset else ''}"
             several: list[Any] = list(locations) if isinstance(locations, list | tuple) else [locations]
             if not several or not all(isinstance(location, str) and location for location in several):
                 raise UserError(f"{key} lacks a path; give the path or URL of at least one file")
@@ -82,7 +84,7 @@ def listed(given: Mapping[str, Given]) -> dict[str, dict[str, list[str]]]:
                 seen[location] = key
             lists[split][subset] = several
         if not subsets:
-            raise UserError(f"data.corpus.{split} lacks a path; give the path or URL of at least one file")
+            raise UserError(f"{under}.{split} lacks a path; give the path or URL of at least one file")
     return lists
 
 

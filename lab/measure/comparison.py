@@ -18,6 +18,7 @@ from lab.measure.evidence import (
     verdict,
 )
 from lab.measure.interval import document_interval
+from lab.measure.passkey import by_depth
 from lab.measure.quantities import Quantity, effective_context, quantities
 from lab.measure.scores import Scores
 from lab.runs import Run
@@ -43,6 +44,7 @@ class Evidence:
     ``estimates``: mean of each variant, all seeds together (seed empty) and one by one. ``differences``: to the
     reference, with interval, p-values, noise floor and verdict. ``seeds``: the differences seed by seed. ``curves``:
     means by position, length, context or distance, with the range over seeds. ``effective``: effective contexts.
+    ``passkeys``: share found by variant, length and depth.
     """
 
     reference: str
@@ -52,6 +54,7 @@ class Evidence:
     seeds: list[Row]
     curves: list[Row]
     effective: list[Row]
+    passkeys: list[Row]
 
 
 def gather(
@@ -81,6 +84,7 @@ def gather(
     seeds: list[Row] = []
     curves: list[Row] = []
     effective: list[Row] = []
+    passkeys: list[Row] = []
     for evaluation in evaluations:
         chosen = {path: [row for row in each if row["evaluation"] == evaluation] for path, each in rows.items()}
         table = _table(control, evaluation, chosen)
@@ -101,7 +105,10 @@ def gather(
                     seeds += _by_seed(evaluation, quantity, control, variants, name, reference)
         curves += _curves(control, evaluation, chosen)
         effective += _effective(control, evaluation, chosen, margin)
-    return Evidence(reference, evaluations, estimates, differences, seeds, curves, effective)
+        for name, by_seed in control.variants.items():
+            of_variant = [row for run in by_seed.values() for row in chosen[run.path] if row["measure"] == "passkey"]
+            passkeys += [{"evaluation": evaluation, "variant": name} | row for row in by_depth(of_variant)]
+    return Evidence(reference, evaluations, estimates, differences, seeds, curves, effective, passkeys)
 
 
 def _rows_of(run: Run, settings: Mapping[str, str]) -> list[Row]:
@@ -211,7 +218,8 @@ def _judged(found: Sequence[tuple[Row, Difference]]) -> list[Row]:
         family = [(row, difference) for row, difference in found if row["measure"] == measure]
         corrected = holm([difference.p_value for _, difference in family])
         for (row, difference), p_holm in zip(family, corrected, strict=True):
-            text = verdict(difference, p_holm, row["variant"], row["reference"])
+            unit = "of the keys" if measure == "passkey" else "nats"
+            text = verdict(difference, p_holm, row["variant"], row["reference"], unit)
             judged.append(row | {"p_holm": p_holm, "verdict": text + _caveat(row, text)})
     return judged
 

@@ -13,7 +13,8 @@ FEWEST = 4  # documents; of three, the interval below covers only about 80 %
 class Interval:
     """Mean over ``documents`` documents; the true mean lies in [low, high] with the stated confidence.
 
-    ``p_value`` is that of a true mean of 0 (two-sided): below 1 - confidence exactly where the interval leaves out 0.
+    ``p_value`` is that of a true mean of 0 (two-sided): below 1 - confidence where the interval leaves out 0, but for
+    an end so near 0 that one or two resamples decide.
     """
 
     mean: float
@@ -63,6 +64,10 @@ def deviations(
     nan for a resample of one value repeated: it has no spread of its own and says nothing.
     """
     drawn = samples[:, chosen]
-    errors = drawn.std(axis=2, ddof=1) / np.sqrt(samples.shape[1])
-    errors[np.ptp(drawn, axis=2) == 0] = np.nan
-    return (drawn.mean(axis=2) - samples.mean(axis=1, keepdims=True)) / errors
+    count = samples.shape[1]
+    means = drawn.mean(axis=2)
+    repeated = (drawn == drawn[:, :, :1]).all(axis=2)
+    drawn -= means[:, :, None]  # in place: these arrays are the largest there are
+    errors = np.sqrt(np.einsum("src,src->sr", drawn, drawn) / (count - 1) / count)
+    errors[repeated] = np.nan
+    return (means - samples.mean(axis=1, keepdims=True)) / errors

@@ -169,6 +169,19 @@ def accuracies(rows: Iterable[Row], *columns: str) -> dict[tuple[Any, ...], floa
     return {place: float(np.mean(found[place])) for place in sorted(found)}
 
 
+def by_depth(rows: Iterable[Row]) -> list[Row]:
+    """Share of keys found at each length and depth, the share of the prompt that stands before the key."""
+    table = []
+    for (length, name), found in accuracies(rows, "length_tokens", "document").items():
+        table.append({"length_tokens": length, "depth": 1 - _asked(name) / length, "found": found})
+    return sorted(table, key=lambda row: (row["length_tokens"], row["depth"]))
+
+
+def _asked(name: str) -> int:
+    """The distance that was asked for, from an item's name."""
+    return int(name.rpartition("=")[2])
+
+
 def largest_distance(rows: Iterable[Row], length: int, share: float = 0.2) -> int:
     """PI's k_max: the largest tested distance such that at it and at all nearer ones ``share`` of the keys are found.
 
@@ -176,7 +189,7 @@ def largest_distance(rows: Iterable[Row], length: int, share: float = 0.2) -> in
     """
     of_length = [row for row in rows if row["length_tokens"] == length]
     largest = 0
-    by_distance = {int(name.rpartition("=")[2]): found for (name,), found in accuracies(of_length, "document").items()}
+    by_distance = {_asked(name): found for (name,), found in accuracies(of_length, "document").items()}
     for distance, found in sorted(by_distance.items()):
         if found < share:
             break

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from lab.measure.interval import Interval, document_interval
 from lab.measure.measure import Row
+from lab.measure.passkey import largest_distance, passkey_context
 
 MARGIN_NATS = 0.1  # by which a loss may exceed that at context C before the context counts as too long
 
@@ -108,6 +109,12 @@ def overview(rows: list[Row], context: int) -> list[tuple[str, str, str, str, st
         lines.append(
             (quantity.measure, f"{quantity.length_tokens:,}", f"{interval.mean:.3f}", between, str(interval.documents))
         )
+    keys = [row for row in rows if row["measure"] == "passkey"]
+    for length in sorted({row["length_tokens"] for row in keys}):
+        distance = largest_distance(keys, length)
+        lines.append(("passkey k_max (PI: 20 %)", f"{length:,}", f"{distance:,}", "", ""))
+    if keys:
+        lines.append(("passkey context (YaRN: 80 %)", "", f"{passkey_context(keys):,}", "", ""))
     effective = effective_context(rows, context)
     if effective is not None:
         more = " or more" if effective.tokens == effective.longest else ""

@@ -7,7 +7,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from lab.errors import UserError
-from lab.report.figures import CURVES, curve_figure, difference_figure, heat_map, training_figure
+from lab.report.figures import CURVES, curve_figure, difference_figure, heat_map, passkey_figure, training_figure
 from lab.report.page import PageTable, Picture, Section, write_page
 from lab.report.pictures import save
 from lab.tables import Row, write_table
@@ -19,7 +19,7 @@ class Compared:
 
     Attributes:
         statement: what is equal, what follows, what is allowed, in lines.
-        control, estimates, differences, seeds, curves, effective: see :class:`lab.control.Control` and
+        control, estimates, differences, seeds, curves, effective, passkeys: see :class:`lab.control.Control` and
             :class:`lab.measure.comparison.Evidence`.
         training: validation losses: variant, seed, tokens, validation_loss_nats.
         provenance: name, digest, commits and fingerprint of the blocks of each run.
@@ -38,6 +38,7 @@ class Compared:
     seeds: list[Row]
     curves: list[Row]
     effective: list[Row]
+    passkeys: list[Row]
     training: list[Row]
     provenance: Sequence[tuple[str, ...]]
     command: str
@@ -85,6 +86,7 @@ def write_report(folder: Path, compared: Compared) -> None:
         "seeds": compared.seeds,
         "curves": compared.curves,
         "effective_context": compared.effective,
+        "passkeys": compared.passkeys,
         "training": compared.training,
     }
     for name, rows in tables.items():
@@ -202,15 +204,10 @@ def _pictures(drawn: Drawing, compared: Compared, evaluation: str) -> Section:
             heat_map(gained, "variant", "distance", "gain", labels, reverse=True),
             f"Loss on the first copy minus loss on the second, {evaluation}",
         )
-    keys = [r for r in compared.estimates if r["evaluation"] == evaluation and r["measure"] == "passkey"]
-    found = [r | {"found": 1 - r["mean"]} for r in keys if r["seed"] is None]
-    if found:
-        labels = ("", "length (tokens)", "share of keys found")
-        add(
-            "passkey_map",
-            heat_map(found, "variant", "length_tokens", "found", labels, reverse=True),
-            "Passkeys found by length of the prompt",
-        )
+    keys = [row for row in compared.passkeys if row["evaluation"] == evaluation]
+    for name in dict.fromkeys(row["variant"] for row in keys):
+        figure = passkey_figure([row for row in keys if row["variant"] == name], name)
+        add(f"passkey_{name}", figure, f"Passkeys of {name} found, by length and depth")
     return Section(f"Curves: {evaluation}", pictures=pictures)
 
 

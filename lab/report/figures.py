@@ -117,6 +117,21 @@ def heat_map(
     return figure
 
 
+def passkey_figure(keys: Sequence[Row], title: str) -> Figure:
+    """Share of keys found by length and depth; rows with length_tokens, depth (0 is the start), found."""
+    rows = [row | {"place": f"{100 * row['depth']:.0f} %"} for row in sorted(keys, key=lambda row: row["depth"])]
+    figure = heat_map(
+        rows,
+        "place",
+        "length_tokens",
+        "found",
+        ("depth of the key", "length (tokens)", "share of keys found"),
+        True,
+    )
+    figure.axes[0].set_title(title, fontsize=9)
+    return figure
+
+
 def training_figure(curves: Sequence[Row], variants: Sequence[str]) -> Figure:
     """Validation loss against tokens trained, a line a run; rows with variant, seed, tokens, validation_loss_nats."""
     figure = Figure(figsize=(7, 4.2), layout="constrained")

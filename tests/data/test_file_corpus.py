@@ -11,7 +11,7 @@ import zstandard
 from oracles.block_order import lane_blocks
 
 from lab.data.documents import Sotu
-from lab.data.file_corpus import Files
+from lab.data.file_corpus import Files, TestFiles
 from lab.data.file_list import manifest_of
 from lab.data.fingerprint import Fingerprint
 from lab.data.module import DataModule
@@ -536,3 +536,15 @@ def test_a_file_that_is_no_manifest_is_refused(tmp_path, content):
 def test_a_manifest_that_is_not_there_says_how_to_make_it(tmp_path):
     with pytest.raises(UserError, match=r"absent\.json: no such file.*make it with python -m lab\.prepare manifest"):
         Files(manifest=str(tmp_path / "absent.json"))
+
+
+def test_own_files_to_be_scored_need_no_other_split(tmp_path, paragraphs):
+    write(tmp_path / "own.jsonl", paragraphs[:7])
+    (tmp_path / "play.txt").write_text("one document")
+    own = TestFiles([str(tmp_path / "own.jsonl"), str(tmp_path / "play.txt")])
+    found = [entry.text for entry in own.documents("test", "")]
+    assert found == [*paragraphs[:7], "one document"]
+    with pytest.raises(UserError, match="only the split test, not train"):
+        own.subsets("train")
+    with pytest.raises(UserError, match=r"evaluation\.corpus\.test lacks a path"):
+        TestFiles()

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 
 from lab.errors import UserError
 from lab.measure.evidence import (
@@ -153,9 +154,31 @@ def test_the_two_way_variance_is_that_of_the_mean_squares():
     )
     variance = (by_seed + by_document - squares / 40) / 54
     found = hierarchical_difference(table, np.zeros((6, 9)))
-    # Between the quantiles of the normal distribution and of Student's with the fewest degrees of freedom.
-    half = (found.high - found.low) / 2 / np.sqrt(variance)
-    assert 1.96 < half < 2.571
+    parts = [by_seed / 54, by_document / 54, squares / 40 / 54]
+    freedom = variance**2 / sum(part**2 / own for part, own in zip(parts, [5, 8, 40], strict=True))
+    half = stats.t.ppf(0.975, freedom) * np.sqrt(variance)
+    assert (found.low, found.high) == pytest.approx((np.mean(table) - half, np.mean(table) + half))
+    assert found.p_value == pytest.approx(2 * stats.t.sf(abs(np.mean(table)) / np.sqrt(variance), freedom))
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(2, 7), st.integers(2, 12))
+def test_swapping_mirrors_the_hierarchical_interval_and_orders_and_shifts_change_nothing(seed, seeds, documents):
+    draw = np.random.default_rng(seed)
+    one, other = draw.normal(size=(2, seeds, documents))
+    found, mirrored = hierarchical_difference(one, other), hierarchical_difference(other, one)
+    assert (mirrored.low, mirrored.high) == pytest.approx((-found.high, -found.low), abs=1e-9)
+    assert mirrored.p_value == pytest.approx(found.p_value)
+    order = np.ix_(draw.permutation(seeds), draw.permutation(documents))
+    for same in (hierarchical_difference(one[order], other[order]), hierarchical_difference(one + 3, other + 3)):
+        assert (same.low, same.high, same.p_value) == pytest.approx((found.low, found.high, found.p_value), abs=1e-9)
+
+
+def test_few_documents_and_much_rest_do_not_make_the_hierarchical_interval_hold_everything():
+    draw = np.random.default_rng(16)
+    for table in draw.normal(size=(500, 5, 4)):
+        found = hierarchical_difference(table, np.zeros_like(table))
+        assert found.high - found.low < 2 * stats.t.ppf(0.975, 3) * table.std(ddof=1)
 
 
 # What is said.
@@ -183,6 +206,15 @@ def test_verdicts():
     assert verdict(small, 1.0, "a", "b") == "a and b: no difference larger than 0.003 nats"
     unknown = Difference(1.0, float("nan"), float("nan"), float("nan"), 3)
     assert verdict(unknown, float("nan"), "a", "b") == "a and b: too few documents to tell (3)"
+
+
+def test_fewer_than_four_documents_tell_nothing_however_equal_they_are_and_however_many_the_seeds():
+    equal = document_difference(named([1.0, 2.0]), named([2.0, 3.0]))
+    draw = np.random.default_rng(15)
+    seeded = hierarchical_difference(draw.normal(-5, 0.1, (5, 3)), draw.normal(0, 0.1, (5, 3)))
+    for difference in (equal, seeded):
+        assert difference.p_value < 0.001
+        assert "too few documents to tell" in verdict(difference, difference.p_value, "a", "b")
 
 
 def test_the_noise_floor_is_over_pairs_of_seeds():
