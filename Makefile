@@ -34,15 +34,22 @@ bench: .venv/installed-test ## training speed against transformers, kernels agai
 kill-test: .venv/installed-test ## kill 100 training runs and compare them with one that was not (about 15 minutes)
 	$(BIN)/python tests/kill/kill_test.py --runs 100 --csv docs/kill_test.csv
 
-pilot: .venv/installed-eval ## the pilot study: 21 runs, scored and compared (over 2 hours on two cores; goes on if stopped)
+pilot: .venv/installed-eval ## the pilot study: 21 runs, scored and compared (over 3 hours on two cores; goes on if stopped)
 	for seed in $(PILOT_SEEDS); do $(BIN)/python -m lab.prepare blocks experiment=pilot_study seed=$$seed || exit 1; done
 	$(MAKE) --jobs $(shell nproc) --keep-going pilot-runs
+	$(BIN)/python -m lab.compare runs='runs/pilot/*' reference=rope scoring.segments=1 output=docs/pilot
 
 pilot-runs: $(PILOT_RUNS)
 
 # A run a core: two runs of one thread train faster than one of two.
-$(PILOT_RUNS): pilot-run-%:
-	OMP_NUM_THREADS=1 $(BIN)/python -m lab.train experiment=pilot_study model=$(basename $*) seed=$(patsubst .%,%,$(suffix $*))
+$(PILOT_RUNS): model = $(basename $(@:pilot-run-%=%))
+$(PILOT_RUNS): seed = $(patsubst .%,%,$(suffix $@))
+$(PILOT_RUNS): score = OMP_NUM_THREADS=1 $(BIN)/python -m lab.extrapolate runs='runs/pilot/$(model)-pilot-*-seed$(seed)-*' scoring.segments=1
+$(PILOT_RUNS):
+	OMP_NUM_THREADS=1 $(BIN)/python -m lab.train experiment=pilot_study model=$(model) seed=$(seed)
+	$(score)
+	$(score) evaluation=kjv
+	$(score) evaluation=shakespeare
 
 clean: ## remove the environment (runs stay)
 	rm -rf .venv *.egg-info build
