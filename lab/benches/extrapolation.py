@@ -141,9 +141,12 @@ def bench_extrapolate(arguments: argparse.Namespace, console: Console) -> list[d
     with torch.inference_mode():
         one, other = contestants["lab, one pass"](), contestants["a pass a length"]()
         worst = max(abs(a - b) for a, b in zip(one, other, strict=True))
-        for _ in range(arguments.rounds):
+        for done in range(arguments.rounds):
             for name, curve in contestants.items():
                 times[name].append(seconds(curve))
+            console.print(
+                f"round {done + 1} of {arguments.rounds}: {', '.join(f'{each[-1]:.1f} s' for each in times.values())}"
+            )
         growth = doubling(arguments, console)
     used = job.config["trainer"]["compute_dtype"]
     console.print(
