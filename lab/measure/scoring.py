@@ -13,16 +13,14 @@ import torch
 from tqdm import tqdm
 
 from lab.components import make
+from lab.data.tokenizer import Tokenizer
 from lab.errors import UserError
 from lab.measure.measure import Measure, Source
 from lab.measure.scores import Scores
-from lab.model import decoder as decoder_module
 from lab.model.decoder import Decoder
 from lab.runs import Run
 
 WRITE_SECONDS = 10.0  # of scoring that a killed process loses at most
-
-
 NO_SETTING = ("documents", "batch_tokens")  # they change no observation
 
 
@@ -49,10 +47,10 @@ def setting_of(node: Mapping[str, Any]) -> str:
 
 
 def code_of(measure: Measure) -> str:
-    """sha256 of the code that a measure's numbers come from: its own file, what all share, the model."""
+    """sha256 of the code that a measure's numbers come from: its own file, what all share, token ids, the model."""
     own = Path(inspect.getfile(type(measure)))
-    shared = [own.with_name("measure.py"), own.with_name("losses.py")]
-    model = sorted(Path(inspect.getfile(decoder_module)).parent.rglob("*.py"))
+    shared = [own.with_name("measure.py"), own.with_name("losses.py"), Path(inspect.getfile(Tokenizer))]
+    model = sorted(Path(inspect.getfile(Decoder)).parent.rglob("*.py"))
     return hashlib.sha256(b"".join(path.read_bytes() for path in (own, *shared, *model))).hexdigest()
 
 
