@@ -1,6 +1,7 @@
 """From a composed configuration to everything a run needs, checked before anything is written."""
 
 import importlib.util
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,9 +25,11 @@ from lab.model.decoder import Decoder
 from lab.model.flops import FlopsPerToken, training_flops
 from lab.model.kernels import Case, choose
 from lab.model.precision import DTYPES, compute_dtype
+from lab.ranks import detect
 from lab.runs import Config, Run, build_decoder, digest, identity, order_identity
 from lab.schema import check_values, flatten
 from lab.training.fit import LOGGERS, steps_of
+from lab.training.strategies import STRATEGIES, processes, strategy_of
 
 
 class Job:
@@ -42,7 +45,13 @@ class Job:
             raise UserError(f"logger.name is {config['logger']['name']!r}: choose one of {', '.join(LOGGERS)}")
         if config["logger"]["name"] == "wandb" and importlib.util.find_spec("wandb") is None:
             raise UserError("logger=wandb needs the package wandb: pip install wandb")
-        self.steps, self.accumulate = steps_of(config)
+        trainer = config["trainer"]
+        if trainer["strategy"] not in STRATEGIES:
+            raise UserError(f"trainer.strategy is {trainer['strategy']!r}: choose one of {', '.join(STRATEGIES)}")
+        self.ranks = detect(os.environ)
+        self.processes = processes(self.ranks, trainer["devices"], trainer["strategy"], self.device)
+        self.steps, self.accumulate = steps_of(config, max(self.ranks.world, self.processes))
+        strategy_of(trainer["strategy"], self.ranks, config["optimizer"]["_target_"])
         make(config["schedule"], steps=self.steps)
         find(config["optimizer"], "model")
         tokenizer = make(config["tokenizer"])

@@ -58,6 +58,8 @@ KINDS = {
     "schedule.final_fraction": "fraction",
     "schedule.decay_fraction": "fraction",
     "trainer.accelerator": "text",
+    "trainer.strategy": "text",
+    "trainer.devices": "positive whole number or auto",
     "trainer.compute_dtype": "text",
     "trainer.compile": "true or false",
     "trainer.gradient_clip": "positive number",
@@ -116,6 +118,7 @@ def fits(value: Any, kind: str) -> bool:
         "list of code, packages, hardware, ranks": isinstance(value, list)
         and all(entry in ("code", "packages", "hardware", "ranks") for entry in value),
         "positive whole number": whole and value > 0,
+        "positive whole number or auto": value == "auto" or (whole and value > 0),
         "number from 0 on": is_number(value) and value >= 0,
         "positive number": is_number(value) and value > 0,
         "fraction": is_number(value) and 0 <= value <= 1,

@@ -5,22 +5,26 @@ python -m lab.train -m model=nope,rope seed=0,1
 """
 
 import traceback
+from contextlib import ExitStack
+from functools import partial
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from lab.checkpoints import Checkpoint
 from lab.commands import configuration_folder, one_line, run_command
 from lab.errors import UserError
 from lab.job import Job
+from lab.launch import launch
 from lab.measure.scoring import score_run
 from lab.measure.summary import summarise
 from lab.model.decoder import Decoder, parameter_count
 from lab.model.initialise import fingerprints
 from lab.report.pictures import loss_by_position_picture
 from lab.report.tables import SUMMARY, print_summary
+from lab.runs import Config
 from lab.sweep import Outcomes
 from lab.tables import read_table, write_table
 from lab.training.callbacks import last_step
@@ -32,22 +36,41 @@ OUTCOMES = Outcomes()
 
 
 def train(job: Job) -> None:
-    """Make the run, continue it, or find it finished; score it and show its table."""
+    """Make the run, continue it, or find it finished; score it and show its table.
+
+    If several ranks train it, all call this; the first alone writes and scores.
+    """
+    if job.processes > 1:
+        launch(train_as_rank, job.config, job.processes)
+        return
     if not job.run.path.exists():
         for measure in job.measures:
             next(measure.items(job.source))  # what cannot be scored is refused before anything is written
-    with job.run.locked(), Interruption() as interruption:
-        state = job.run.state(job.digest)
-        if job.config["overwrite"] and state != "new":
-            job.run.delete()
-            state = "new"
-        if state == "finished":
-            print(f"{job.run.path} is finished{lost(job)}")
-        elif state == "unfinished":
-            continue_run(job, interruption)
-        else:
-            make_run(job, interruption)
-        complete(job, interruption)
+    with ExitStack() as held, Interruption(job.ranks.first) as interruption:
+        with job.ranks.connected(job.device):
+            after = job.ranks.from_first(partial(begin, job, held))
+            if after is not None:
+                fit_and_conclude(job, job.decoder(), interruption, after)
+        if job.ranks.first:
+            complete(job, interruption)
+
+
+def train_as_rank(config: Config) -> None:
+    """What each process does that :func:`train` starts."""
+    train(Job(OmegaConf.create(config)))
+
+
+def begin(job: Job, held: ExitStack) -> int | None:
+    """Hold the run, make it or find it; the optimiser step to go on after, 0 for a new run, None if it is finished."""
+    held.enter_context(job.run.locked())
+    state = job.run.state(job.digest)
+    if job.config["overwrite"] and state != "new":
+        job.run.delete()
+        state = "new"
+    if state == "finished":
+        print(f"{job.run.path} is finished{lost(job)}")
+        return None
+    return continue_run(job) if state == "unfinished" else make_run(job)
 
 
 def lost(job: Job) -> str:
@@ -58,8 +81,8 @@ def lost(job: Job) -> str:
     return f", but {' and '.join(missing)} are gone; overwrite=true trains it again" if missing else ""
 
 
-def make_run(job: Job, interruption: Interruption) -> None:
-    """Train into a new run directory."""
+def make_run(job: Job) -> int:
+    """Make a new run directory."""
     decoder = job.decoder()
     manifest = {
         "digest": job.digest,
@@ -70,17 +93,17 @@ def make_run(job: Job, interruption: Interruption) -> None:
         "flops_per_token": {"exact": job.flops.exact, "full": job.flops.full},
         "corpus": job.corpus_manifest,
         "initial_weights": fingerprints(decoder),
-        "stretches": [surroundings(job.kernel) | {"first_step": 1}],
+        "stretches": [surroundings(job.kernel, job.ranks.world) | {"first_step": 1}],
     }
     job.run.create(job.config, manifest)
     print(f"{job.run.path}: {parameter_count(decoder):,} parameters, {job.trained_tokens:,} tokens")
-    fit_and_conclude(job, decoder, interruption, None)
+    return 0
 
 
-def continue_run(job: Job, interruption: Interruption) -> None:
-    """Train on from the newest checkpoint, or from the start if the run was stopped before its first."""
+def continue_run(job: Job) -> int:
+    """The step of the newest checkpoint, or 0 if the run was stopped before its first."""
     checkpoint = job.run.checkpoints.newest()
-    now = surroundings(job.kernel)
+    now = surroundings(job.kernel, job.ranks.world)
     stretches = job.run.manifest["stretches"]
     allow = job.config["resume"]["allow"]
     if checkpoint is not None:
@@ -101,16 +124,20 @@ def continue_run(job: Job, interruption: Interruption) -> None:
     stretch = now | {"first_step": step + 1, "allowed": allow}
     job.run.update_manifest(stretches=[*stretches, stretch])
     print(f"{job.run.path}: continuing after optimiser step {step} of {job.steps}")
-    fit_and_conclude(job, job.decoder(), interruption, checkpoint)
+    return step
 
 
-def fit_and_conclude(job: Job, decoder: Decoder, interruption: Interruption, checkpoint: Checkpoint | None) -> None:
-    module = fit(job.config, job.run, decoder, job.data, interruption, checkpoint)
-    job.run.update_manifest(
-        blocks={"count": job.block_count, "fingerprint": module.fingerprint.hex},
-        skipped_documents=job.data.skipped,
-        state="finished",
-    )
+def fit_and_conclude(job: Job, decoder: Decoder, interruption: Interruption, after: int) -> None:
+    """Train on after an optimiser step, and say in the manifest that the run is finished."""
+    checkpoint = Checkpoint(job.run.checkpoints.path(after), after) if after else None
+    module = fit(job.config, job.run, decoder, job.data, interruption, checkpoint, job.ranks)
+    skipped = job.data.state_dict()["skipped"]
+    if job.ranks.first:
+        job.run.update_manifest(
+            blocks={"count": job.block_count, "fingerprint": module.fingerprint.hex},
+            skipped_documents=skipped,
+            state="finished",
+        )
 
 
 def complete(job: Job, interruption: Interruption) -> None:

@@ -1,6 +1,7 @@
 """The data of a run, as Lightning asks for it."""
 
 import logging
+import math
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, cast
@@ -9,8 +10,8 @@ import lightning
 import numpy as np
 import torch
 from jaxtyping import Int64
-from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
+from torch import Tensor, distributed
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, get_worker_info
 
 from lab.data.blocks import StoredBlocks
 from lab.data.documents import Corpus
@@ -155,6 +156,7 @@ class DataModule(lightning.LightningDataModule):
         self.next_block = 0
         self.skipped: dict[str, str] = {}
         self._cursors: dict[int, Cursor] = {}
+        self._advanced: set[int] = set()  # lanes that this process has trained on
 
     def train_dataloader(self) -> MicroBatches:
         """Batches of `tokens` [micro_batch, C + 1] and `blocks` [micro_batch], from `next_block` on.
@@ -187,12 +189,16 @@ class DataModule(lightning.LightningDataModule):
         return MicroBatches(blocks, self.micro_batch, self.micro_batches, self.isolate_documents)
 
     def val_dataloader(self) -> DataLoader[Batch]:
-        """Batches of the first blocks of the validation split, always the same; the last may be smaller."""
+        """Batches of the first blocks of the validation split, always the same, dealt out to the processes; the last
+        may be smaller."""
         blocks = first_blocks(
             self.corpus, "validation", self.tokenizer, self.context, self.validation_blocks, self.weights
         )
         batches = ValidationBatches(blocks, self.micro_batch, self.isolate_documents)
-        return DataLoader(batches, batch_size=None, num_workers=0, generator=torch.Generator())
+        rank, ranks = self._process()
+        # As many for every process, as they may have to meet in each; then some batches are scored twice.
+        mine = [(rank + ranks * turn) % len(batches) for turn in range(math.ceil(len(batches) / ranks))]
+        return DataLoader(Subset(batches, mine), batch_size=None, num_workers=0, generator=torch.Generator())
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
         """Tensors to the device; what was read stays as it is."""
@@ -207,6 +213,7 @@ class DataModule(lightning.LightningDataModule):
             self.skipped |= block.skipped
             if block.cursor is not None:
                 self._cursors[number % self.train.lanes] = block.cursor
+                self._advanced.add(number % self.train.lanes)
 
     def _process(self) -> tuple[int, int]:
         """The number of this process among those that train together, and how many these are."""
@@ -214,8 +221,15 @@ class DataModule(lightning.LightningDataModule):
 
     def state_dict(self) -> dict[str, Any]:
         """Where the blocks trained on end."""
-        cursors = {lane: cursor.record() for lane, cursor in sorted(self._cursors.items())}
-        return {"next_block": self.next_block, "cursors": cursors, "skipped": dict(self.skipped)}
+        cursors = {lane: cursor.record() for lane, cursor in self._cursors.items()}
+        skipped = dict(self.skipped)
+        if self._process()[1] > 1:  # each has trained on lanes of its own
+            told: list[Any] = [None] * self._process()[1]
+            distributed.all_gather_object(told, ({lane: cursors[lane] for lane in self._advanced}, skipped))
+            for theirs, their_skipped in told:
+                cursors |= theirs
+                skipped |= their_skipped
+        return {"next_block": self.next_block, "cursors": dict(sorted(cursors.items())), "skipped": skipped}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from such a state."""

@@ -16,6 +16,7 @@ from tqdm import tqdm
 from lab.checkpoints import Checkpoints
 from lab.errors import UserError
 from lab.files import append, write_whole
+from lab.ranks import Ranks
 from lab.training.interruption import Interruption
 from lab.training.module import Training
 from lab.training.resume import random_states, set_random_states
@@ -97,10 +98,6 @@ class Metrics(StepCallback):
         now = time.perf_counter()
         self._started = now - (float(timing[-1][1]) if timing else 0.0)
         self._before = (step, now)  # step and time of the row before
-
-    def on_train_batch_end(self, trainer: Any, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        if trainer.global_step == self.steps:
-            trainer.should_stop = True  # so that Lightning validates after the last step, whatever the interval
 
     def on_step(self, trainer: lightning.Trainer, module: Training, step: int) -> None:
         validated = step % self.validate_every == 0 or step == self.steps
@@ -203,13 +200,16 @@ class Saving(StepCallback):
         Interrupted: after a checkpoint, if a signal has come.
     """
 
-    def __init__(self, checkpoints: Checkpoints, every: int, steps: int, interruption: Interruption) -> None:
+    def __init__(
+        self, checkpoints: Checkpoints, every: int, steps: int, interruption: Interruption, ranks: Ranks
+    ) -> None:
         super().__init__()
-        self.checkpoints, self.every, self.steps, self.interruption = checkpoints, every, steps, interruption
+        self.checkpoints, self.every, self.steps = checkpoints, every, steps
+        self.interruption, self.ranks = interruption, ranks
         self._random: dict[str, Any] | None = None
 
     def on_save_checkpoint(self, trainer: Any, module: Any, checkpoint: dict[str, Any]) -> None:
-        checkpoint["random"] = [random_states()]
+        checkpoint["random"] = self.ranks.gather(random_states())
         # Lightning has fetched the next batch already, and would count it twice when it is fetched again.
         loop = checkpoint["loops"]["fit_loop"]
         for counts in (loop["epoch_loop.batch_progress"]["total"], loop["epoch_loop.batch_progress"]["current"]):
@@ -218,7 +218,8 @@ class Saving(StepCallback):
         loop["epoch_loop.state_dict"]["_batches_that_stepped"] = trainer.global_step
 
     def on_load_checkpoint(self, trainer: Any, module: Any, checkpoint: dict[str, Any]) -> None:
-        self._random = checkpoint["random"][0]
+        states = checkpoint["random"]
+        self._random = states[min(self.ranks.rank, len(states) - 1)]
 
     def on_train_start(self, trainer: Any, module: Any) -> None:
         super().on_train_start(trainer, module)
@@ -226,9 +227,16 @@ class Saving(StepCallback):
         if self._random is not None:
             set_random_states(self._random)
 
+    def on_train_batch_end(self, trainer: Any, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        if trainer.global_step == self.steps:
+            trainer.should_stop = True  # so that Lightning validates after the last step, whatever the interval
+
     def on_step(self, trainer: lightning.Trainer, module: Training, step: int) -> None:
         last = step == self.steps
-        if step % self.every == 0 or last or self.interruption.received:
+        # A signal need not have reached every rank, and none may stop alone.
+        received = next(filter(None, self.ranks.gather(self.interruption.received)), None)
+        self.interruption.received = received
+        if step % self.every == 0 or last or received:
             trainer.save_checkpoint(self.checkpoints.path(step))
         if not last:
             self.interruption.check(

@@ -19,31 +19,35 @@ from lab.components import make
 from lab.data.module import DataModule
 from lab.errors import UserError
 from lab.model.decoder import Decoder
+from lab.ranks import Ranks
 from lab.runs import Config, Run
 from lab.training.callbacks import Metrics, Progress, Saving
 from lab.training.interruption import Interruption
 from lab.training.module import Training
 from lab.training.resume import CheckpointFolders
+from lab.training.strategies import Started, strategy_of
 
 PACKAGES = ("context-window-lab", "torch", "lightning", "tokenizers", "numpy", "safetensors", "hydra-core")
 LOGGERS = ("csv", "tensorboard", "wandb")
+ALONE = Ranks()
 
 
-def steps_of(config: Config) -> tuple[int, int]:
-    """(optimiser steps, micro-batches of each) of a run.
+def steps_of(config: Config, world: int = 1) -> tuple[int, int]:
+    """(optimiser steps, micro-batches of each on each of ``world`` ranks) of a run.
 
     Raises:
-        UserError: the batch is not a whole number of micro-batches, or the budget less than one batch.
+        UserError: the batch is not a whole number of micro-batches of all ranks, or the budget less than one batch.
     """
     scale = config["scale"]
     for key in ("tokens", "batch_tokens", "micro_batch"):
         if scale[key] < 1:
             raise UserError(f"scale.{key} is {scale[key]}: give 1 or more")
-    micro_tokens = scale["micro_batch"] * scale["context"]
+    micro_tokens = scale["micro_batch"] * scale["context"] * world
     if scale["batch_tokens"] % micro_tokens:
+        ranks = f" x {world} ranks" if world > 1 else ""
         raise UserError(
-            f"scale.batch_tokens is {scale['batch_tokens']}, not a multiple of scale.micro_batch x scale.context = "
-            f"{micro_tokens}; change one of them"
+            f"scale.batch_tokens is {scale['batch_tokens']}, not a multiple of scale.micro_batch x scale.context"
+            f"{ranks} = {micro_tokens}; change one of them"
         )
     steps = scale["tokens"] // scale["batch_tokens"]
     if steps < 1:
@@ -53,8 +57,8 @@ def steps_of(config: Config) -> tuple[int, int]:
     return steps, scale["batch_tokens"] // micro_tokens
 
 
-def surroundings(kernel: str) -> dict[str, Any]:
-    """Code, packages, kernel and hardware that a stretch of training runs on."""
+def surroundings(kernel: str, world: int = 1) -> dict[str, Any]:
+    """Code, packages, kernel, hardware and number of ranks that a stretch of training runs on."""
     packages = {}
     for name in PACKAGES:
         try:
@@ -80,7 +84,7 @@ def surroundings(kernel: str) -> dict[str, Any]:
         "packages": packages,
         "hardware": hardware(),
         "kernel": kernel,
-        "ranks": 1,
+        "ranks": world,
     }
 
 
@@ -148,8 +152,11 @@ def fit(
     data: DataModule,
     interruption: Interruption,
     checkpoint: Checkpoint | None = None,
+    ranks: Ranks = ALONE,
 ) -> Training:
     """Train ``decoder`` in place, from ``checkpoint`` on if there is one; metrics and checkpoints go to ``run``.
+
+    All ``ranks`` call it, connected.
 
     Returns:
         The Lightning module, whose ``fingerprint`` covers every block trained on.
@@ -159,7 +166,8 @@ def fit(
         Interrupted: a signal came; a checkpoint has been saved.
     """
     scale, settings = config["scale"], config["trainer"]
-    steps, accumulate = steps_of(config)
+    steps, accumulate = steps_of(config, ranks.world)
+    strategy = strategy_of(settings["strategy"], ranks, config["optimizer"]["_target_"])
     factor = make(config["schedule"], steps=steps)
     module = Training(
         decoder,
@@ -167,20 +175,27 @@ def fit(
         factor,
         settings["gradient_clip"],
         settings["compile"],
+        ranks,
     )
     validate_every = min(settings["validate_every"], steps)
     checkpoints = Checkpoints(run.path / "checkpoints", settings["keep_last"], settings["keep_every"])
     callbacks: list[lightning.Callback] = [
-        Metrics(run.path, settings["log_every"], validate_every, scale["batch_tokens"], steps),
-        Progress(steps, scale["batch_tokens"], config["model"]["name"]),
-        Saving(checkpoints, settings["checkpoint_every"], steps, interruption),
+        Saving(checkpoints, settings["checkpoint_every"], steps, interruption, ranks),
     ]
+    if ranks.first:
+        callbacks = [
+            Metrics(run.path, settings["log_every"], validate_every, scale["batch_tokens"], steps),
+            Progress(steps, scale["batch_tokens"], config["model"]["name"]),
+            *callbacks,
+        ]
     # Lightning's advice on workers, lengths, precision and loggers is answered in lab/data/module.py and lab/model.
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="lightning.*")
     trainer = lightning.Trainer(
         accelerator=settings["accelerator"],
-        devices=1,
+        devices=ranks.local_world,
+        num_nodes=ranks.nodes,
+        strategy=strategy,
         precision="32-true",
         max_steps=steps,
         max_epochs=-1,
@@ -192,10 +207,12 @@ def fit(
         enable_progress_bar=False,
         enable_model_summary=False,
         use_distributed_sampler=False,
-        logger=make_logger(config, run, checkpoint.step + 1 if checkpoint else 1),
+        logger=make_logger(config, run, checkpoint.step + 1 if checkpoint else 1) if ranks.first else False,
         callbacks=callbacks,
-        plugins=[CheckpointFolders(checkpoints)],
+        plugins=[CheckpointFolders(checkpoints), *([Started(ranks)] if ranks.world > 1 else [])],
     )
+    # It sends a word between the ranks, and waits for the GPU, at every micro-batch; Saving does it once a step.
+    trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
     # Nothing of the lab draws from these generators while training; a library might, and then it draws the same.
     lightning.seed_everything(config["seed"], verbose=False)
     try:

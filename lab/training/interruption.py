@@ -18,10 +18,12 @@ class Interrupted(Exception):
 class Interruption:
     """While it is entered, the signals above set `received` to the name of the first and do nothing else.
 
-    A second SIGINT is not waited for: it raises KeyboardInterrupt.
+    A second SIGINT is not waited for: it raises KeyboardInterrupt. Without ``tells`` nothing is
+    printed, as another process prints it.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, tells: bool = True) -> None:
+        self.tells = tells
         self.received: str | None = None
         self._before: dict[signal.Signals, Any] = {}
 
@@ -44,7 +46,8 @@ class Interruption:
             raise KeyboardInterrupt
         if self.received is None:
             self.received = signal.Signals(number).name
-            print(f"\n{self.received}: stopping after this step", file=sys.stderr)
+            if self.tells:
+                print(f"\n{self.received}: stopping after this step", file=sys.stderr)
 
     def check(self, what: str) -> None:
         """Raises Interrupted, saying `what` has been reached, if a signal has come."""

@@ -1,18 +1,22 @@
 """What Lightning trains: a decoder's next-token loss, step by step."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 import lightning
 import torch
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 from lab.data.fingerprint import Fingerprint
 from lab.data.module import Batch
 from lab.errors import UserError
 from lab.model.decoder import Decoder
 from lab.points import point
+from lab.ranks import Ranks
 from lab.training.schedules import Factor
+from lab.training.strategies import shard
 
 
 class Training(lightning.LightningModule):
@@ -24,10 +28,11 @@ class Training(lightning.LightningModule):
         factor: learning-rate factor at each optimiser step.
         gradient_clip: largest global norm of the gradient.
         compiled: run each block through ``torch.compile``, one graph for a shape.
+        ranks: that train together; every one has its micro-batches of each step.
 
     Attributes:
-        fingerprint: of the global blocks trained on so far.
-        step_loss: mean loss of the last optimiser step's micro-batches, nats per token.
+        fingerprint: of the global blocks that all ranks have trained on at the last optimiser step.
+        step_loss: mean loss of the last optimiser step's micro-batches of all ranks, nats per token.
         gradient_norm: global norm at the last optimiser step, before clipping.
 
     Raises:
@@ -41,18 +46,21 @@ class Training(lightning.LightningModule):
         factor: Factor,
         gradient_clip: float,
         compiled: bool,
+        ranks: Ranks,
     ) -> None:
         super().__init__()
         self.decoder = decoder
         self.make_optimizer = make_optimizer
         self.factor = factor
         self.gradient_clip = gradient_clip
+        self.ranks = ranks
         self.fingerprint = Fingerprint()
+        self._read = Fingerprint()  # by this rank; the first's starts with what a checkpoint holds
         self.step_loss = float("nan")
         self.gradient_norm = float("nan")
         self._losses: list[Tensor] = []
         self._blocks: list[int] = []
-        self._validation: list[Tensor] = []
+        self._validation: dict[int, tuple[Tensor, int]] = {}  # of each batch the sum of its losses, and their number
         if compiled:
             for block in decoder.blocks:
                 block.compile(dynamic=False)
@@ -70,7 +78,7 @@ class Training(lightning.LightningModule):
         blocks = batch["blocks"].tolist()
         self._blocks += blocks
         for number, tokens in zip(blocks, batch["tokens"].cpu().numpy(), strict=True):
-            self.fingerprint.add(number, tokens)
+            self._read.add(number, tokens)
         return loss
 
     def configure_gradient_clipping(
@@ -80,12 +88,16 @@ class Training(lightning.LightningModule):
         gradient_clip_algorithm: str | None = None,
     ) -> None:
         norm = torch.nn.utils.clip_grad_norm_(self.decoder.parameters(), self.gradient_clip)
-        loss = torch.stack(self._losses).mean()
-        self.step_loss, self.gradient_norm = loss.item(), norm.item()
-        if not (torch.isfinite(loss) and torch.isfinite(norm)):
+        norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
+        told = self.ranks.gather((torch.stack(self._losses).mean().item(), self._blocks, self._read.total))
+        losses, blocks, totals = zip(*told, strict=True)
+        self.step_loss, self.gradient_norm = sum(losses) / len(losses), norm.item()
+        self.fingerprint = Fingerprint(sum(totals) % 2**128)
+        if not (math.isfinite(self.step_loss) and math.isfinite(self.gradient_norm)):
+            first, last = min(map(min, blocks)), max(map(max, blocks))
             raise UserError(
                 f"loss is {self.step_loss} and the gradient's norm {self.gradient_norm} at optimiser step "
-                f"{self.global_step + 1}, blocks {min(self._blocks)} to {max(self._blocks)}: stopped before the "
+                f"{self.global_step + 1}, blocks {first} to {last}: stopped before the "
                 "weights changed; lower scale.learning_rate or raise scale.warmup_steps"
             )
         self._losses, self._blocks = [], []
@@ -98,14 +110,25 @@ class Training(lightning.LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.fingerprint = Fingerprint(int(checkpoint["order_fingerprint"], 16))
+        self._read = Fingerprint(self.fingerprint.total if self.ranks.first else 0)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         point("validation")
-        self._validation.append(self.token_losses(batch).flatten())
+        losses = self.token_losses(batch).double()
+        self._validation[int(batch["blocks"][0])] = (losses.sum(), losses.numel())
 
     def on_validation_epoch_end(self) -> None:
-        self.log("validation_loss_nats", torch.cat(self._validation).double().mean(), logger=False)
-        self._validation = []
+        mine = {first: (total.item(), count) for first, (total, count) in self._validation.items()}
+        batches: dict[int, tuple[float, int]] = {}
+        for each in self.ranks.gather(mine):
+            batches |= each  # a batch that two ranks have scored counts once
+        totals, counts = zip(*(batches[first] for first in sorted(batches)), strict=True)
+        self.log("validation_loss_nats", sum(totals) / sum(counts), logger=False)
+        self._validation = {}
+
+    def configure_model(self) -> None:
+        if self.device_mesh is not None:  # of FSDP2
+            shard(self.decoder, self.device_mesh["data_parallel"])
 
     def configure_optimizers(self) -> dict[str, object]:  # type: ignore[override]
         optimizer = self.make_optimizer(self.decoder)

@@ -1,0 +1,141 @@
+"""How Lightning spreads a run over ranks: DDP and FSDP2, in processes that somebody else has started."""
+
+from typing import Any
+
+import torch
+from lightning.fabric.plugins.environments import ClusterEnvironment
+from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, Strategy
+from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict, set_optimizer_state_dict
+from torch.distributed.fsdp import FullyShardedDataParallel, OptimStateKeyType
+
+from lab.errors import UserError
+from lab.ranks import Ranks
+
+STRATEGIES = ("single", "ddp", "fsdp")
+
+
+class Started(ClusterEnvironment):
+    """Tells Lightning what :mod:`lab.ranks` has found out; the connection is made already."""
+
+    def __init__(self, ranks: Ranks) -> None:
+        super().__init__()
+        self.ranks = ranks
+
+    @property
+    def creates_processes_externally(self) -> bool:
+        return True
+
+    @property
+    def main_address(self) -> str:
+        return self.ranks.address
+
+    @property
+    def main_port(self) -> int:
+        return self.ranks.port
+
+    @staticmethod
+    def detect() -> bool:
+        return False  # it is given, never looked for
+
+    def world_size(self) -> int:
+        return self.ranks.world
+
+    def set_world_size(self, size: int) -> None:
+        pass
+
+    def global_rank(self) -> int:
+        return self.ranks.rank
+
+    def set_global_rank(self, rank: int) -> None:
+        pass
+
+    def local_rank(self) -> int:
+        return self.ranks.local_rank
+
+    def node_rank(self) -> int:
+        return self.ranks.rank // self.ranks.local_world
+
+
+class FullySharded(ModelParallelStrategy):
+    """FSDP2, saving and loading the lab's own checkpoints: whole tensors, whatever the number of ranks.
+
+    Lightning's strategy saves whole tensors through a CheckpointIO, but loads only files of its own.
+    """
+
+    def __init__(self, ranks: int) -> None:
+        super().__init__(data_parallel_size=ranks, tensor_parallel_size=1, save_distributed_checkpoint=False)
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any = None) -> None:
+        if self.is_global_zero:
+            self.checkpoint_io.save_checkpoint(checkpoint, filepath)
+
+    def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
+        checkpoint = self.checkpoint_io.load_checkpoint(checkpoint_path)
+        assert self.model is not None
+        options = StateDictOptions(full_state_dict=True)
+        set_model_state_dict(self.model, checkpoint["state_dict"], options=options)
+        for optimizer, state in zip(self.optimizers, checkpoint["optimizer_states"], strict=True):
+            named = FullyShardedDataParallel.rekey_optim_state_dict(state, OptimStateKeyType.PARAM_NAME, self.model)
+            set_optimizer_state_dict(self.model, optimizer, named, options=options)
+        return checkpoint
+
+
+def strategy_of(name: str, ranks: Ranks, optimizer: str) -> Strategy | str:
+    """Lightning's strategy for a name of STRATEGIES.
+
+    Raises:
+        UserError: the optimiser needs whole matrices, and FSDP shards them.
+    """
+    if ranks.world == 1:
+        return "auto"
+    if name == "fsdp":
+        if "adamw" not in optimizer:
+            raise UserError(f"trainer=fsdp shards matrices, which {optimizer} needs whole: use trainer=ddp")
+        return FullySharded(ranks.world)
+    return DDPStrategy(find_unused_parameters=False, gradient_as_bucket_view=True, broadcast_buffers=False)
+
+
+def shard(decoder: torch.nn.Module, mesh: Any) -> None:
+    """Shard a decoder's weights over a mesh of ranks, block by block (FSDP2); computation stays as it is."""
+    from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
+
+    for block in decoder.blocks:  # type: ignore[union-attr]
+        fully_shard(block, mesh=mesh)
+    fully_shard(decoder, mesh=mesh)
+    for method in ("hidden", "next_token_losses"):
+        register_fsdp_forward_method(decoder, method)
+
+
+def processes(ranks: Ranks, devices: int | str, strategy: str, device: str) -> int:
+    """How many processes this one is to start for the run; 1 if they are started, or one is enough.
+
+    Args:
+        devices: of each node, or ``auto``: as many as processes were started, or else all GPUs of this machine.
+        strategy: of STRATEGIES.
+        device: ``cpu`` or ``cuda``.
+
+    Raises:
+        UserError: the processes that were started are not one for each device; says how to start.
+    """
+    begun = ranks.started_by
+    if ranks.world > 1 and strategy == "single":
+        raise UserError(
+            f"{begun} started {ranks.world} processes, and each would train the whole run: choose trainer=ddp or "
+            "trainer=fsdp, or start one process"
+        )
+    if begun == "python":
+        count = torch.cuda.device_count() if device == "cuda" else 1
+        count = count if devices == "auto" else int(devices)
+        if count > 1 and strategy == "single":
+            raise UserError(
+                f"trainer.devices is {count} and trainer.strategy single: choose trainer=ddp or trainer=fsdp"
+            )
+        if device == "cuda" and count > torch.cuda.device_count():
+            raise UserError(f"trainer.devices is {count}, but torch finds {torch.cuda.device_count()} GPUs here")
+        return count
+    if devices not in ("auto", ranks.local_world):
+        raise UserError(
+            f"{begun} started {ranks.local_world} processes on a node and trainer.devices is {devices}: it must be one "
+            f"process a device (srun --ntasks-per-node={devices}, or trainer.devices={ranks.local_world})"
+        )
+    return 1

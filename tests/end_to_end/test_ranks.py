@@ -1,0 +1,150 @@
+"""Runs on two ranks (gloo, on the CPU): the same numbers, the same blocks, and checkpoints that any number can read."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from commands import lab, the_one_line
+from safetensors.torch import load_file
+
+from lab.tables import read_table
+
+SMOKE = (
+    *("experiment=smoke", "model=rope", "measure=none", "logger=csv", "scale.tokens=20480", "trainer.accelerator=cpu"),
+    *("trainer.compute_dtype=float32", "trainer.checkpoint_every=7"),
+)
+TWO = {name: (f"trainer.strategy={name}", "trainer.devices=2") for name in ("ddp", "fsdp")}
+# The ranks add their halves of a gradient in another order than one process does: in float32 a relative 1e-7 a sum,
+# which 20 steps of AdamW carry to less than these.
+LOSS_BOUND = 2e-6  # relative
+WEIGHT_BOUND = 2e-4  # absolute; weights are of the order of 0.1 to 1
+
+
+def run_of(runs: Path) -> Path:
+    (manifest,) = runs.glob("*/manifest.json")
+    return manifest.parent
+
+
+def weights(runs: Path) -> dict[str, torch.Tensor]:
+    return load_file(max((run_of(runs) / "checkpoints").glob("step=*")) / "weights.safetensors")
+
+
+def kept(runs: Path) -> list[bytes]:
+    """What must be equal byte for byte."""
+    run = run_of(runs)
+    newest = max((run / "checkpoints").glob("step=*"))
+    files = [newest / name for name in ("weights.safetensors", "training.safetensors", "training.json")]
+    return [path.read_bytes() for path in (run / "metrics.csv", *files)]
+
+
+def assert_equal_within_reduction_error(one: Path, other: Path) -> None:
+    rows, others = (read_table(run_of(runs) / "metrics.csv", ("step", "loss_nats"), "") for runs in (one, other))
+    assert [row["order_fingerprint"] for row in rows] == [row["order_fingerprint"] for row in others]
+    for column in ("loss_nats", "validation_loss_nats"):
+        assert [row[column] for row in rows] == pytest.approx([row[column] for row in others], rel=LOSS_BOUND)
+    ours, theirs = weights(one), weights(other)
+    assert all(torch.allclose(ours[name], theirs[name], rtol=0, atol=WEIGHT_BOUND) for name in ours)
+    blocks = [json.loads((run_of(runs) / "manifest.json").read_text())["blocks"] for runs in (one, other)]
+    assert blocks[0] == blocks[1]
+
+
+def trained(folder: Path, *settings: str) -> Path:
+    result = lab("train", *SMOKE, *settings, cwd=folder)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert len(re.findall("84,128 parameters|continuing after", result.stdout)) == 1  # one rank speaks
+    return folder / "runs"
+
+
+def started(folder: Path, *settings: str) -> subprocess.Popen[str]:
+    """A long run, once it has its first checkpoint."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "lab.train", *SMOKE, *settings],
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 240
+    while not list(folder.glob("runs/*/checkpoints/step=*")) and time.monotonic() < deadline:
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.02)
+    return process
+
+
+def stopped(folder: Path, *settings: str) -> Path:
+    """A run that is stopped by SIGTERM before its end."""
+    process = started(folder, *settings)
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=240)
+    assert process.returncode == 75, err
+    assert "Traceback" not in err
+    return folder / "runs"
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Runs that were never interrupted, on one rank and on two."""
+    folders = {name: tmp_path_factory.mktemp(name) for name in ("one", *TWO)}
+    return {name: trained(folder, *TWO.get(name, ())) for name, folder in folders.items()}
+
+
+@pytest.mark.parametrize("strategy", TWO)
+def test_two_ranks_train_as_one_within_reduction_error(strategy: str, whole: dict[str, Path]) -> None:
+    assert_equal_within_reduction_error(whole["one"], whole[strategy])
+
+
+@pytest.mark.parametrize("strategy", TWO)
+def test_a_stopped_run_of_two_ranks_ends_bit_identical_and_goes_on_with_one(
+    strategy: str, whole: dict[str, Path], tmp_path: Path
+) -> None:
+    stopped(tmp_path, *TWO[strategy])
+    shutil.copytree(tmp_path, tmp_path / "one")
+    trained(tmp_path, *TWO[strategy])
+    assert kept(tmp_path / "runs") == kept(whole[strategy])
+    line = the_one_line(lab("train", *SMOKE, cwd=tmp_path / "one"))
+    assert "was trained with ranks = 2, now it is 1" in line
+    trained(tmp_path / "one", "resume.allow=[ranks]")
+    assert_equal_within_reduction_error(whole["one"], tmp_path / "one" / "runs")
+
+
+def test_a_stopped_run_of_one_rank_goes_on_sharded_over_two(whole: dict[str, Path], tmp_path: Path) -> None:
+    stopped(tmp_path)
+    trained(tmp_path, *TWO["fsdp"], "resume.allow=[ranks]")
+    assert_equal_within_reduction_error(whole["one"], tmp_path / "runs")
+
+
+def test_if_one_rank_is_killed_the_other_ends_within_a_minute_and_says_so(tmp_path: Path) -> None:
+    process = started(tmp_path, *TWO["ddp"], "scale.tokens=4096000")
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    ranks = [child for child in children if b"RANK=1\0" in Path(f"/proc/{child}/environ").read_bytes()] or children
+    os.kill(int(ranks[-1]), signal.SIGKILL)
+    begun = time.monotonic()
+    out, err = process.communicate(timeout=120)
+    assert time.monotonic() - begun < 60
+    assert process.returncode == 1
+    assert "Traceback" not in out + err
+    assert re.search(r"error: rank \d of 2 on .*: (another rank|rank 1) is gone", err), err
+    assert "by SIGKILL" in err
+    assert "the same command continues" in err.lower()
+
+
+def test_torchrun_starts_the_same_run(whole: dict[str, Path], tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "lab.train"]
+    result = subprocess.run(
+        [*command, *SMOKE, "trainer.strategy=ddp", "trainer.devices=auto"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    assert kept(tmp_path / "runs") == kept(whole["ddp"])
