@@ -23,7 +23,8 @@ from lab.measure.scores import Scores
 from lab.measure.scoring import make_measures, setting_of
 from lab.model.decoder import Decoder
 from lab.model.flops import FlopsPerToken, training_flops
-from lab.model.kernels import Case, choose
+from lab.model.kernels import choose
+from lab.model.kernels.case import Case
 from lab.model.precision import DTYPES, compute_dtype
 from lab.ranks import detect
 from lab.runs import Config, Run, build_decoder, digest, identity, order_identity
@@ -140,7 +141,8 @@ class Job:
     def choose_kernel(self) -> str:
         """The attention kernel that will serve this run. Raises UserError if the one asked for cannot."""
         dtype = DTYPES[self.config["trainer"]["compute_dtype"]]
-        case = Case(self.device, dtype, self.window, self.shape.position.slopes is not None)
+        isolated = self.config["data"]["isolate_documents"]
+        case = Case(self.device, dtype, self.window, self.shape.position.slopes is not None, isolated)
         return choose(self.config["kernel"], case)
 
     def decoder(self) -> Decoder:

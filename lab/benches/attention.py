@@ -11,7 +11,8 @@ from torch import Tensor
 
 from lab.benches.timing import Step, seconds, spread
 from lab.errors import UserError
-from lab.model.kernels import KERNELS, Case, attend, choose
+from lab.model.kernels import KERNELS, attend, choose
+from lab.model.kernels.case import Case
 from lab.model.position import alibi_slopes
 from lab.model.precision import DTYPES, compute_dtype
 from lab.training.fit import hardware

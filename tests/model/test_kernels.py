@@ -13,9 +13,11 @@ from oracles.attention_loops import attention_loops
 from torch import Tensor
 
 from lab.errors import UserError
-from lab.model.kernels import KERNELS, Case, attend, choose
+from lab.model.kernels import KERNELS, attend, choose, flash
+from lab.model.kernels.case import Case
 
-FAST = [name for name in KERNELS if name != "reference"]
+HERE = ["reference", "banded", "sdpa"]  # serve float32 on a CPU
+FAST = ["banded", "sdpa"]
 HEADS = [(2, 2), (6, 2), (4, 1)]
 LENGTHS = [1, 2, 63, 127, 128, 129, 257, 300]
 WIDTH = 8
@@ -115,7 +117,7 @@ def test_in_float32_kernels_equal_the_float64_reference(heads, kv_heads, length,
     for slopes in (None, steep(heads)):
         rule = PLAIN | dict(window=window, slopes=slopes)
         expected = evaluate("reference", tensors, torch.float64, **rule)
-        for kernel in KERNELS:
+        for kernel in HERE:
             assert_equal(evaluate(kernel, tensors, torch.float32, **rule), expected, 1e-5)
 
 
@@ -162,7 +164,7 @@ def test_kernels_equal_the_reference_at_any_offset_window_and_documents(data, ke
     assert_equal(evaluate(kernel, tensors, torch.float32, **rule), expected, 1e-5)
 
 
-@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("kernel", HERE)
 @pytest.mark.parametrize("window", [140, 141, 10_000])
 def test_a_window_as_long_as_the_sequence_is_full_attention(kernel, window):
     tensors = inputs(length=140)
@@ -170,7 +172,7 @@ def test_a_window_as_long_as_the_sequence_is_full_attention(kernel, window):
     assert_equal(evaluate(kernel, tensors, torch.float64, **PLAIN | dict(window=window)), full, 1e-12)
 
 
-@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("kernel", HERE)
 @pytest.mark.parametrize("slopes", [None, steep(4)])
 def test_a_window_of_one_returns_the_value(kernel, slopes):
     query, key, value, _ = inputs(4, 2)
@@ -178,7 +180,7 @@ def test_a_window_of_one_returns_the_value(kernel, slopes):
     torch.testing.assert_close(output, value.repeat_interleave(2, dim=1), rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("kernel", HERE)
 @pytest.mark.parametrize("window", [None, 50])
 def test_slopes_of_zero_equal_no_slopes(kernel, window):
     tensors = inputs(heads=4)
@@ -187,7 +189,7 @@ def test_slopes_of_zero_equal_no_slopes(kernel, window):
     assert_equal(zero, none, 1e-12)
 
 
-@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("kernel", HERE)
 @pytest.mark.parametrize("slopes", [None, steep(4)])
 def test_memory_layout_does_not_matter(kernel, slopes):
     tensors = inputs(heads=4)
@@ -230,7 +232,7 @@ def test_banded_gradients_are_the_derivatives_of_its_output(slopes):
 # What a query sees.
 
 
-@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("kernel", HERE)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("window", [None, 1, 2, 3, 64, 127, 128, 129, 199, 200, 201])
 def test_exactly_the_last_window_keys_have_weight(kernel, dtype, window):
@@ -245,7 +247,7 @@ def test_exactly_the_last_window_keys_have_weight(kernel, dtype, window):
             assert weights[0, head, i].nonzero().flatten().tolist() == list(seen)
 
 
-@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("kernel", HERE)
 @pytest.mark.parametrize("window", [2, 64, 128, 150])
 @pytest.mark.parametrize("slopes", [None, torch.tensor([0.001, 0.002])])
 def test_a_key_at_distance_window_minus_one_is_seen_and_at_window_is_not(kernel, window, slopes):
@@ -262,7 +264,7 @@ def test_a_key_at_distance_window_minus_one_is_seen_and_at_window_is_not(kernel,
         assert not changed[:, :, needle + window :].any()
 
 
-@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("kernel", HERE)
 @pytest.mark.parametrize("window", [None, 30])
 @pytest.mark.parametrize("slopes", [None, steep(4)])
 def test_documents_in_one_sequence_equal_documents_alone(kernel, window, slopes):
@@ -280,7 +282,7 @@ def test_documents_in_one_sequence_equal_documents_alone(kernel, window, slopes)
             assert_equal(part, alone, 1e-12 if slopes is None else 1e-5)
 
 
-@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("kernel", HERE)
 @pytest.mark.parametrize("window", [None, 1, 70])
 @pytest.mark.parametrize("slopes", [None, steep(4)])
 def test_a_sequence_in_pieces_equals_one_pass(kernel, window, slopes):
@@ -357,20 +359,64 @@ CASES = {
 
 
 @pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize("device", ["cpu", "cuda"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_auto_is_sdpa_for_plain_attention_on_a_gpu_and_banded_otherwise(case, device, dtype):
-    expected = "sdpa" if device == "cuda" and case == "plain" else "banded"
-    assert choose("auto", Case(device, dtype, **CASES[case])) == expected
+def test_on_a_cpu_auto_and_matched_are_banded(case, dtype):
+    assert choose("auto", Case("cpu", dtype, **CASES[case])) == "banded"
+    assert choose("matched", Case("cpu", dtype, **CASES[case])) == "banded"
 
 
-@pytest.mark.parametrize("device", ["cpu", "cuda"])
+# What is there on a GPU machine (windows in torch, the package flash-attn), and what auto then takes for each case.
+ON_A_GPU = {
+    (True, True): dict(plain="sdpa", window="varlen", slopes="flash", both="flash"),
+    (True, False): dict(plain="sdpa", window="varlen", slopes="flex", both="flex"),
+    (False, True): dict(plain="sdpa", window="flash", slopes="flash", both="flash"),
+    (False, False): dict(plain="sdpa", window="flex", slopes="flex", both="flex"),
+}
+
+
+@pytest.mark.parametrize("there", ON_A_GPU)
+@pytest.mark.parametrize("case", CASES)
+def test_on_a_gpu_auto_takes_the_fastest_that_is_there_and_exact(there, case, monkeypatch):
+    for name, present in zip(("varlen_missing", "flash_missing"), there, strict=True):
+        monkeypatch.setattr(flash, name, lambda present=present: None if present else "absent")
+    assert choose("auto", Case("cuda", torch.bfloat16, **CASES[case])) == ON_A_GPU[there][case]
+    single = Case("cuda", torch.float32, **CASES[case])  # the flash family computes in 16 bits
+    assert choose("auto", single) == ("sdpa" if case == "plain" else "flex")
+    isolated = Case("cuda", torch.bfloat16, **CASES[case], documents=True)
+    assert choose("auto", isolated) == "flex"
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_matched_is_one_kernel_for_every_case(device, dtype):
-    assert len({choose("matched", Case(device, dtype, **case)) for case in CASES.values()}) == 1
+def test_on_a_gpu_matched_is_flex_for_every_case(dtype):
+    assert {choose("matched", Case("cuda", dtype, **case)) for case in CASES.values()} == {"flex"}
 
 
-@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("kernel", ["varlen", "flash", "flex"])
+def test_a_kernel_of_a_gpu_asked_for_on_a_cpu_is_refused(kernel):
+    with pytest.raises(UserError, match=rf"kernel={kernel} cannot serve this model .*(needs a GPU|on a CPU)"):
+        choose(kernel, Case("cpu", torch.bfloat16, None, False))
+
+
+def test_torchs_flash_attention_refuses_slopes():
+    with pytest.raises(UserError, match="takes no slopes"):
+        choose("varlen", Case("cuda", torch.bfloat16, 8, True))
+
+
+@pytest.mark.parametrize("window", [None, 1, 100, 300])
+@pytest.mark.parametrize("slopes", [None, steep(4)])
+@pytest.mark.parametrize("isolated", [False, True])
+@pytest.mark.parametrize("offset", [0, 30])
+def test_the_masks_and_biases_of_flex_are_those_of_the_reference(window, slopes, isolated, offset):
+    query, key, value, _ = inputs(heads=4, length=300, offset=offset)
+    documents = torch.stack([torch.arange(3).repeat_interleave(100)] * 2) if isolated else None
+    rule = dict(window=window, slopes=slopes, scale=0.3, offset=offset, documents=documents)
+    expected = KERNELS["reference"].run(query, key, value, **rule)
+    with torch.no_grad():  # on a CPU torch has no more
+        actual = KERNELS["flex"].run(query, key, value, **rule)
+    torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("kernel", HERE)
 @pytest.mark.parametrize("case", CASES)
 def test_a_kernel_asked_for_by_name_serves_or_refuses(kernel, case):
     assert choose(kernel, Case("cpu", torch.float32, **CASES[case])) == kernel
@@ -390,8 +436,8 @@ def test_sdpa_refuses_slopes_in_sixteen_bits(dtype):
 
 
 def test_an_unknown_kernel_is_refused_with_the_known_ones():
-    with pytest.raises(UserError, match=r"kernel=flash .*auto, matched, reference, sdpa, banded"):
-        choose("flash", Case("cpu", torch.float32, None, False))
+    with pytest.raises(UserError, match=r"kernel=flash9 .*auto, matched, reference, banded, sdpa, varlen, flash, flex"):
+        choose("flash9", Case("cpu", torch.float32, None, False))
 
 
 @pytest.mark.parametrize("kernel", sorted(KERNELS))

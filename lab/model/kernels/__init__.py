@@ -1,55 +1,66 @@
 """Attention behind one function, and the table of who can serve which case.
 
-``reference`` is the definition, ``sdpa`` is torch's kernel, ``banded`` works in chunks of queries and serves every
-case. Adding a kernel: a function with :func:`attend`'s arguments, a row in ``KERNELS``, the equivalence tests.
+``reference`` is the definition; ``banded`` works in chunks of queries and serves every case anywhere. On a GPU
+``sdpa`` and ``varlen`` are torch's own, ``flash`` is the package flash-attn, and ``flex`` serves every case. Adding a
+kernel: a function with :func:`attend`'s arguments, what it refuses, a row in ``KERNELS``, the equivalence tests.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import NamedTuple
 
-import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from lab.errors import UserError
+from lab.model.kernels import flash, flex, sdpa
 from lab.model.kernels.banded import banded
+from lab.model.kernels.case import Case
 from lab.model.kernels.reference import reference
-from lab.model.kernels.sdpa import refusal as sdpa_refusal
-from lab.model.kernels.sdpa import sdpa
 
 
-@dataclass(frozen=True)
-class Case:
-    """What a choice of kernel may depend on. Not the length: one run uses one kernel at every length."""
+class Kernel(NamedTuple):
+    """How to attend, and why a case cannot be served exactly (None: it can)."""
 
-    device: str
-    dtype: torch.dtype
-    window: int | None
-    slopes: bool
+    run: Callable[..., Tensor]
+    refusal: Callable[[Case], str | None] = lambda case: None
 
 
-KERNELS: dict[str, Callable[..., Tensor]] = {"reference": reference, "sdpa": sdpa, "banded": banded}
+KERNELS = {
+    "reference": Kernel(reference),
+    "banded": Kernel(banded),
+    "sdpa": Kernel(sdpa.sdpa, sdpa.refusal),
+    "varlen": Kernel(flash.varlen, flash.varlen_refusal),
+    "flash": Kernel(flash.flash, flash.flash_refusal),
+    "flex": Kernel(flex.flex, flex.refusal),
+}
 SETTINGS = ("auto", "matched", *KERNELS)
+# On a GPU, the fastest first; the first that serves a case exactly is taken.
+FASTEST_PLAIN = ("sdpa", "flex")  # full attention without slopes
+FASTEST = ("varlen", "flash", "flex")
 
 
 def choose(setting: str, case: Case) -> str:
     """The kernel that serves a case.
 
     ``auto`` is the fastest that is exact and deterministic: ``banded`` on a CPU (about twice torch's flash
-    attention in bf16) and wherever there is a window or a bias; ``sdpa`` for plain full attention on a GPU.
-    ``matched`` is ``banded`` for every case, so that variants differ in nothing but what they declare.
+    attention in bf16), and on a GPU the first that serves the case of ``FASTEST_PLAIN`` or ``FASTEST``. ``matched``
+    is one kernel for every case, so that variants differ in nothing but what they declare: ``banded`` on a CPU,
+    ``flex`` on a GPU.
 
     Raises:
         UserError: no such setting, or a kernel asked for by name cannot serve the case exactly.
     """
     if setting not in SETTINGS:
         raise UserError(f"kernel={setting} does not exist; choose one of {', '.join(SETTINGS)}")
-    if setting == "matched":
+    if setting in ("auto", "matched") and case.device == "cpu":
         return "banded"
+    if setting == "matched":
+        return "flex"
     if setting == "auto":
-        plain = case.window is None and not case.slopes
-        return "sdpa" if plain and case.device != "cpu" else "banded"
-    reason = sdpa_refusal(case.dtype, case.slopes) if setting == "sdpa" else None
+        plain = case.window is None and not case.slopes and not case.documents
+        order = FASTEST_PLAIN if plain else FASTEST
+        return next(name for name in order if KERNELS[name].refusal(case) is None)
+    reason = KERNELS[setting].refusal(case)
     if reason is not None:
         raise UserError(f"kernel={setting} cannot serve this model in {case.dtype}: {reason}; use kernel=auto")
     return setting
@@ -93,6 +104,7 @@ def attend(
         raise ValueError(f"{query.shape[1]} heads need as many slopes, not {tuple(slopes.shape)}")
     if value.shape[3] != query.shape[3]:
         raise ValueError(f"values are {value.shape[3]} wide and queries {query.shape[3]}: they must be equal")
-    case = Case(query.device.type, query.dtype, window, slopes is not None)
-    run = KERNELS[choose(kernel, case)]
-    return run(query, key, value, window=window, slopes=slopes, scale=scale, offset=offset, documents=documents)
+    case = Case(query.device.type, query.dtype, window, slopes is not None, documents is not None)
+    return KERNELS[choose(kernel, case)].run(
+        query, key, value, window=window, slopes=slopes, scale=scale, offset=offset, documents=documents
+    )

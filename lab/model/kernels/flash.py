@@ -1,0 +1,129 @@
+"""Kernels of the FlashAttention family on a GPU: torch's own for windows, the package flash-attn for slopes too.
+
+Both take (batch, time, heads, width) and count a window as the keys before the query's own: W keys are (W - 1, 0).
+Keys end with the last query, which is how both align a causal mask.
+"""
+
+import functools
+import inspect
+
+import torch
+from torch import Tensor
+
+from lab.model.kernels.case import SIXTEEN_BITS, Case
+
+
+def _refusal_of_family(case: Case) -> str | None:
+    if case.device != "cuda":
+        return "it needs a GPU"
+    if case.dtype not in SIXTEEN_BITS:
+        return "it computes in 16 bits only"
+    if case.documents:
+        return "it does not isolate documents"
+    return None
+
+
+@functools.cache
+def varlen_missing() -> str | None:
+    """Why torch's own flash kernel cannot take a window here, or None."""
+    try:
+        from torch.nn.attention.varlen import varlen_attn
+    except ImportError:
+        return f"torch {torch.__version__} has no torch.nn.attention.varlen; it came with 2.10"
+    if "window_size" not in inspect.signature(varlen_attn).parameters:
+        return f"torch {torch.__version__} has no windows in torch.nn.attention.varlen; they came with 2.12"
+    return None
+
+
+def varlen_refusal(case: Case) -> str | None:
+    """Why :func:`varlen` cannot serve a case exactly, or None."""
+    if case.slopes:
+        return "torch's flash attention takes no slopes"
+    return _refusal_of_family(case) or varlen_missing()
+
+
+def varlen(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    *,
+    window: int | None,
+    slopes: Tensor | None,
+    scale: float,
+    offset: int,
+    documents: Tensor | None,
+) -> Tensor:
+    """Arguments and result as :func:`lab.model.kernels.attend`; torch.nn.attention.varlen.varlen_attn."""
+    from torch.nn.attention.varlen import varlen_attn
+
+    batch, heads, queries, width = query.shape
+    keys = key.shape[2]
+
+    def packed(states: Tensor) -> Tensor:
+        return states.transpose(1, 2).reshape(-1, states.shape[1], width)
+
+    def ends(length: int) -> Tensor:
+        return torch.arange(0, (batch + 1) * length, length, dtype=torch.int32, device=query.device)
+
+    mixed = varlen_attn(
+        packed(query),
+        packed(key),
+        packed(value),
+        ends(queries),
+        ends(keys),
+        queries,
+        keys,
+        scale=scale,
+        window_size=_window_size(window),
+        enable_gqa=heads != key.shape[1],
+    )
+    assert isinstance(mixed, Tensor)
+    return mixed.view(batch, queries, heads, width).transpose(1, 2)
+
+
+@functools.cache
+def flash_missing() -> str | None:
+    """Why the package flash-attn cannot be used here, or None."""
+    try:
+        from flash_attn import flash_attn_func
+    except ImportError:
+        return "the package flash-attn is not installed (pip install flash-attn --no-build-isolation)"
+    if "alibi_slopes" not in inspect.signature(flash_attn_func).parameters:
+        return "this flash-attn takes no slopes; it needs version 2.4 to 2.8"
+    return None
+
+
+def flash_refusal(case: Case) -> str | None:
+    """Why :func:`flash` cannot serve a case exactly, or None."""
+    return _refusal_of_family(case) or flash_missing()
+
+
+def flash(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    *,
+    window: int | None,
+    slopes: Tensor | None,
+    scale: float,
+    offset: int,
+    documents: Tensor | None,
+) -> Tensor:
+    """Arguments and result as :func:`lab.model.kernels.attend`; flash-attn 2, its backward pass deterministic."""
+    from flash_attn import flash_attn_func
+
+    mixed: Tensor = flash_attn_func(
+        query.transpose(1, 2),
+        key.transpose(1, 2),
+        value.transpose(1, 2),
+        softmax_scale=scale,
+        causal=True,
+        window_size=_window_size(window),
+        alibi_slopes=None if slopes is None else slopes.float().contiguous(),
+        deterministic=True,
+    )
+    return mixed.transpose(1, 2)
+
+
+def _window_size(window: int | None) -> tuple[int, int]:
+    return (-1 if window is None else window - 1, 0)
