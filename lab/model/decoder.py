@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 from lab.errors import UserError
 from lab.model.attention import Attention
@@ -157,12 +158,20 @@ class Decoder(nn.Module):
     def next_token_losses(
         self, hidden: Float[Tensor, "batch time width"], targets: Int[Tensor, "batch time"], chunk: int = 4096
     ) -> Float[Tensor, "batch time"]:
-        """-log p(target) in nats for each position, with the head applied to ``chunk`` positions at a time."""
+        """-log p(target) in nats for each position, with the head applied to ``chunk`` positions at a time.
+
+        Never more logits exist than those of a chunk: if there are several, a backward pass forms them again.
+        """
+        states, answers = hidden.flatten(0, 1).split(chunk), targets.flatten().split(chunk)
+        again = len(states) > 1 and torch.is_grad_enabled()
         losses = [
-            functional.cross_entropy(self.logits(states), answers, reduction="none")
-            for states, answers in zip(hidden.flatten(0, 1).split(chunk), targets.flatten().split(chunk), strict=True)
+            checkpoint(self._losses, *each, use_reentrant=False) if again else self._losses(*each)
+            for each in zip(states, answers, strict=True)
         ]
         return torch.cat(losses).view(targets.shape)
+
+    def _losses(self, hidden: Float[Tensor, "tokens width"], targets: Int[Tensor, "tokens"]) -> Float[Tensor, "tokens"]:
+        return functional.cross_entropy(self.logits(hidden), targets, reduction="none")
 
 
 def parameter_count(model: nn.Module) -> int:

@@ -142,6 +142,23 @@ def test_next_token_losses_are_cross_entropy_whatever_the_chunk(chunk):
     torch.testing.assert_close(gradients, expected_gradients, rtol=1e-5, atol=1e-6)
 
 
+def test_a_backward_pass_keeps_no_logits_of_several_chunks():
+    model = decoder()
+    hidden, targets = model.hidden(tokens(64)), tokens(65)[:, 1:]
+    kept: list[int] = []
+
+    def note(tensor: torch.Tensor) -> torch.Tensor:
+        kept.append(tensor.numel())
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        model.next_token_losses(hidden, targets, chunk=64)
+        assert max(kept) >= 64 * VOCABULARY  # one chunk keeps its own
+        kept.clear()
+        model.next_token_losses(hidden, targets, chunk=16)
+    assert max(kept) < 16 * VOCABULARY
+
+
 def test_the_loss_of_an_untrained_decoder_is_near_that_of_a_guess():
     model = decoder()
     losses = model.next_token_losses(model.hidden(tokens(200)), tokens(201)[:, 1:])
