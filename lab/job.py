@@ -22,14 +22,14 @@ from lab.measure.measure import Row, Source
 from lab.measure.scores import Scores
 from lab.measure.scoring import make_measures, setting_of
 from lab.model.decoder import Decoder
-from lab.model.flops import FlopsPerToken, training_flops
+from lab.model.flops import FlopsPerToken
 from lab.model.kernels import choose
 from lab.model.kernels.case import Case
 from lab.model.precision import DTYPES, compute_dtype
 from lab.ranks import detect
 from lab.runs import Config, Run, build_decoder, digest, identity, order_identity
 from lab.schema import check_values, flatten
-from lab.training.fit import LOGGERS, steps_of
+from lab.training.fit import LOGGERS, flops_of, steps_of
 from lab.training.strategies import STRATEGIES, processes, strategy_of
 
 
@@ -156,8 +156,7 @@ class Job:
 
     @property
     def flops(self) -> FlopsPerToken:
-        keys = ("vocabulary", "layers", "width", "hidden", "heads", "kv_heads", "head_dim", "context")
-        return training_flops(**{key: self.config["scale"][key] for key in keys}, window=self.window)
+        return flops_of(self.config)
 
     @property
     def trained_tokens(self) -> int:

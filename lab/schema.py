@@ -62,6 +62,9 @@ KINDS = {
     "trainer.devices": "positive whole number or auto",
     "trainer.compute_dtype": "text",
     "trainer.compile": "true or false",
+    "trainer.deterministic": "true or false",
+    "trainer.recompute": "text",
+    "trainer.peak_flops": "positive number or null",
     "trainer.gradient_clip": "positive number",
     "trainer.log_every": "positive whole number",
     "trainer.validate_every": "positive whole number",
@@ -121,6 +124,7 @@ def fits(value: Any, kind: str) -> bool:
         "positive whole number or auto": value == "auto" or (whole and value > 0),
         "number from 0 on": is_number(value) and value >= 0,
         "positive number": is_number(value) and value > 0,
+        "positive number or null": value is None or (is_number(value) and value > 0),
         "fraction": is_number(value) and 0 <= value <= 1,
         "pair of fractions": fractions and len(value) == 2,
     }[kind]

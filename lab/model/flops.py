@@ -52,3 +52,26 @@ def training_flops(
         attention=per_key * mean_keys(context, window),
         attention_full=per_key * (context if window is None else min(window, context)),
     )
+
+
+# Dense bf16 FLOP/s of one device, by a part of its name, from the makers' data sheets; a longer part wins.
+PEAKS = {
+    "A100": 312e12,
+    "A800": 312e12,
+    "H100": 989e12,
+    "H100 PCIe": 756e12,
+    "H100 NVL": 835e12,
+    "H200": 989e12,
+    "GH200": 989e12,
+    "H800": 989e12,
+    "B200": 2250e12,
+    "L40S": 362e12,
+    "RTX 3090": 71e12,
+    "RTX 4090": 165e12,
+}
+
+
+def peak_flops(device: str) -> float | None:
+    """Dense bf16 FLOP/s of a device, None if its name is unknown: a guess would be wrong by a factor."""
+    known = [name for name in PEAKS if name in device]
+    return PEAKS[max(known, key=len)] if known else None

@@ -16,6 +16,7 @@ from tqdm import tqdm
 from lab.checkpoints import Checkpoints
 from lab.errors import UserError
 from lab.files import append, write_whole
+from lab.model.flops import FlopsPerToken
 from lab.ranks import Ranks
 from lab.training.interruption import Interruption
 from lab.training.module import Training
@@ -30,7 +31,8 @@ METRICS = (
     "order_fingerprint",
     "validation_loss_nats",
 )
-TIMING = ("step", "seconds", "tokens_per_second")
+# Utilisation: of the devices' peak, by visible keys alone, and by 6 N + 12 L H Q T; empty if the peak is not known.
+TIMING = ("step", "seconds", "tokens_per_second", "utilisation_exact", "utilisation_6n_12lhqt")
 
 
 class StepCallback(lightning.Callback, ABC):
@@ -67,10 +69,20 @@ class Metrics(StepCallback):
         UserError: of a run that is continued, metrics.csv is not as it was written.
     """
 
-    def __init__(self, folder: Path, every: int, validate_every: int, batch_tokens: int, steps: int) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        every: int,
+        validate_every: int,
+        batch_tokens: int,
+        steps: int,
+        flops: FlopsPerToken,
+        peak: float | None,
+    ) -> None:
         super().__init__()
         self.folder, self.every, self.validate_every = folder, every, validate_every
         self.batch_tokens, self.steps = batch_tokens, steps
+        self.flops, self.peak = flops, peak
         self._expected: str | None = None
 
     def state_dict(self) -> dict[str, Any]:
@@ -120,7 +132,9 @@ class Metrics(StepCallback):
         now = time.perf_counter()
         rate = (step - self._before[0]) * self.batch_tokens / (now - self._before[1])
         self._before = (step, now)
-        self._append("timing.csv", (step, round(now - self._started, 3), round(rate, 1)))
+        counts = (self.flops.exact, self.flops.full)
+        utilisation = ["" if self.peak is None else round(rate * count / self.peak, 4) for count in counts]
+        self._append("timing.csv", (step, round(now - self._started, 3), round(rate, 1), *utilisation))
         if trainer.logger is not None:
             numbers = {name: value for name, value in row.items() if isinstance(value, float)}
             trainer.logger.log_metrics(numbers | {"tokens": row["tokens"], "tokens_per_second": rate}, step=step)

@@ -19,6 +19,7 @@ from lab.components import make
 from lab.data.module import DataModule
 from lab.errors import UserError
 from lab.model.decoder import Decoder
+from lab.model.flops import FlopsPerToken, peak_flops, training_flops
 from lab.ranks import Ranks
 from lab.runs import Config, Run
 from lab.training.callbacks import Metrics, Progress, Saving
@@ -86,6 +87,21 @@ def surroundings(kernel: str, world: int = 1) -> dict[str, Any]:
         "kernel": kernel,
         "ranks": world,
     }
+
+
+def flops_of(config: Config) -> FlopsPerToken:
+    """Operations of a training token of a configuration."""
+    keys = ("vocabulary", "layers", "width", "hidden", "heads", "kv_heads", "head_dim", "context")
+    shape = {key: config["scale"][key] for key in keys}
+    return training_flops(**shape, window=config["model"]["attention"]["window"])
+
+
+def peak_of(settings: Config, world: int) -> float | None:
+    """Peak FLOP/s of all devices of a run, None if it is not known."""
+    one = settings["peak_flops"]
+    if one is None and settings["accelerator"] != "cpu" and torch.cuda.is_available():
+        one = peak_flops(torch.cuda.get_device_name())
+    return None if one is None else float(one) * world
 
 
 def hardware() -> dict[str, Any]:
@@ -175,6 +191,7 @@ def fit(
         factor,
         settings["gradient_clip"],
         settings["compile"],
+        settings["recompute"],
         ranks,
     )
     validate_every = min(settings["validate_every"], steps)
@@ -184,7 +201,15 @@ def fit(
     ]
     if ranks.first:
         callbacks = [
-            Metrics(run.path, settings["log_every"], validate_every, scale["batch_tokens"], steps),
+            Metrics(
+                run.path,
+                settings["log_every"],
+                validate_every,
+                scale["batch_tokens"],
+                steps,
+                flops_of(config),
+                peak_of(settings, ranks.world),
+            ),
             Progress(steps, scale["batch_tokens"], config["model"]["name"]),
             *callbacks,
         ]
@@ -196,7 +221,8 @@ def fit(
         devices=ranks.local_world,
         num_nodes=ranks.nodes,
         strategy=strategy,
-        precision="32-true",
+        precision="32-true",  # the decoder casts by itself
+        deterministic=settings["deterministic"] and torch.cuda.is_available(),
         max_steps=steps,
         max_epochs=-1,
         accumulate_grad_batches=accumulate,
@@ -213,6 +239,8 @@ def fit(
     )
     # It sends a word between the ranks, and waits for the GPU, at every micro-batch; Saving does it once a step.
     trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
+    # Products of float32 tensors are of float32, not of TF32: what is to be 16 bits is cast to it.
+    torch.set_float32_matmul_precision("highest")
     # Nothing of the lab draws from these generators while training; a library might, and then it draws the same.
     lightning.seed_everything(config["seed"], verbose=False)
     try:

@@ -13,6 +13,7 @@ from lab.data.fingerprint import Fingerprint
 from lab.data.module import Batch
 from lab.errors import UserError
 from lab.model.decoder import Decoder
+from lab.model.recompute import recompute
 from lab.points import point
 from lab.ranks import Ranks
 from lab.training.schedules import Factor
@@ -28,6 +29,7 @@ class Training(lightning.LightningModule):
         factor: learning-rate factor at each optimiser step.
         gradient_clip: largest global norm of the gradient.
         compiled: run each block through ``torch.compile``, one graph for a shape.
+        recomputed: of :data:`lab.model.recompute.CHOICES`.
         ranks: that train together; every one has its micro-batches of each step.
 
     Attributes:
@@ -46,6 +48,7 @@ class Training(lightning.LightningModule):
         factor: Factor,
         gradient_clip: float,
         compiled: bool,
+        recomputed: str,
         ranks: Ranks,
     ) -> None:
         super().__init__()
@@ -61,6 +64,7 @@ class Training(lightning.LightningModule):
         self._losses: list[Tensor] = []
         self._blocks: list[int] = []
         self._validation: dict[int, tuple[Tensor, int]] = {}  # of each batch the sum of its losses, and their number
+        recompute(decoder, recomputed)
         if compiled:
             for block in decoder.blocks:
                 block.compile(dynamic=False)
