@@ -7,7 +7,7 @@ PILOT_MODELS := nope rope alibi window_nope window_rope window_alibi narrow_wind
 PILOT_SEEDS := 0 1 2
 PILOT_RUNS := $(foreach seed,$(PILOT_SEEDS),$(foreach model,$(PILOT_MODELS),pilot-run-$(model).$(seed)))
 
-.PHONY: run test check table bench kill-test pilot pilot-runs $(PILOT_RUNS) clean help
+.PHONY: run test check table bench gpu-check kill-test pilot pilot-runs $(PILOT_RUNS) clean help
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' Makefile
@@ -16,7 +16,7 @@ run: .venv/installed ## train the default decoder, score it, show the result (ab
 	$(BIN)/python -m lab.train model=nope
 
 test: .venv/installed-test ## run the tests (under 10 minutes)
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --ignore tests/gpu
 
 check: .venv/installed-test ## format, lint and types
 	$(BIN)/ruff format --check .
@@ -30,6 +30,10 @@ bench: .venv/installed-test ## training speed against transformers, kernels agai
 	$(BIN)/python -m lab.bench train model=rope scale=small
 	$(BIN)/python -m lab.bench attention
 	$(BIN)/python -m lab.bench data
+
+PART ?= kernels
+gpu-check: .venv/installed-test ## check kernels, resume or speed on a GPU, a part at a time: PART=kernels|resume|bench
+	$(BIN)/python -m tests.gpu.check $(PART)
 
 kill-test: .venv/installed-test ## kill 100 training runs and compare them with one that was not (about 15 minutes)
 	$(BIN)/python tests/kill/kill_test.py --runs 100 --csv docs/kill_test.csv
