@@ -116,6 +116,7 @@ def fits(value: Any, kind: str) -> bool:
         "list of code, packages, hardware, ranks": isinstance(value, list)
         and all(entry in ("code", "packages", "hardware", "ranks") for entry in value),
         "positive whole number": whole and value > 0,
+        "whole number of at least 1000": whole and value >= 1000,
         "number from 0 on": is_number(value) and value >= 0,
         "positive number": is_number(value) and value > 0,
         "fraction": is_number(value) and 0 <= value <= 1,
@@ -153,7 +154,7 @@ COMPARING_KINDS = {key: kind for key, kind in SCORING_KINDS.items() if key != "c
     "allow": "list of texts",
     "output": "text",
     "margin_nats": "positive number",
-    "resamples": "positive whole number",
+    "resamples": "whole number of at least 1000",
     "noise": "text or null",
     "noise_seeds": "list of whole numbers",
 }

@@ -4,6 +4,8 @@ python -m lab.train model=rope
 python -m lab.train -m model=nope,rope seed=0,1
 """
 
+import shlex
+import sys
 import traceback
 
 import hydra
@@ -70,11 +72,16 @@ def make_run(job: Job, interruption: Interruption) -> None:
         "flops_per_token": {"exact": job.flops.exact, "full": job.flops.full},
         "corpus": job.corpus_manifest,
         "initial_weights": fingerprints(decoder),
-        "stretches": [surroundings(job.kernel) | {"first_step": 1}],
+        "stretches": [surroundings(job.kernel) | {"first_step": 1, "command": command()}],
     }
     job.run.create(job.config, manifest)
     print(f"{job.run.path}: {parameter_count(decoder):,} parameters, {job.trained_tokens:,} tokens")
     fit_and_conclude(job, decoder, interruption, None)
+
+
+def command() -> str:
+    """What was typed, for the manifest; under a launcher, how that starts this."""
+    return shlex.join(["python", "-m", "lab.train", *sys.argv[1:]])
 
 
 def continue_run(job: Job, interruption: Interruption) -> None:
@@ -98,7 +105,7 @@ def continue_run(job: Job, interruption: Interruption) -> None:
                 " start the run again with overwrite=true"
             )
     step = checkpoint.step if checkpoint else 0
-    stretch = now | {"first_step": step + 1, "allowed": allow}
+    stretch = now | {"first_step": step + 1, "allowed": allow, "command": command()}
     job.run.update_manifest(stretches=[*stretches, stretch])
     print(f"{job.run.path}: continuing after optimiser step {step} of {job.steps}")
     fit_and_conclude(job, job.decoder(), interruption, checkpoint)
