@@ -16,7 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from lab.errors import UserError
 from lab.files import remedy
-from lab.schema import KINDS
+from lab.schema import COMPARING_KINDS, KINDS, SCORING_KINDS
 from lab.training.interruption import Interrupted
 
 
@@ -43,13 +43,21 @@ def one_line(error: BaseException) -> str | None:
     return None
 
 
+KINDS_OF = {"extrapolate": SCORING_KINDS, "compare": COMPARING_KINDS}
+
+
+def configuration() -> str:
+    """Which of conf/*.yaml this process composes: the module that python -m was given, in lab."""
+    return Path(sys.argv[0]).stem
+
+
 def known_keys(message: str) -> str:
     """For Hydra's complaint about a key that does not exist: the keys that stand where it was looked for."""
     unknown = re.search(r"Could not override '([\w.]+)'", message)
     if unknown is None:
         return ""
     group = unknown.group(1).rpartition(".")[0]
-    keys = [key for key in KINDS if key.rpartition(".")[0] == group]
+    keys = [key for key in KINDS_OF.get(configuration(), KINDS) if key.rpartition(".")[0] == group]
     return f"; {group or 'at the top'} has {', '.join(keys)}" if keys else ""
 
 

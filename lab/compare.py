@@ -14,8 +14,9 @@ from rich.table import Table
 from lab.commands import run_composed
 from lab.control import Control, check
 from lab.errors import UserError
+from lab.files import make_folder
 from lab.job import device_of, to_plain
-from lab.measure.comparison import Evidence, gather
+from lab.measure.comparison import Evidence, check_reference, gather
 from lab.measure.runs import runs_of, score_runs
 from lab.measure.scoring import setting_of
 from lab.noise import measure_noise
@@ -39,12 +40,13 @@ def compare(config: Config) -> None:
     if len(runs) < 2:
         raise UserError(f"{runs[0].path} is one run: a comparison needs two or more, runs=[a,b] or runs='runs/*'")
     output = Path(config["output"])
-    if output.exists() and not output.is_dir():
-        raise UserError(f"output is {output}: a file; name a folder")
     control = check(runs, config["factor"], config["allow"])
     console = Console(width=120)
     for line in control.statement():
         console.print(line, highlight=False, markup=False)
+    # What would stop the comparison in the end is told before an hour of scoring.
+    check_reference(control, config["reference"])
+    make_folder(output)
     with Interruption() as interruption:
         interruption.install()
 
@@ -66,8 +68,15 @@ def compared(control: Control, evidence: Evidence) -> Compared:
     for run in control.runs:
         manifest = run.manifest
         commits = dict.fromkeys(str(stretch["code"]["commit"])[:10] for stretch in manifest["stretches"])
+        commands = dict.fromkeys(stretch.get("command", "not recorded") for stretch in manifest["stretches"])
         provenance.append(
-            (run.path.name, manifest["digest"][:16], ", ".join(commits), manifest["blocks"]["fingerprint"])
+            (
+                run.path.name,
+                manifest["digest"][:16],
+                ", ".join(commits),
+                manifest["blocks"]["fingerprint"],
+                "; ".join(commands),
+            )
         )
     return Compared(
         factor=control.factor,
@@ -107,10 +116,10 @@ def show(control: Control, evidence: Evidence, console: Console) -> None:
     """The verdicts on the terminal."""
     for evaluation in evidence.evaluations:
         table = Table("measure", title=f"{evaluation}: minus {evidence.reference}", title_justify="left")
-        table.add_column("length", justify="right")
+        table.add_column("length (tokens)", justify="right")
         table.add_column("verdict")
         for row in headline(evidence.differences, evaluation):
-            table.add_row(row["measure"], f"{row['length_tokens']:,}", row["verdict"])
+            table.add_row(row["measure"], row["length_told"], row["verdict"])
         console.print(table)
     for line in control.allowed:
         console.print(f"allowed: {line}", highlight=False, markup=False)

@@ -97,6 +97,7 @@ class Control:
         seeds = ", ".join(map(str, sorted(set().union(*self.variants.values()))))
         lines = {
             f"{len(self.runs)} runs, {self.factor}": [", ".join(self.variants) + f"; seed {seeds}"],
+            f"differs within {self.factor}": [key for key in self.keys("factor") if key != self.factor],
             "equal in all runs": [*equal, f"in all {len(self.keys('equal'))} keys"],
             "equal in all runs of a seed": seeded,
             f"follows from {self.factor}": self.keys("follows"),
@@ -139,6 +140,11 @@ def check(runs: Sequence[Run], factor: str, allow: Sequence[str] = ()) -> Contro
         raise UserError(
             f"the runs differ in more than {factor}: {_some(told, '; ')}. Leave a run out, or let it pass with "
             f"allow=[{passing}], which every table and picture will tell"
+        )
+    if kinds["tokenizer.digest"] != "equal":
+        differing = _values("tokenizer.digest", table["tokenizer.digest"], range(len(runs)), names)
+        raise UserError(
+            f"{differing}: nats per token of two tokenizers have no common unit, so no factor lets them pass"
         )
     labels = _labels(table, factor, [indices[0] for indices in members.values()])
     variants: dict[str, dict[int, Run]] = {label: {} for label in labels}

@@ -15,8 +15,7 @@ from lab.job import device_of, to_plain
 from lab.measure.passkey import by_depth
 from lab.measure.quantities import overview
 from lab.measure.runs import runs_of, score_runs
-from lab.measure.scores import Scores
-from lab.measure.scoring import setting_of
+from lab.measure.scoring import rows_of, setting_of
 from lab.report.figures import passkey_figure
 from lab.report.pictures import save
 from lab.runs import Config, Run
@@ -37,24 +36,20 @@ def extrapolate(config: Config) -> None:
         def check(item: str) -> None:
             interruption.check(f"came before {item} was scored; what is scored is kept")
 
-        labels = score_runs(
+        scored = score_runs(
             runs, nodes, config["evaluation"], device_of(config["accelerator"]), config["checkpoint"], check
         )
-    show(runs, nodes, labels)
+    show(runs, nodes, scored)
 
 
-def show(runs: list[Run], nodes: dict[str, Any], labels: list[str]) -> None:
-    """One line a run and quantity."""
+def show(runs: list[Run], nodes: dict[str, Any], scored: list[tuple[str, int]]) -> None:
+    """One line a run and quantity; ``scored`` has the evaluation and the step of each run."""
     settings = {setting_of(node) for node in nodes.values()}
     table = Table("run", "measure", title="Scored", title_justify="left")
     for column in ("length (tokens)", "mean", "95 % interval", "documents"):
         table.add_column(column, justify="right")
-    for run, label in zip(runs, labels, strict=True):
-        rows = [
-            row
-            for row in Scores(run.path / "scores.csv").rows
-            if row["setting"] in settings and row["evaluation"] in (label, "none")
-        ]
+    for run, (evaluation, step) in zip(runs, scored, strict=True):
+        rows = rows_of(run, settings, evaluation, step)
         keys = by_depth(row for row in rows if row["measure"] == "passkey")
         if keys:
             save(passkey_figure(keys, run.path.name), run.path / "passkey")

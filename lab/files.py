@@ -44,6 +44,18 @@ def writable(path: Path) -> None:
         raise unwritable(path, error) from None
 
 
+def make_folder(path: Path) -> None:
+    """Make a folder, with those above it, if it is not there. Raises UserError if files cannot be made in it."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path):
+            pass
+    except FileExistsError:
+        raise UserError(f"{path} is a file: name a folder") from None
+    except OSError as error:
+        raise unwritable(path, error) from None
+
+
 def unwritable(path: Path, error: OSError) -> UserError:
     """What to tell of an error of the file system."""
     reason = (error.strerror or str(error)).lower()

@@ -54,10 +54,10 @@ def hold(run: Path, heartbeat_seconds: float = HEARTBEAT_SECONDS) -> Iterator[No
     with file:
         try:
             if not _taken(file):
-                raise UserError(f"{run} is being trained by {_told(_read(path))}; wait for it or stop it")
+                raise UserError(f"{run} is being trained or scored by {_told(_read(path))}; wait for it or stop it")
             elsewhere = _alive_elsewhere(path, heartbeat_seconds)
             if elsewhere is not None:
-                raise UserError(f"{run} is being trained by {elsewhere}")
+                raise UserError(f"{run} is being trained or scored by {elsewhere}")
             file.truncate(0)
             os.write(file.fileno(), (json.dumps(me) + "\n").encode())
         except OSError as error:

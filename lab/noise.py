@@ -13,8 +13,7 @@ from lab.errors import UserError
 from lab.job import Job, device_of
 from lab.measure.quantities import quantities
 from lab.measure.runs import runs_of, score_runs
-from lab.measure.scores import Scores
-from lab.measure.scoring import setting_of
+from lab.measure.scoring import rows_of, setting_of
 from lab.runs import Config, Run
 from lab.tables import Row, write_table
 from lab.train import train
@@ -41,9 +40,9 @@ def measure_noise(config: Config) -> None:
         )
     print(f"seed {seeds[0]} twice: weights and metrics are identical")
     nodes = config.get("measure", {})
-    labels = score_runs(runs, nodes, config["evaluation"], device_of(config["accelerator"]))
+    scored = score_runs(runs, nodes, config["evaluation"], device_of(config["accelerator"]))
     settings = {setting_of(node) for node in nodes.values()}
-    rows = list(_spreads(runs, seeds, labels[0], settings))
+    rows = list(_spreads(runs, seeds, scored, settings))
     write_table(output / "noise.csv", rows)
     table = Table("measure", title=f"{given.path.name}: seeds alone", title_justify="left")
     for column in ("length (tokens)", "mean", "least", "most", "most minus least"):
@@ -80,12 +79,11 @@ def _differing(one: Run, other: Run) -> Iterator[str]:
         yield "blocks"
 
 
-def _spreads(runs: list[Run], seeds: list[int], label: str, settings: set[str]) -> Iterator[Row]:
+def _spreads(runs: list[Run], seeds: list[int], scored: list[tuple[str, int]], settings: set[str]) -> Iterator[Row]:
     """Of each quantity the mean over documents for every seed, and their spread."""
     tables = []
-    for run in runs:
-        rows = [row for row in Scores(run.path / "scores.csv").rows if row["setting"] in settings]
-        rows = [row for row in rows if row["evaluation"] in (label, "none")]
+    for run, (evaluation, step) in zip(runs, scored, strict=True):
+        rows = rows_of(run, settings, evaluation, step)
         tables.append(quantities(rows, run.config["scale"]["context"]))
     for quantity in tables[0]:
         means = [sum(table[quantity].values()) / len(table[quantity]) for table in tables]

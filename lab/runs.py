@@ -28,6 +28,7 @@ from lab.lock import hold
 from lab.model.attention import Attention
 from lab.model.decoder import Decoder
 from lab.model.precision import DTYPES
+from lab.schema import flatten
 
 Config = dict[str, Any]
 
@@ -54,7 +55,7 @@ def identity(config: Config, corpus: str, tokenizer: str) -> dict[str, Any]:
         "compile": trainer["compile"],
         "gradient_clip": trainer["gradient_clip"],
         # Only what departs from the rule, so that runs of before it could be chosen are the same runs.
-        **({} if trainer["deterministic"] else {"deterministic": False}),
+        **({} if trainer.get("deterministic", True) else {"deterministic": False}),
     }
 
 
@@ -143,7 +144,31 @@ class Run:
             ) from None
         except ValueError as error:
             raise UserError(f"{path} is damaged ({error}); delete {self.path} or restore it") from None
+        if not isinstance(content, dict):
+            raise UserError(f"{path} is damaged (it holds no mapping); delete {self.path} or restore it")
         return content
+
+    def check(self) -> None:
+        """Raises UserError if manifest.json or config.yaml is not what a run writes, or they do not fit together."""
+        manifest, config = self.manifest, self.config
+        lacking = {"digest", "identity", "state", "tokens", "initial_weights", "stretches"} - manifest.keys()
+        if lacking:
+            raise UserError(f"{self.path / 'manifest.json'} lacks {min(lacking)}; restore it, or leave the run out")
+        stored = manifest["identity"]
+        try:
+            found = identity(config, stored["data"]["corpus"]["digest"], stored["tokenizer"]["digest"])
+        except (KeyError, TypeError) as error:
+            raise UserError(f"{self.path / 'config.yaml'} lacks {error}; restore it, or leave the run out") from None
+        told, made = flatten(found), flatten(stored)
+        differing = sorted(key for key in told.keys() | made.keys() if told.get(key) != made.get(key))
+        if differing:
+            key = differing[0]
+            raise UserError(
+                f"{self.path / 'config.yaml'} says {key} is {told.get(key)}, and the run was made with "
+                f"{made.get(key)}: restore it, or leave the run out"
+            )
+        if digest(stored) != manifest["digest"]:
+            raise UserError(f"{self.path / 'manifest.json'} has another digest than what it holds; restore it")
 
     def update_manifest(self, **changes: Any) -> None:
         write_json(self.path / "manifest.json", self.manifest | changes)
@@ -155,7 +180,9 @@ class Run:
         try:
             content: Config = yaml.safe_load(path.read_text(encoding="utf-8"))
         except (OSError, yaml.YAMLError) as error:
-            raise UserError(f"{path} cannot be read: {error}") from None
+            raise UserError(f"{path} cannot be read ({' '.join(str(error).split())}); restore it") from None
+        if not isinstance(content, dict):
+            raise UserError(f"{path} is damaged (it holds no mapping); restore it")
         return content
 
     def state(self, digest: str) -> str:

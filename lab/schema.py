@@ -122,6 +122,7 @@ def fits(value: Any, kind: str) -> bool:
         and all(entry in ("code", "packages", "hardware", "ranks") for entry in value),
         "positive whole number": whole and value > 0,
         "positive whole number or auto": value == "auto" or (whole and value > 0),
+        "whole number of at least 1000": whole and value >= 1000,
         "number from 0 on": is_number(value) and value >= 0,
         "positive number": is_number(value) and value > 0,
         "positive number or null": value is None or (is_number(value) and value > 0),
@@ -160,7 +161,7 @@ COMPARING_KINDS = {key: kind for key, kind in SCORING_KINDS.items() if key != "c
     "allow": "list of texts",
     "output": "text",
     "margin_nats": "positive number",
-    "resamples": "positive whole number",
+    "resamples": "whole number of at least 1000",
     "noise": "text or null",
     "noise_seeds": "list of whole numbers",
 }

@@ -27,6 +27,10 @@ TEXT = {
     "value",
     "verdict",
     "unit",
+    "allowed",
+    "told",
+    "length_told",
+    "interval_told",
 }
 
 

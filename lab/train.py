@@ -4,6 +4,8 @@ python -m lab.train model=rope
 python -m lab.train -m model=nope,rope seed=0,1
 """
 
+import shlex
+import sys
 import traceback
 from contextlib import ExitStack
 from functools import partial
@@ -93,11 +95,16 @@ def make_run(job: Job) -> int:
         "flops_per_token": {"exact": job.flops.exact, "full": job.flops.full},
         "corpus": job.corpus_manifest,
         "initial_weights": fingerprints(decoder),
-        "stretches": [surroundings(job.kernel, job.ranks.world) | {"first_step": 1}],
+        "stretches": [surroundings(job.kernel, job.ranks.world) | {"first_step": 1, "command": command()}],
     }
     job.run.create(job.config, manifest)
     print(f"{job.run.path}: {parameter_count(decoder):,} parameters, {job.trained_tokens:,} tokens")
     return 0
+
+
+def command() -> str:
+    """What was typed, for the manifest; under a launcher, how that starts this."""
+    return shlex.join(["python", "-m", "lab.train", *sys.argv[1:]])
 
 
 def continue_run(job: Job) -> int:
@@ -121,7 +128,7 @@ def continue_run(job: Job) -> int:
                 " start the run again with overwrite=true"
             )
     step = checkpoint.step if checkpoint else 0
-    stretch = now | {"first_step": step + 1, "allowed": allow}
+    stretch = now | {"first_step": step + 1, "allowed": allow, "command": command()}
     job.run.update_manifest(stretches=[*stretches, stretch])
     print(f"{job.run.path}: continuing after optimiser step {step} of {job.steps}")
     return step

@@ -9,6 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from lab.commands import configuration_folder
 from lab.job import missing_keys, to_plain
+from lab.measure.scoring import make_measures
 from lab.model.decoder import parameter_count
 from lab.model.flops import mean_keys, training_flops
 from lab.runs import Config, build_decoder, digest, identity
@@ -42,6 +43,14 @@ def test_every_file_composes(choice: str) -> None:
         "tokenizer.vocabulary",
     }
     assert OmegaConf.to_container(config, resolve=not missing)
+
+
+@pytest.mark.parametrize("preset", sorted(path.stem for path in (CONF / "preset").glob("*.yaml")))
+def test_a_published_protocol_fits_the_context_that_it_was_published_for(preset: str) -> None:
+    (measure,) = make_measures(to_plain(composed(f"preset={preset}"))["measure"], 2048)
+    lengths = measure.lengths_of(2048)  # type: ignore[attr-defined]
+    assert lengths[0] >= 2048
+    assert lengths[-1] >= 32768
 
 
 def test_the_seven_variants_and_the_scales_are_those_offered() -> None:

@@ -423,19 +423,10 @@ def test_factor_scale_brings_learning_rate_warm_up_and_window_only_if_they_are_t
     assert "optimizer.learning_rate is 0.002 in " in refusal([runs[0], own], "scale")
 
 
-def test_factor_tokenizer_brings_vocabulary_weights_and_blocks(make: Make) -> None:
+def test_runs_of_two_tokenizers_are_refused_whatever_the_factor(make: Make) -> None:
     runs = [make("model=nope"), make("model=nope", "tokenizer=sotu_4k")]
-    control = check(runs, "tokenizer")
-    assert kinds(control)["follows"] == [
-        "blocks.fingerprint",
-        "flops_per_token.exact",
-        "flops_per_token.full",
-        "initial_weights",
-        "parameters",
-        "scale.vocabulary",
-    ]
-    runs[1].update_manifest(initial_weights=runs[1].manifest["initial_weights"] | {"new.weight": "n"})
-    assert "parameter_names is 21 shared in " in refusal(runs, "tokenizer")
+    for allow in ([], ["tokenizer"]):
+        assert "nats per token of two tokenizers have no common unit" in refusal(runs, "tokenizer", *allow)
 
 
 def test_factor_kernel_brings_the_kernel_that_served_and_no_setting_of_the_data(make: Make) -> None:
@@ -471,8 +462,9 @@ def test_the_statement_tells_what_is_equal_what_follows_and_what_is_allowed(make
     runs = [make(f"model={model}", f"seed={seed}", "scale.window=20") for model in models for seed in (0, 1)]
     lines = check(runs, "model").statement()
     assert lines[0] == "4 runs, model: nope, window_nope; seed 0, 1"
-    assert lines[1].startswith("equal in all runs: tokens 8192, data.corpus, tokenizer, optimizer, schedule, kernel ")
-    assert "code.sha256 " in lines[1]
-    assert lines[2] == "equal in all runs of a seed: blocks.fingerprint, initial_weights"
-    assert lines[3] == "follows from model: flops_per_token.exact, flops_per_token.full"
-    assert len(lines) == 4
+    assert lines[1] == "differs within model: model.attention.window, model.name"
+    assert lines[2].startswith("equal in all runs: tokens 8192, data.corpus, tokenizer, optimizer, schedule, kernel ")
+    assert "code.sha256 " in lines[2]
+    assert lines[3] == "equal in all runs of a seed: blocks.fingerprint, initial_weights"
+    assert lines[4] == "follows from model: flops_per_token.exact, flops_per_token.full"
+    assert len(lines) == 5

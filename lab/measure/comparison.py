@@ -19,7 +19,7 @@ from lab.measure.evidence import (
 )
 from lab.measure.interval import document_interval
 from lab.measure.passkey import by_depth
-from lab.measure.quantities import Quantity, effective_context, quantities
+from lab.measure.quantities import Quantity, effective_context, length_text, quantities
 from lab.measure.scores import Scores
 from lab.runs import Run
 from lab.tables import Row
@@ -71,10 +71,8 @@ def gather(
     Raises:
         UserError: no such variant; the runs have no scores in common, or not of the same documents.
     """
+    reference = check_reference(control, reference)
     names = list(control.variants)
-    reference = names[0] if reference is None else reference
-    if reference not in names:
-        raise UserError(f"reference is {reference!r}: choose one of the variants {', '.join(names)}")
     rows = {run.path: _rows_of(run, settings) for run in control.runs}
     evaluations = sorted(set.intersection(*({row["evaluation"] for row in each} for each in rows.values())))
     if not evaluations:
@@ -93,7 +91,7 @@ def gather(
             for name, values in variants.items():
                 estimates += _estimates(place, name, control.variants[name], values, resamples)
         here = [
-            _difference(evaluation, quantity, variants, name, reference, resamples)
+            _difference(evaluation, quantity, variants, name, reference, resamples, _context(control))
             for quantity, variants in table.items()
             for name in names
             if name != reference
@@ -108,7 +106,19 @@ def gather(
         for name, by_seed in control.variants.items():
             of_variant = [row for run in by_seed.values() for row in chosen[run.path] if row["measure"] == "passkey"]
             passkeys += [{"evaluation": evaluation, "variant": name} | row for row in by_depth(of_variant)]
-    return Evidence(reference, evaluations, estimates, differences, seeds, curves, effective, passkeys)
+    tables = (estimates, differences, seeds, curves, effective, passkeys)
+    if control.allowed:  # told on every table
+        for table_rows in tables:
+            table_rows[:] = [row | {"allowed": "; ".join(control.keys("allowed"))} for row in table_rows]
+    return Evidence(reference, evaluations, *tables)
+
+
+def check_reference(control: Control, reference: str | None) -> str:
+    """The variant that the others are held against, the first if None. Raises UserError if there is none so called."""
+    names = list(control.variants)
+    if reference is not None and reference not in names:
+        raise UserError(f"reference is {reference!r}: choose one of the variants {', '.join(names)}")
+    return names[0] if reference is None else reference
 
 
 def _rows_of(run: Run, settings: Mapping[str, str]) -> list[Row]:
@@ -125,25 +135,22 @@ def _context(control: Control) -> int:
 
 
 def _table(control: Control, evaluation: str, rows: Mapping[Any, list[Row]]) -> dict[Quantity, dict[str, np.ndarray]]:
-    """Of each quantity each variant's numbers [seeds, documents], documents in one order.
+    """Of each quantity each variant's numbers [seeds, documents], for the documents that all runs were scored on.
 
     Raises:
-        UserError: one run was scored on other documents than another.
+        UserError: there is no such document.
     """
     context = _context(control)
     found = {run.path: quantities(rows[run.path], context) for run in control.runs}
     common = [each for each in found[control.runs[0].path] if all(each in other for other in found.values())]
     table: dict[Quantity, dict[str, np.ndarray]] = {}
     for quantity in common:
-        first = control.runs[0]
-        documents = sorted(found[first.path][quantity])
-        for run in control.runs:
-            if sorted(found[run.path][quantity]) != documents:
-                other = set(documents) ^ set(found[run.path][quantity])
-                raise UserError(
-                    f"{quantity.measure} of {evaluation}: {run.path} and {first.path} were scored on other documents "
-                    f"({min(other)} is in one only); score both again with python -m lab.extrapolate"
-                )
+        documents = sorted(set.intersection(*(set(each[quantity]) for each in found.values())))
+        if not documents:
+            raise UserError(
+                f"{quantity.measure} of {evaluation}: no document was scored in all runs; score them again with "
+                "python -m lab.extrapolate"
+            )
         table[quantity] = {
             name: np.array([[found[by_seed[s].path][quantity][d] for d in documents] for s in sorted(by_seed)])
             for name, by_seed in control.variants.items()
@@ -176,6 +183,7 @@ def _difference(
     name: str,
     reference: str,
     resamples: int,
+    context: int,
 ) -> tuple[Row, Difference]:
     one, other = variants[name], variants[reference]
     if len(one) >= ENOUGH_SEEDS:
@@ -195,6 +203,7 @@ def _difference(
         "evaluation": evaluation,
         "measure": quantity.measure,
         "length_tokens": quantity.length_tokens,
+        "length_told": length_text(quantity.measure, quantity.length_tokens, context),
         "variant": name,
         "reference": reference,
         "mean": difference.mean,
@@ -279,8 +288,12 @@ def _curves(control: Control, evaluation: str, rows: Mapping[Any, list[Row]]) ->
 
 
 def _points(rows: Sequence[Row]) -> dict[tuple[str, float], float]:
-    """Mean over documents of a run's numbers by measure and what the curve runs over, in tokens."""
+    """Mean over documents of a run's numbers by measure and what the curve runs over, in tokens.
+
+    Each document counts alike, but in sliding windows each token.
+    """
     sums: dict[tuple[str, float], dict[str, list[float]]] = {}
+    tokens_read: dict[tuple[str, float], dict[str, int]] = {}
     for row in rows:
         measure = row["measure"]
         if measure == "loss_by_position":
@@ -292,7 +305,12 @@ def _points(rows: Sequence[Row]) -> dict[tuple[str, float], float]:
         else:
             continue
         sums.setdefault((measure, tokens), {}).setdefault(row["document"], []).append(row["loss_nats"])
-    return {key: float(np.mean([np.mean(each) for each in by.values()])) for key, by in sums.items()}
+        weight = row["tokens"] if measure == "sliding_perplexity" else 1
+        tokens_read.setdefault((measure, tokens), {})[row["document"]] = weight
+    return {
+        key: float(np.average([np.mean(each) for each in by.values()], weights=list(tokens_read[key].values())))
+        for key, by in sums.items()
+    }
 
 
 def _effective(control: Control, evaluation: str, rows: Mapping[Any, list[Row]], margin: float) -> Iterator[Row]:
@@ -300,4 +318,13 @@ def _effective(control: Control, evaluation: str, rows: Mapping[Any, list[Row]],
         for seed in sorted(by_seed):
             found = effective_context(rows[by_seed[seed].path], _context(control), margin)
             if found is not None:
-                yield {"evaluation": evaluation, "variant": name, "seed": seed, "margin_nats": margin} | found._asdict()
+                shown, low, high = found.told
+                yield {
+                    "evaluation": evaluation,
+                    "variant": name,
+                    "seed": seed,
+                    "margin_nats": margin,
+                    **found._asdict(),
+                    "told": shown,
+                    "interval_told": f"{low} to {high}",
+                }

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from scipy import stats
 
 from lab.errors import UserError
-from lab.measure.interval import FEWEST, Interval, deviations, document_interval
+from lab.measure.interval import FEWEST, Interval, deviations, document_interval, sign_test
 
 LEVEL = 0.05
 
@@ -67,7 +67,7 @@ def hierarchical_difference(
     seeds, documents = table.shape
     mean = float(table.mean())
     if np.ptp(table) == 0:
-        return Difference(mean, mean, mean, float(mean == 0), documents, seeds)
+        return Difference(mean, mean, mean, sign_test(mean, documents), documents, seeds)
     if not np.isfinite(table).all():
         return Difference(mean, float("nan"), float("nan"), float("nan"), documents, seeds)
     by_seed, by_document = table.mean(axis=1), table.mean(axis=0)
@@ -102,13 +102,16 @@ def holm(p_values: Sequence[float]) -> list[float]:
 def verdict(difference: Difference, p_holm: float, name: str, reference: str, unit: str = "nats") -> str:
     """One sentence: better, worse, no difference larger than x, or too few documents to tell. Lower is better.
 
-    Better or worse needs a corrected p-value below 0.05; otherwise x is the far end of the interval. Fewer than four
-    documents tell nothing, however equal they are and however many the seeds.
+    Better or worse needs a corrected p-value below 0.05 and an interval without 0; otherwise x is the far end of the
+    interval. Documents that are all equal say so. Fewer than four tell nothing, however equal they are and however many
+    the seeds.
     """
     low, high, mean = difference.low, difference.high, difference.mean
     if difference.documents < FEWEST or not np.isfinite([low, high, p_holm]).all():
         return f"{name} and {reference}: too few documents to tell ({difference.documents})"
-    if p_holm < LEVEL and mean != 0:
+    if low == high == 0:  # which bounds no difference: of eight keys that nobody finds there is none
+        return f"{name} and {reference}: equal in each of {difference.documents} documents"
+    if p_holm < LEVEL and low * high > 0:
         what = "better" if mean < 0 else "worse"
         nearest, farthest = sorted((abs(low), abs(high)))
         return f"{name} is {what} than {reference} by {abs(mean):.3f} {unit} ({nearest:.3f} to {farthest:.3f})"

@@ -39,12 +39,12 @@ def document_interval(
 
     Returns:
         low, high and p_value are nan for fewer than four documents, or if a value is not finite: the spread cannot be
-        told. Documents that are all equal (two or more) give an interval of no width.
+        told. Documents that are all equal (two or more) give an interval of no width, and the p-value of a sign test.
     """
     sample = np.asarray(values, dtype=np.float64)
     count, mean = len(sample), float(sample.mean())
     if count > 1 and np.ptp(sample) == 0:
-        return Interval(mean, mean, mean, count, float(mean == 0))
+        return Interval(mean, mean, mean, count, sign_test(mean, count))
     if count < FEWEST or not np.isfinite(sample).all():
         return Interval(mean, float("nan"), float("nan"), count)
     error = float(sample.std(ddof=1) / np.sqrt(count))
@@ -54,6 +54,11 @@ def document_interval(
     beyond = min(int((drawn >= mean / error).sum()), int((drawn <= mean / error).sum()))
     p_value = min(1.0, 2 * (beyond + 1) / (len(drawn) + 1))
     return Interval(mean, float(mean - upper * error), float(mean - lower * error), count, p_value)
+
+
+def sign_test(mean: float, count: int) -> float:
+    """Two-sided p-value of ``count`` equal numbers under as many chances of either sign."""
+    return 1.0 if mean == 0 else min(1.0, 2.0 ** (1 - count))
 
 
 def deviations(

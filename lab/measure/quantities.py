@@ -1,5 +1,6 @@
 """From observations to quantities: what is compared, one number a document."""
 
+import math
 from collections import defaultdict
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -33,7 +34,8 @@ LENGTH_IS = {
 def quantities(rows: Iterable[Row], context: int) -> dict[Quantity, dict[str, float]]:
     """Each document's number for each quantity, token-weighted over its segments; lower is better for all.
 
-    Losses in nats per token; of passkeys the share that was not found, a place in a prompt being a document.
+    Losses in nats per token; of passkeys the share that was not found, a place in a prompt being a document. Sliding
+    windows read documents of many lengths, and their mean weighs each token alike: see :func:`weighed`.
     """
     sums: dict[Quantity, dict[str, list[float]]] = defaultdict(lambda: defaultdict(lambda: [0.0, 0.0]))
     for row in rows:
@@ -51,10 +53,37 @@ def quantities(rows: Iterable[Row], context: int) -> dict[Quantity, dict[str, fl
         entry[0] += weight * value
         entry[1] += weight
     order = list(LENGTH_IS)
-    return {
-        quantity: {name: total / weight for name, (total, weight) in sums[quantity].items()}
-        for quantity in sorted(sums, key=lambda each: (order.index(each.measure), each.length_tokens))
-    }
+    found = {}
+    for quantity in sorted(sums, key=lambda each: (order.index(each.measure), each.length_tokens)):
+        values = {name: total / weight for name, (total, weight) in sums[quantity].items()}
+        if quantity.measure == "sliding_perplexity":
+            values = weighed(values, {name: weight for name, (_, weight) in sums[quantity].items()})
+        found[quantity] = values
+    return found
+
+
+def weighed(values: dict[str, float], weights: dict[str, float]) -> dict[str, float]:
+    """Numbers whose plain mean is the weighted mean of ``values``, and whose spread is that of such a mean.
+
+    The mean m plus (value - m) weight / (mean weight): the linearised ratio estimator (Cochran 1977, section 6.3).
+    Differences of two such sets are those of their differences.
+    """
+    heaviness = sum(weights.values()) / len(weights)
+    mean = sum(values[name] * weights[name] for name in values) / (heaviness * len(values))
+    return {name: mean + (value - mean) * weights[name] / heaviness for name, value in values.items()}
+
+
+def range_start(end: int, context: int) -> int:
+    """The start of the range of positions that ends with ``end``: see :func:`range_end`."""
+    start = 0
+    while range_end(start + 1, context, end) < end:
+        start = range_end(start + 1, context, end)
+    return start
+
+
+def length_text(measure: str, length: int, context: int) -> str:
+    """The length of a quantity as it is shown; of positions their range."""
+    return f"{range_start(length, context):,} to {length:,}" if measure == "loss_by_position" else f"{length:,}"
 
 
 def range_end(stop: int, context: int, longest: int) -> int:
@@ -74,6 +103,15 @@ class EffectiveContext(NamedTuple):
     high: int
     longest: int
     documents: int
+
+    @property
+    def told(self) -> tuple[str, str, str]:
+        """``tokens``, ``low`` and ``high`` as they are shown; beyond the longest that was tried nobody knows."""
+        tokens, low, high = (
+            f"{value:,} or more" if value == self.longest else f"{value:,}"
+            for value in (self.tokens, self.low, self.high)
+        )
+        return tokens, low, high
 
 
 def effective_context(rows: Iterable[Row], context: int, margin: float = MARGIN_NATS) -> EffectiveContext | None:
@@ -99,15 +137,27 @@ def effective_context(rows: Iterable[Row], context: int, margin: float = MARGIN_
     return EffectiveContext(**reached, longest=max([context, *longer]), documents=len(curve[context]))
 
 
+UNITS = {"passkey": "keys not found", "truncated_perplexity": "perplexity", "sliding_perplexity": "perplexity"}
+
+
 def overview(rows: list[Row], context: int) -> list[tuple[str, str, str, str, str]]:
-    """Lines for a table: measure, length, mean, interval, documents."""
+    """Lines for a table: measure and unit, length, mean, interval, documents."""
     lines = []
     for quantity, values in quantities(rows, context).items():
         interval = document_interval(list(values.values()))
-        known = interval.low == interval.low
-        between = f"{interval.low:.3f} to {interval.high:.3f}" if known else "not known"
+        unit = UNITS.get(quantity.measure, "nats")
+        bounds = (interval.mean, interval.low, interval.high)
+        mean, low, high = (math.exp(min(value, 700.0)) if unit == "perplexity" else value for value in bounds)
+        form = ".1f" if unit == "perplexity" else ".3f"
+        between = f"{low:{form}} to {high:{form}}" if low == low else "not known"
         lines.append(
-            (quantity.measure, f"{quantity.length_tokens:,}", f"{interval.mean:.3f}", between, str(interval.documents))
+            (
+                f"{quantity.measure} ({unit})",
+                length_text(quantity.measure, quantity.length_tokens, context),
+                f"{mean:{form}}",
+                "all equal" if low == high else between,
+                str(interval.documents),
+            )
         )
     keys = [row for row in rows if row["measure"] == "passkey"]
     for length in sorted({row["length_tokens"] for row in keys}):
@@ -117,7 +167,6 @@ def overview(rows: list[Row], context: int) -> list[tuple[str, str, str, str, st
         lines.append(("passkey context (YaRN: 80 %)", "", f"{passkey_context(keys):,}", "", ""))
     effective = effective_context(rows, context)
     if effective is not None:
-        more = " or more" if effective.tokens == effective.longest else ""
-        between = f"{effective.low:,} to {effective.high:,}"
-        lines.append(("effective context", "", f"{effective.tokens:,}{more}", between, str(effective.documents)))
+        tokens, least, most = effective.told
+        lines.append(("effective context (tokens)", "", tokens, f"{least} to {most}", str(effective.documents)))
     return lines

@@ -38,7 +38,7 @@ def runs_of(given: str | Sequence[str]) -> list[Run]:
             if not path.exists():
                 raise UserError(f"{path}: no such run; python -m lab.status {path.parent} lists those there are")
             run = Run(path)
-            run.manifest  # noqa: B018 raises if it is none
+            run.check()
             found.setdefault(path.resolve(), run)
     return list(found.values())
 
@@ -69,7 +69,7 @@ def score_runs(
     device: str,
     checkpoint: str | int = "last",
     check: Callable[[str], None] = lambda before: None,
-) -> list[str]:
+) -> list[tuple[str, int]]:
     """Score runs with measures, as far as they are not scored; each is held for this process meanwhile.
 
     Args:
@@ -77,7 +77,7 @@ def score_runs(
         evaluation: ``name``, and the ``corpus`` of documents to score, None for the test split of each run's own.
 
     Returns:
-        For each run what its rows of this evaluation are called in scores.csv.
+        For each run what its rows of this evaluation are called in scores.csv, and the step that was scored.
 
     Raises:
         UserError: as :func:`lab.measure.scoring.score_run`, :func:`step_of`; anything that can be known beforehand is
@@ -107,4 +107,4 @@ def score_runs(
     for run, label, source, step in zip(runs, labels, chosen, steps, strict=True):
         with run.locked():
             score_run(run, nodes, label, source, device, step, check)
-    return labels
+    return list(zip(labels, steps, strict=True))

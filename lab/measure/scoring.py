@@ -5,7 +5,7 @@ import inspect
 import json
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from tqdm import tqdm
 from lab.components import make
 from lab.data.tokenizer import Tokenizer
 from lab.errors import UserError
-from lab.measure.measure import Measure, Source
+from lab.measure.measure import Item, Measure, Row, Source
 from lab.measure.scores import Scores
 from lab.model.decoder import Decoder
 from lab.runs import Run
@@ -44,6 +44,15 @@ def setting_of(node: Mapping[str, Any]) -> str:
     """Digest of what in a measure's configuration decides an observation."""
     settings = {key: value for key, value in node.items() if key not in NO_SETTING}
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def rows_of(run: Run, settings: Collection[str], evaluation: str, step: int) -> list[Row]:
+    """The observations of a run by these settings, of one set of documents (and of what is made up), at a step."""
+    return [
+        row
+        for row in Scores(run.path / "scores.csv").select(step=step)
+        if row["setting"] in settings and row["evaluation"] in (evaluation, "none")
+    ]
 
 
 def code_of(measure: Measure) -> str:
@@ -91,11 +100,19 @@ def score_run(
             "precision": precision,
         }
         label = "/".join(str(value) for value in (measure.name, *named.values()))
-        measured = run.manifest.get("measured", {})
-        record = named | {"measure": measure.name, "settings": dict(node), "code": code_of(measure)}
-        before, rows = measured.get(label, {}), scores.select(**named)
-        other_code = before.get("code", record["code"]) != record["code"] and bool(rows)
-        if not other_code and before.get("settings") == record["settings"] and "items" in before and rows:
+        settings = {key: value for key, value in node.items() if key not in NO_SETTING}
+        record = named | {"measure": measure.name, "settings": settings, "code": code_of(measure)}
+        before, rows = run.manifest.get("measured", {}).get(label, {}), scores.select(**named)
+        written = run.manifest.get("scored_rows", {}).get(label)  # none while it is being scored
+        if written is not None and rows and written != len(rows):
+            raise UserError(
+                f"{scores.path} has {len(rows)} rows of {measure.name} on {named['evaluation']}, and {written} were "
+                "written; restore it, or delete it and score the run again"
+            )
+        other_code = bool(rows) and before.get("code", record["code"]) != record["code"]
+        done = set() if other_code else {row["document"] for row in rows}
+        items = [item for item in measure.items(source) if item.name not in done]
+        if not items:
             continue
         if decoder is None:
             decoder = run.load_decoder(run.checkpoint(step)).to(device)
@@ -103,10 +120,17 @@ def score_run(
             print(f"{run.path}: {measure.name} was scored by other code and is scored again", file=sys.stderr)
             scores.drop(rows)
             scores.write()  # before the manifest names the new code: a process killed between leaves no old row
-        run.update_manifest(measured=measured | {label: record})
-        count = score_items(decoder, measure, scores, source, named, f"{run.path.name} {measure.name}", check)
-        run.update_manifest(measured=measured | {label: record | {"items": count}})
+        _note(run, "measured", label, record)
+        _note(run, "scored_rows", label, None)
+        score_items(decoder, measure, scores, items, named, source.context, f"{run.path.name} {measure.name}", check)
+        _note(run, "scored_rows", label, len(scores.select(**named)))
     return decoder is not None
+
+
+def _note(run: Run, table: str, label: str, value: Any) -> None:
+    """Set an entry of a table in the manifest; None takes it out."""
+    entries = run.manifest.get(table, {}) | {label: value}
+    run.update_manifest(**{table: {key: each for key, each in entries.items() if each is not None}})
 
 
 @torch.inference_mode()
@@ -114,23 +138,20 @@ def score_items(
     decoder: Decoder,
     measure: Measure,
     scores: Scores,
-    source: Source,
+    items: Sequence[Item],
     named: Mapping[str, Any],
+    context: int,
     label: str,
     check: Callable[[str], None],
-) -> int:
-    """Score what is not scored yet, write it down, and return how many items there are."""
-    items = list(measure.items(source))
-    done = {row["document"] for row in scores.select(**named)}
+) -> None:
+    """Score items and write their rows down, now and then and at the end."""
     terminal = sys.stderr.isatty()
     progress = tqdm(items, label, unit=" items", file=sys.stderr, mininterval=0.1 if terminal else 30.0)
     written = time.perf_counter()
     try:
         for item in progress:
-            if item.name in done:
-                continue
             check(item.name)
-            rows = measure.score(decoder, item, source.context)
+            rows = measure.score(decoder, item, context)
             scores.add({"measure": measure.name, **row, **named, "document": item.name} for row in rows)
             if time.perf_counter() - written > WRITE_SECONDS:
                 scores.write()
@@ -144,4 +165,3 @@ def score_items(
     finally:
         progress.close()
         scores.write()
-    return len(items)

@@ -19,6 +19,8 @@ from lab.measure.measure import (
 )
 from lab.model.decoder import Decoder
 
+STRIDE = 256  # of Position Interpolation, in tokens
+
 
 class SlidingPerplexity(Measure):
     """Mean loss over a document's first ``span`` tokens, read in windows of L that move on by ``stride`` S.
@@ -32,9 +34,9 @@ class SlidingPerplexity(Measure):
     Args:
         lengths: of the windows L, in tokens; None: C/2, C, 2 C, ... up to ``longest``.
         longest: in contexts C, where ``lengths`` are not given.
-        stride: S in tokens, at most the shortest L.
-        span: tokens predicted of each document that has them; None: all of every document, one that is shorter than
-            a window in one window.
+        stride: S in tokens, at most the shortest L; None: 256, or the shortest L if that is less.
+        span: tokens predicted of each document that has them; None: all of every document. A document that is
+            shorter than a window is read in one.
         documents: scored at most, the first that are long enough.
         batch_tokens: read together, at most.
     """
@@ -45,14 +47,14 @@ class SlidingPerplexity(Measure):
         self,
         lengths: Sequence[int] | None,
         longest: int,
-        stride: int,
+        stride: int | None,
         span: int | None,
         documents: int | None,
         batch_tokens: int,
     ) -> None:
-        positive(self.name, longest=longest, stride=stride, batch_tokens=batch_tokens)
+        positive(self.name, longest=longest, batch_tokens=batch_tokens)
         positive_list(self.name, lengths=lengths)
-        positive_or_null(self.name, span=span, documents=documents)
+        positive_or_null(self.name, stride=stride, span=span, documents=documents)
         self.lengths, self.longest, self.stride, self.span = lengths, longest, stride, span
         self.documents, self.batch_tokens = documents, batch_tokens
 
@@ -60,16 +62,21 @@ class SlidingPerplexity(Measure):
         """The windows' lengths in tokens, growing."""
         return sorted(set(self.lengths)) if self.lengths else doublings(context, self.longest)
 
+    def stride_of(self, context: int) -> int:
+        """S in tokens."""
+        return self.stride or min(STRIDE, self.lengths_of(context)[0])
+
     def check(self, context: int) -> None:
         if context % 2 and not self.lengths:
             raise UserError(f"scale.context is {context}: give measure.{self.name}.lengths, for C / 2 is no length")
         lengths = self.lengths_of(context)
-        if self.stride > lengths[0]:
+        if self.stride_of(context) > lengths[0]:
             raise UserError(
                 f"measure.{self.name}.stride is {self.stride}, more than the shortest window of {lengths[0]} tokens: "
                 "tokens would be left out; lower it"
             )
-        if self.span is not None and self.span < lengths[-1]:
+        # A text of L tokens predicts L - 1, as published protocols count: one window of L reads it all.
+        if self.span is not None and self.span < lengths[-1] - 1:
             raise UserError(
                 f"measure.{self.name}.span is {self.span}, less than the longest window of {lengths[-1]} tokens; raise "
                 "it or lower the lengths"
@@ -81,15 +88,15 @@ class SlidingPerplexity(Measure):
     def score(self, decoder: Decoder, item: Item, context: int) -> list[Row]:
         span = self.span or len(item.ids) - 1
         tokens = on_device(item.ids[: span + 1], decoder)
-        rows = []
+        rows, stride = [], self.stride_of(context)
         for length in self.lengths_of(context):
             scored = [losses_in_one_pass(decoder, tokens[: length + 1]).cpu()]
-            stops = range(length + self.stride, span + 1, self.stride)
+            stops = range(length + stride, span + 1, stride)
             starts = [stop - length for stop in stops]
             if starts:
-                windows = losses_of_windows(decoder, tokens, starts, length, self.stride, self.batch_tokens)
+                windows = losses_of_windows(decoder, tokens, starts, length, stride, self.batch_tokens)
                 scored.append(windows.flatten().cpu())
-            left = max(0, span - length) % self.stride
+            left = max(0, span - length) % stride
             if left:
                 scored.append(
                     losses_of_windows(decoder, tokens, [span - length], length, left, self.batch_tokens).flatten().cpu()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from lab.errors import UserError
+from lab.files import make_folder
 from lab.report.figures import CURVES, curve_figure, difference_figure, heat_map, passkey_figure, training_figure
 from lab.report.page import PageTable, Picture, Section, write_page
 from lab.report.pictures import save
@@ -22,7 +22,7 @@ class Compared:
         control, estimates, differences, seeds, curves, effective, passkeys: see :class:`lab.control.Control` and
             :class:`lab.measure.comparison.Evidence`.
         training: validation losses: variant, seed, tokens, validation_loss_nats.
-        provenance: name, digest, commits and fingerprint of the blocks of each run.
+        provenance: name, digest, commits, fingerprint of the blocks and command of each run.
         context: C in tokens.
     """
 
@@ -66,7 +66,14 @@ def number(value: float | None, digits: int = 3) -> str:
 def interval(row: Row, digits: int = 3) -> str:
     """``low to high``."""
     low, high = number(row["low"], digits), number(row["high"], digits)
+    if row["low"] == row["high"]:
+        return "all equal"
     return "not known" if "not known" in (low, high) else f"{low} to {high}"
+
+
+def titled(evaluation: str) -> str:
+    """A set of documents as it is shown."""
+    return "texts made up" if evaluation == "none" else evaluation
 
 
 def write_report(folder: Path, compared: Compared) -> None:
@@ -75,10 +82,7 @@ def write_report(folder: Path, compared: Compared) -> None:
     Raises:
         UserError: the folder cannot be written.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{folder}: {(error.strerror or str(error)).lower()}; choose another output=") from None
+    make_folder(folder)
     tables = {
         "control": compared.control,
         "estimates": compared.estimates,
@@ -130,7 +134,7 @@ def _verdicts(compared: Compared) -> Section:
                 [
                     (
                         row["measure"],
-                        f"{row['length_tokens']:,}",
+                        row["length_told"],
                         row["verdict"],
                         str(row["documents"]),
                         str(row["seeds"]),
@@ -139,7 +143,7 @@ def _verdicts(compared: Compared) -> Section:
                     )
                     for row in rows
                 ],
-                f"{evaluation}: verdicts against {compared.reference}",
+                f"{titled(evaluation)}: verdicts against {compared.reference}",
                 "all differences: differences.csv; seed by seed: seeds.csv",
             )
         )
@@ -148,16 +152,14 @@ def _verdicts(compared: Compared) -> Section:
             lines = []
             for name in names:
                 own = [row for row in effective if row["variant"] == name]
-                shown = [f"{row['tokens']:,}{'+' if row['tokens'] == row['longest'] else ''}" for row in own]
-                spans = [f"{row['low']:,} to {row['high']:,}" for row in own]
-                lines.append((name, ", ".join(shown), "; ".join(spans)))
+                shown, spans = ([row[key] for row in own] for key in ("told", "interval_told"))
+                lines.append((name, "; ".join(shown), "; ".join(spans)))
             margin = effective[0]["margin_nats"]
             tables.append(
                 PageTable(
                     ("variant", "effective context (tokens), a number a seed", "95 % interval"),
                     lines,
-                    f"{evaluation}: the longest left context whose loss is within {margin:g} nats of that at C"
-                    " (+: the longest tried)",
+                    f"{titled(evaluation)}: the longest left context whose loss is within {margin:g} nats of that at C",
                     "effective_context.csv",
                 )
             )
@@ -175,7 +177,9 @@ def _pictures(drawn: Drawing, compared: Compared, evaluation: str) -> Section:
     """The pictures of one set of documents."""
     curves = [row for row in compared.curves if row["evaluation"] == evaluation]
     pictures = []
-    stem = evaluation.rpartition("-")[0] or evaluation
+    name_only = evaluation.rpartition("-")[0] or evaluation
+    alike = [other for other in compared.evaluations if other.rpartition("-")[0] == name_only]
+    stem = evaluation if len(alike) > 1 else name_only  # two sets of documents may have one name
 
     def add(name: str, figure: Figure, caption: str) -> None:
         drawn.add(f"{stem}_{name}", figure)
@@ -183,13 +187,14 @@ def _pictures(drawn: Drawing, compared: Compared, evaluation: str) -> Section:
 
     for measure, (title, _, _) in CURVES.items():
         if any(row["measure"] == measure for row in curves):
-            add(measure, curve_figure(curves, measure, compared.variants, compared.context), f"{title}, {evaluation}")
+            figure = curve_figure(curves, measure, compared.variants, compared.context)
+            add(measure, figure, f"{title}, {titled(evaluation)}")
     excess = [row for row in headline(compared.differences, evaluation) if row["measure"] == "excess"]
     if excess:
         add(
             "excess",
             difference_figure(excess, compared.variants, "nats"),
-            f"Excess against {compared.reference}, {evaluation}",
+            f"Excess against {compared.reference}, {titled(evaluation)}",
         )
     copies = {(r["variant"], r["tokens"]): r["mean"] for r in curves if r["measure"] == "copy"}
     first = {(r["variant"], r["tokens"]): r["mean"] for r in curves if r["measure"] == "copy_first"}
@@ -202,13 +207,13 @@ def _pictures(drawn: Drawing, compared: Compared, evaluation: str) -> Section:
         add(
             "copy_map",
             heat_map(gained, "variant", "distance", "gain", labels, reverse=True),
-            f"Loss on the first copy minus loss on the second, {evaluation}",
+            f"Loss on the first copy minus loss on the second, {titled(evaluation)}",
         )
     keys = [row for row in compared.passkeys if row["evaluation"] == evaluation]
     for name in dict.fromkeys(row["variant"] for row in keys):
         figure = passkey_figure([row for row in keys if row["variant"] == name], name)
         add(f"passkey_{name}", figure, f"Passkeys of {name} found, by length and depth")
-    return Section(f"Curves: {evaluation}", pictures=pictures)
+    return Section(f"Curves: {titled(evaluation)}", pictures=pictures)
 
 
 def _control(compared: Compared) -> Section:
@@ -245,7 +250,7 @@ def _details(compared: Compared) -> list[Section]:
         lines = [
             (
                 row["measure"],
-                f"{row['length_tokens']:,}",
+                row["length_told"],
                 row["variant"],
                 number(row["mean"]),
                 interval(row),
@@ -268,7 +273,7 @@ def _details(compared: Compared) -> list[Section]:
             "noise floor",
         )
         if lines:
-            sections.append(Section(f"All differences: {evaluation}", tables=[PageTable(columns, lines)]))
+            sections.append(Section(f"All differences: {titled(evaluation)}", tables=[PageTable(columns, lines)]))
     return sections
 
 
@@ -276,7 +281,7 @@ def _made_with(compared: Compared) -> Section:
     """The commands, and what each run is."""
     return Section(
         "How this was made",
-        ["Each run's own command is in its config.yaml; digests name what decides its numbers."],
-        [PageTable(("run", "digest", "commit", "blocks"), compared.provenance, "Runs")],
+        ["Digests name what decides a run's numbers; its whole configuration is in its config.yaml."],
+        [PageTable(("run", "digest", "commit", "blocks", "command"), compared.provenance, "Runs")],
         code=[compared.command],
     )

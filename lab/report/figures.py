@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from lab.report.pictures import COLOURS, STYLES
 from lab.tables import Row
@@ -168,6 +169,7 @@ def difference_figure(differences: Sequence[Row], variants: Sequence[str], unit:
     axes.axvline(0, color="0.3", linewidth=1, zorder=1)
     axes.set_yticks(range(len(differences)), [row["variant"] for row in differences])
     axes.invert_yaxis()
+    axes.xaxis.set_major_locator(MaxNLocator(5))
     axes.set_xlabel(f"minus {differences[0]['reference']} ({unit}); 95 % interval, grey: range over seeds")
     axes.grid(alpha=0.25, axis="x")
     return figure

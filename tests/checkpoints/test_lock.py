@@ -39,7 +39,9 @@ def test_a_run_that_is_held_is_refused_with_process_host_and_job(tmp_path):
     process, _ = holding(run)
     try:
         with (
-            pytest.raises(UserError, match=rf"run is being trained by process {process.pid} on .*, job none; wait"),
+            pytest.raises(
+                UserError, match=rf"run is being trained or scored by process {process.pid} on .*, job none; wait"
+            ),
             hold(run),
         ):
             pass

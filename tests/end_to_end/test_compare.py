@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import yaml
 from commands import lab, the_one_line
 from hydra import compose, initialize_config_dir
 
@@ -16,9 +17,10 @@ from lab.compare import compare
 from lab.errors import UserError
 from lab.extrapolate import extrapolate
 from lab.job import to_plain
+from lab.runs import digest
 
 SMOKE = ("experiment=smoke", "measure=none", "logger=csv")
-SHORT = ("scoring.longest=4", "scoring.segments=1", "resamples=500")
+SHORT = ("scoring.longest=4", "scoring.segments=1", "resamples=1000")
 EVALUATE = ("runs=runs/*", "scoring.longest=4", "scoring.segments=1")
 
 
@@ -126,6 +128,12 @@ def change(folder: Path, variant: str, *path: object) -> None:
     for key in keys:
         place = place[key]
     place[last] = value
+    if keys[:1] == ["identity"]:  # as if the run had been made so
+        config = yaml.safe_load((found.parent / "config.yaml").read_text())
+        if keys != ["identity", "tokenizer"]:
+            (config[keys[1]] if len(keys) > 1 else config)[last] = value
+        (found.parent / "config.yaml").write_text(yaml.safe_dump(config))
+        manifest["digest"] = digest(manifest["identity"])
     found.write_text(json.dumps(manifest))
 
 
@@ -162,6 +170,8 @@ def test_a_difference_that_is_allowed_is_told_on_every_page_and_picture(copied: 
     for name in ("report.html", "report.md"):
         assert "Allowed to differ beside model: packages.tokenizers is" in (folder / name).read_text()
     assert {row["kind"] for row in table(folder / "control.csv") if row["key"] == "packages.tokenizers"} == {"allowed"}
+    for name in ("differences", "estimates", "seeds", "curves", "effective_context"):
+        assert {row["allowed"] for row in table(folder / f"{name}.csv")} == {"packages.tokenizers"}
 
 
 def test_unbalanced_seeds_and_one_run_alone_are_refused(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -200,7 +210,81 @@ def test_an_unknown_choice_on_the_command_line_is_one_line_that_names_those_ther
     line = the_one_line(lab("extrapolate", "runs=runs/*", "measure=papyrus", cwd=compared))
     assert "papyrus" in line
     assert "context_gain" in line
-    assert "colour" in the_one_line(lab("compare", "runs=runs/*", "colour=red", cwd=compared))
+    line = the_one_line(lab("compare", "runs=runs/*", "colour=red", cwd=compared))
+    assert "colour" in line
+    assert "at the top has runs, accelerator, factor, reference, allow" in line
+
+
+def test_a_mistake_that_would_end_the_comparison_is_told_before_anything_is_scored(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(trained / "runs", tmp_path / "runs")
+    for scores in tmp_path.glob("runs/*/scores.csv"):
+        scores.unlink()
+    (tmp_path / "taken").write_text("")
+    for wrong, told in {
+        "reference=nope": "reference is 'nope': choose one of the variants rope, window_nope",
+        "output=taken": "taken is a file: name a folder",
+        "output=/proc/here": "/proc/here cannot be written",
+        "resamples=10": "resamples is 10: it must be a whole number of at least 1000",
+    }.items():
+        assert told in refused("compare", "runs=runs/*", *SHORT, wrong, folder=tmp_path, monkeypatch=monkeypatch)
+    assert not list(tmp_path.glob("runs/*/scores.csv"))
+
+
+def test_a_run_whose_configuration_was_changed_or_damaged_is_refused_by_name(
+    copied: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (run,) = copied.glob("runs/rope-*-seed0-*")
+    config, manifest = (run / name for name in ("config.yaml", "manifest.json"))
+    whole = config.read_text(), manifest.read_text()
+    damages = {
+        config: {
+            whole[0].replace("base: 10000.0", "base: 10.0"): "says model.position.base is 10.0, and the run was made "
+            "with 10000.0",
+            "": "it holds no mapping",
+            "a: 1": "lacks 'model'",
+            "a: [": "cannot be read",
+        },
+        manifest: {
+            "[1]": "it holds no mapping",
+            '{"state": "finished"}': "lacks digest",
+            whole[1].replace('"digest": "', '"digest": "0', 1): "digest",
+        },
+    }
+    for path, changes in damages.items():
+        for text, told in changes.items():
+            assert text not in whole
+            path.write_text(text)
+            for command in ("extrapolate", "compare"):
+                line = refused(command, "runs=runs/*", *SHORT[:2], folder=copied, monkeypatch=monkeypatch)
+                assert path.name in line
+                assert told in line
+        config.write_text(whole[0])
+        manifest.write_text(whole[1])
+
+
+def test_two_sets_of_documents_of_one_name_have_pictures_of_their_own(copied: Path) -> None:
+    for name, text in (("one", "gold river treaty nation "), ("two", "people of the war congress ")):
+        paths = [copied / f"{name}{number}.txt" for number in range(4)]
+        for number, path in enumerate(paths):
+            path.write_text(text * (300 + number))
+        files = f"evaluation.corpus.test=[{','.join(path.name for path in paths)}]"
+        scored = lab("extrapolate", *EVALUATE, "measure=loss_by_position", "evaluation=files", files, cwd=copied)
+        assert scored.returncode == 0, scored.stderr
+    assert lab("compare", "runs=runs/*", *SHORT, "measure=loss_by_position", cwd=copied).returncode == 0
+    pictures = sorted(copied.glob("comparison/files-*_loss_by_position.svg"))
+    assert len(pictures) == 2
+    assert pictures[0].read_bytes() != pictures[1].read_bytes()
+
+
+def test_a_table_of_one_checkpoint_holds_no_other(tmp_path: Path) -> None:
+    keep = ("trainer.checkpoint_every=4", "trainer.keep_last=3", "runs=runs")
+    assert lab("train", *SMOKE, *keep, "model=rope", cwd=tmp_path).returncode == 0
+    one = ("measure=truncated_perplexity", "scoring.longest=2")
+    alone = [lab("extrapolate", *EVALUATE, *one, f"checkpoint={step}", cwd=tmp_path).stdout for step in (4, "last")]
+    assert alone[0] != alone[1]
+    assert lab("extrapolate", *EVALUATE, *one, "checkpoint=4", cwd=tmp_path).stdout == alone[0]
 
 
 def test_unfinished_runs_and_damaged_scores_are_named(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -130,7 +130,7 @@ def test_a_second_process_on_one_run_is_refused_and_a_killed_holder_leaves_no_lo
     assert first.stdout is not None
     assert "parameters" in first.stdout.readline()
     second = lab("train", *command[3:], cwd=tmp_path)
-    assert f"is being trained by process {first.pid} on " in the_one_line(second)
+    assert f"is being trained or scored by process {first.pid} on " in the_one_line(second)
     first.kill()
     first.communicate()
     third = lab("train", *command[3:], "resume.allow=[all]", cwd=tmp_path)

@@ -213,8 +213,26 @@ def test_fewer_than_four_documents_tell_nothing_however_equal_they_are_and_howev
     draw = np.random.default_rng(15)
     seeded = hierarchical_difference(draw.normal(-5, 0.1, (5, 3)), draw.normal(0, 0.1, (5, 3)))
     for difference in (equal, seeded):
-        assert difference.p_value < 0.001
+        assert difference.p_value <= 0.5
         assert "too few documents to tell" in verdict(difference, difference.p_value, "a", "b")
+
+
+def test_equal_documents_are_told_as_equal_and_bound_no_difference():
+    nobody_found_a_key = document_difference(named([1.0] * 8), named([1.0] * 8))
+    told = verdict(nobody_found_a_key, 1.0, "a", "b", "of the keys")
+    assert told == "a and b: equal in each of 8 documents"
+
+
+@pytest.mark.parametrize(("count", "better"), [(4, False), (8, True)])
+def test_the_same_difference_everywhere_is_as_sure_as_a_sign_test(count, better):
+    all_and_none = document_difference(named([0.0] * count), named([1.0] * count))
+    assert all_and_none.p_value == pytest.approx(2 * 0.5**count)
+    assert ("is better" in verdict(all_and_none, all_and_none.p_value, "a", "b")) == better
+
+
+def test_an_interval_that_holds_zero_is_no_verdict_whatever_the_p_value():
+    difference = Difference(-0.01, -0.03, 0.0005, 0.049, 20)
+    assert "no difference larger than 0.030" in verdict(difference, 0.049, "a", "b")
 
 
 def test_the_noise_floor_is_over_pairs_of_seeds():

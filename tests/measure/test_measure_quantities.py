@@ -1,8 +1,17 @@
 """Quantities and effective context, from rows made by hand."""
 
+import numpy as np
 import pytest
 
-from lab.measure.quantities import Quantity, effective_context, overview, quantities, range_end
+from lab.measure.quantities import (
+    Quantity,
+    effective_context,
+    length_text,
+    overview,
+    quantities,
+    range_end,
+    weighed,
+)
 
 CONTEXT = 8
 
@@ -70,11 +79,46 @@ def test_the_margin_decides_and_the_interval_brackets_the_effective_context():
 def test_without_context_gain_there_is_no_effective_context():
     assert effective_context([row("excess", length_tokens=64, loss_nats=1.0)], CONTEXT) is None
     lines = overview([row("excess", length_tokens=64, loss_nats=1.0)], CONTEXT)
-    assert lines == [("excess", "64", "1.000", "not known", "1")]
+    assert lines == [("excess (nats)", "64", "1.000", "not known", "1")]
 
 
 def test_the_overview_names_every_quantity_and_the_effective_context():
     lines = overview(gains({8: 2.0, 16: 2.0}), CONTEXT)
-    assert [line[:2] for line in lines] == [("context_gain", "8"), ("context_gain", "16"), ("effective context", "")]
-    assert lines[-1][2:] == ("16 or more", "16 to 16", "8")
+    names = [("context_gain (nats)", "8"), ("context_gain (nats)", "16"), ("effective context (tokens)", "")]
+    assert [line[:2] for line in lines] == names
+    assert lines[-1][2:] == ("16 or more", "16 or more to 16 or more", "8")
     assert float(lines[0][2]) == pytest.approx(5.5)
+
+
+def test_sliding_windows_weigh_every_token_alike():
+    given = {"a": (2.0, 100), "b": (4.0, 300), "c": (3.0, 600)}
+    rows = [
+        row("sliding_perplexity", document=name, length_tokens=64, tokens=tokens, loss_nats=loss)
+        for name, (loss, tokens) in given.items()
+    ]
+    (values,) = quantities(rows, CONTEXT).values()
+    mean = (2 * 100 + 4 * 300 + 3 * 600) / 1000
+    assert np.mean(list(values.values())) == pytest.approx(mean)
+    # The spread of a ratio's mean, by leaving out a document at a time (jackknife), for many documents.
+    draw = np.random.default_rng(0)
+    losses, tokens = draw.normal(3, 1, 2000), draw.integers(10, 1000, 2000)
+    names = [str(number) for number in range(2000)]
+    found = weighed(dict(zip(names, losses, strict=True)), dict(zip(names, tokens, strict=True)))
+    left_out = ((losses * tokens).sum() - losses * tokens) / (tokens.sum() - tokens)
+    jackknife = np.sqrt(1999 / 2000 * ((left_out - left_out.mean()) ** 2).sum())
+    assert np.std(list(found.values()), ddof=1) / np.sqrt(2000) == pytest.approx(jackknife, rel=0.01)
+
+
+def test_ranges_of_positions_are_told_by_both_ends():
+    assert [length_text("loss_by_position", end, 8) for end in (8, 16, 32, 48)] == [
+        "0 to 8",
+        "8 to 16",
+        "16 to 32",
+        "32 to 48",
+    ]
+    assert length_text("copy", 1024, 8) == "1,024"
+
+
+def test_perplexities_are_shown_as_such():
+    rows = [row("truncated_perplexity", document=name, length_tokens=16, loss_nats=2.0) for name in "abcd"]
+    assert overview(rows, CONTEXT) == [("truncated_perplexity (perplexity)", "16", "7.4", "all equal", "4")]

@@ -148,13 +148,13 @@ def test_the_manifest_spells_out_what_was_measured_and_keeps_the_rest(run):
     assert record(run) == {
         "measure": "loss_by_position",
         "setting": setting_of(BY_POSITION),
-        "settings": BY_POSITION,
+        "settings": {key: value for key, value in BY_POSITION.items() if key != "documents"},
         "evaluation": "held_out-1234",
         "step": STEP,
         "precision": "float32",
         "code": code_of(make(BY_POSITION)),
-        "items": 4,
     }
+    assert list(run.manifest["scored_rows"].values()) == [len(rows(run))]
 
 
 def test_items_that_are_made_up_belong_to_no_held_out_documents(run):
@@ -200,7 +200,7 @@ def test_scores_that_were_deleted_are_scored_again(run):
 @pytest.mark.parametrize(("stop", "kept"), [("a", ""), ("b", "a"), ("c", "ab"), ("e", "abc")])
 def test_scoring_that_is_stopped_keeps_what_is_scored_and_goes_on_with_the_next(run, smoke, tmp_path, stop, kept):
     assert scored(run, stop=stop) == list(kept)
-    assert "items" not in record(run)
+    assert run.manifest["scored_rows"] == {}
     assert documents(run) == list(kept)
     shutil.copytree(smoke, tmp_path / "whole")
     scored(Run(tmp_path / "whole"))
@@ -234,7 +234,18 @@ def test_more_documents_are_added_to_those_that_are_scored_and_fewer_change_noth
     asked = [scored(run, {"loss_by_position": BY_POSITION | {"documents": count}}) for count in (1, 3, 3, 2, None)]
     assert asked == [["a"], ["b", "c"], [], [], ["e"]]
     assert documents(run) == ["a", "b", "c", "e"]
-    assert record(run)["items"] == 4
+    assert list(run.manifest["scored_rows"].values()) == [len(rows(run))]
+
+
+def test_rows_that_are_missing_are_noticed(run):
+    scored(run)
+    path = run.path / "scores.csv"
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join(lines[:5] + lines[6:]))
+    with pytest.raises(
+        UserError, match=rf"scores\.csv has {len(lines) - 2} rows of loss_by_position .* {len(lines) - 1}"
+    ):
+        scored(run)
 
 
 def test_another_batch_size_scores_nothing_again(run):
