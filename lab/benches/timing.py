@@ -19,8 +19,14 @@ def seconds(run: Step) -> float:
     return time.perf_counter() - start
 
 
-def matrix_rate(dtype: torch.dtype, device: str, size: int = 2048, repeats: int = 9) -> float:
+def matrix_size(device: str) -> int:
+    """Of the product that shows what a device can do: large enough to fill it."""
+    return 2048 if device == "cpu" else 8192
+
+
+def matrix_rate(dtype: torch.dtype, device: str, repeats: int = 9) -> float:
     """FLOP/s of a square matrix product: the limit that a training step is held against (median of repeats)."""
+    size = matrix_size(device)
     left, right = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
     times = [seconds(lambda: torch.mm(left, right)) for _ in range(repeats + 3)][3:]
     return float(2 * size**3 / statistics.median(times))

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from lab.benches.timing import Step, matrix_rate, peak_memory, seconds, spread
+from lab.benches.timing import Step, matrix_rate, matrix_size, peak_memory, seconds, spread
 from lab.commands import configuration_folder
 from lab.components import make
 from lab.errors import UserError
@@ -130,7 +130,9 @@ def bench_train(arguments: argparse.Namespace, console: Console) -> list[dict[st
         f"torch {torch.__version__}"
     )
     for name, rates in limits.items():
-        console.print(f"matrix product 2048^3 in {name}: {spread([rate / 1e9 for rate in rates])} GFLOP/s")
+        console.print(
+            f"matrix product {matrix_size(job.device)}^3 in {name}: {spread([rate / 1e9 for rate in rates])} GFLOP/s"
+        )
     console.print(
         f"FLOPs a token, forward and backward: {job.flops.exact / 1e6:.1f} M by visible keys (used below), "
         f"{job.flops.full / 1e6:.1f} M by 6 N + 12 L H Q T; peak memory of the process with lab eager alone "
