@@ -52,8 +52,8 @@ $(PILOT_RUNS): score = OMP_NUM_THREADS=1 $(BIN)/python -m lab.extrapolate runs='
 $(PILOT_RUNS):
 	OMP_NUM_THREADS=1 $(BIN)/python -m lab.train experiment=pilot_study model=$(model) seed=$(seed)
 	$(score)
-	$(score) evaluation=kjv
-	$(score) evaluation=shakespeare
+	$(score) evaluation=kjv scoring.documents=16
+	$(score) evaluation=shakespeare scoring.documents=16
 
 clean: ## remove the environment (runs stay)
 	rm -rf .venv *.egg-info build

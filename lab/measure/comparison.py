@@ -326,5 +326,5 @@ def _effective(control: Control, evaluation: str, rows: Mapping[Any, list[Row]],
                     "margin_nats": margin,
                     **found._asdict(),
                     "told": shown,
-                    "interval_told": f"{low} to {high}",
+                    "interval_told": low if low == high else f"{low} to {high}",
                 }

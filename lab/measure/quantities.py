@@ -168,5 +168,6 @@ def overview(rows: list[Row], context: int) -> list[tuple[str, str, str, str, st
     effective = effective_context(rows, context)
     if effective is not None:
         tokens, least, most = effective.told
-        lines.append(("effective context (tokens)", "", tokens, f"{least} to {most}", str(effective.documents)))
+        between = least if least == most else f"{least} to {most}"
+        lines.append(("effective context (tokens)", "", tokens, between, str(effective.documents)))
     return lines

@@ -25,6 +25,8 @@ HIGHEST_PERPLEXITY = 1e5
 def curve_figure(curves: Sequence[Row], measure: str, variants: Sequence[str], context: int) -> Figure:
     """Mean over seeds of a measure's curve for each variant, the range over seeds as a band, the window's edge.
 
+    Neighbouring bins far along the axis are shown as one; the table has all.
+
     Args:
         curves: rows of one evaluation with measure, variant, tokens, mean, least_of_seeds, most_of_seeds.
         context: C in tokens.
@@ -40,9 +42,9 @@ def curve_figure(curves: Sequence[Row], measure: str, variants: Sequence[str], c
         )
         if not rows:
             continue
-        tokens = [row["tokens"] for row in rows]
-        mean, least, most = (
-            np.array([row[key] for row in rows], dtype=float) for key in ("mean", "least_of_seeds", "most_of_seeds")
+        columns = ("tokens", "mean", "least_of_seeds", "most_of_seeds")
+        tokens, mean, least, most = (
+            np.array([np.mean([row[key] for row in group], dtype=float) for group in grouped(rows)]) for key in columns
         )
         if measure in PERPLEXITIES:
             mean, least, most = (np.minimum(np.exp(values), HIGHEST_PERPLEXITY) for values in (mean, least, most))
@@ -65,18 +67,29 @@ def curve_figure(curves: Sequence[Row], measure: str, variants: Sequence[str], c
     return figure
 
 
+def grouped(rows: Sequence[Row]) -> list[list[Row]]:
+    """Points along a logarithmic axis, in groups that span an eighth of where they begin: a picture shows no more."""
+    groups: list[list[Row]] = []
+    for row in rows:
+        if groups and row["tokens"] <= 1.125 * groups[-1][0]["tokens"]:
+            groups[-1].append(row)
+        else:
+            groups.append([row])
+    return groups
+
+
 def edge(axes: Axes, context: int) -> None:
     """Mark the end of the training window."""
     axes.axvline(context, color="0.3", linewidth=1)
     axes.annotate(
         f"C = {context}",
-        (context, 0.02),
+        (context, 0.98),
         xycoords=("data", "axes fraction"),
         xytext=(-3, 0),
         textcoords="offset points",
         rotation=90,
         ha="right",
-        va="bottom",
+        va="top",
         fontsize=8,
         color="0.3",
     )
