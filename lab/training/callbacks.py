@@ -232,6 +232,11 @@ class Saving(StepCallback):
         loop["epoch_loop.state_dict"]["_batches_that_stepped"] = trainer.global_step
 
     def on_load_checkpoint(self, trainer: Any, module: Any, checkpoint: dict[str, Any]) -> None:
+        # Another number of ranks takes another number of micro-batches to a step.
+        count = checkpoint["global_step"] * trainer.accumulate_grad_batches
+        progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
+        for counts in (progress["total"], progress["current"]):
+            counts.update({key: count for key in counts})
         states = checkpoint["random"]
         self._random = states[min(self.ranks.rank, len(states) - 1)]
 

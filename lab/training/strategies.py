@@ -1,5 +1,6 @@
 """How Lightning spreads a run over ranks: DDP and FSDP2, in processes that somebody else has started."""
 
+import warnings
 from typing import Any
 
 import torch
@@ -77,6 +78,9 @@ class FullySharded(ModelParallelStrategy):
         for optimizer, state in zip(self.optimizers, checkpoint["optimizer_states"], strict=True):
             named = FullyShardedDataParallel.rekey_optim_state_dict(state, OptimStateKeyType.PARAM_NAME, self.model)
             set_optimizer_state_dict(self.model, optimizer, named, options=options)
+            for group, saved in zip(optimizer.param_groups, state["param_groups"], strict=True):
+                # torch turns what are tuples into lists, and a checkpoint would no longer be the same.
+                group.update({key: value for key, value in saved.items() if key != "params"})
         return checkpoint
 
 
@@ -99,6 +103,8 @@ def shard(decoder: torch.nn.Module, mesh: Any) -> None:
     """Shard a decoder's weights over a mesh of ranks, block by block (FSDP2); computation stays as it is."""
     from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 
+    # Losses are a view of their chunks' and nothing changes them in place, of which torch warns.
+    warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
     for block in decoder.blocks:  # type: ignore[union-attr]
         fully_shard(block, mesh=mesh)
     fully_shard(decoder, mesh=mesh)
