@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -84,8 +85,10 @@ def gather(
     effective: list[Row] = []
     passkeys: list[Row] = []
     for evaluation in evaluations:
-        chosen = {path: [row for row in each if row["evaluation"] == evaluation] for path, each in rows.items()}
-        table = _table(control, evaluation, chosen)
+        chosen = in_common(
+            {path: [row for row in each if row["evaluation"] == evaluation] for path, each in rows.items()}, evaluation
+        )
+        table = _table(control, chosen)
         for quantity, variants in table.items():
             place = {"evaluation": evaluation, "measure": quantity.measure, "length_tokens": quantity.length_tokens}
             for name, values in variants.items():
@@ -113,6 +116,30 @@ def gather(
     return Evidence(reference, evaluations, *tables)
 
 
+def in_common(rows: Mapping[Path, list[Row]], evaluation: str) -> dict[Path, list[Row]]:
+    """The rows of each run that are of documents which all runs were scored on by that measure.
+
+    Raises:
+        UserError: all runs were scored by a measure, and on no document in common.
+    """
+    read: list[dict[str, set[str]]] = []
+    for each in rows.values():
+        documents: dict[str, set[str]] = {}
+        for row in each:
+            documents.setdefault(row["measure"], set()).add(row["document"])
+        read.append(documents)
+    common = {name: set.intersection(*(each[name] for each in read)) for name in set.intersection(*map(set, read))}
+    for name, documents_in_common in sorted(common.items()):
+        if not documents_in_common:
+            raise UserError(
+                f"{name} of {evaluation}: no document was scored in all runs; score them again with "
+                "python -m lab.extrapolate"
+            )
+    return {
+        path: [row for row in each if row["document"] in common.get(row["measure"], ())] for path, each in rows.items()
+    }
+
+
 def check_reference(control: Control, reference: str | None) -> str:
     """The variant that the others are held against, the first if None. Raises UserError if there is none so called."""
     names = list(control.variants)
@@ -134,23 +161,14 @@ def _context(control: Control) -> int:
     return int(control.runs[0].config["scale"]["context"])
 
 
-def _table(control: Control, evaluation: str, rows: Mapping[Any, list[Row]]) -> dict[Quantity, dict[str, np.ndarray]]:
-    """Of each quantity each variant's numbers [seeds, documents], for the documents that all runs were scored on.
-
-    Raises:
-        UserError: there is no such document.
-    """
+def _table(control: Control, rows: Mapping[Any, list[Row]]) -> dict[Quantity, dict[str, np.ndarray]]:
+    """Of each quantity that all runs have each variant's numbers [seeds, documents], documents in one order."""
     context = _context(control)
     found = {run.path: quantities(rows[run.path], context) for run in control.runs}
     common = [each for each in found[control.runs[0].path] if all(each in other for other in found.values())]
     table: dict[Quantity, dict[str, np.ndarray]] = {}
     for quantity in common:
-        documents = sorted(set.intersection(*(set(each[quantity]) for each in found.values())))
-        if not documents:
-            raise UserError(
-                f"{quantity.measure} of {evaluation}: no document was scored in all runs; score them again with "
-                "python -m lab.extrapolate"
-            )
+        documents = sorted(found[control.runs[0].path][quantity])
         table[quantity] = {
             name: np.array([[found[by_seed[s].path][quantity][d] for d in documents] for s in sorted(by_seed)])
             for name, by_seed in control.variants.items()

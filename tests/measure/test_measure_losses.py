@@ -50,7 +50,7 @@ def truncated(lengths: list[int] | None = None, longest: int = LONGEST) -> Trunc
 
 
 def sliding(
-    lengths: list[int] | None, stride: int, span: int | None = None, batch_tokens: int = 1000
+    lengths: list[int] | None, stride: int | None, span: int | None = None, batch_tokens: int = 1000
 ) -> SlidingPerplexity:
     return SlidingPerplexity(lengths, LONGEST, stride, span, documents=None, batch_tokens=batch_tokens)
 
@@ -182,6 +182,21 @@ def test_windows_that_do_not_overlap_are_stretches_read_by_themselves():
     (row,) = rows_of(sliding([8], 8), decoder, ids)
     stretches = [slow_scores.given_all(decoder, ids[start : start + 9]) for start in range(0, 64, 8)]
     equal([row["loss_nats"]], [np.mean(stretches)])
+
+
+def test_a_text_of_as_many_tokens_as_the_window_is_read_in_one_as_published_protocols_do():
+    decoder, ids = tiny(RoPE), document(LENGTH)[:64]
+    measure = sliding([64], 8, 63)
+    measure.check(8)
+    (slid,) = rows_of(measure, decoder, ids)
+    (whole,) = rows_of(truncated([63]), decoder, ids)
+    assert slid["tokens"] == 63
+    equal([slid["loss_nats"]], [whole["loss_nats"]], 1e-12)
+
+
+@pytest.mark.parametrize(("lengths", "stride"), [([8, 64], 8), ([2048, 4096], 256)])
+def test_a_stride_that_is_not_given_is_256_or_the_shortest_window(lengths, stride):
+    assert sliding(lengths, None).stride_of(8) == stride
 
 
 def test_a_window_as_long_as_the_span_is_one_pass():
@@ -456,7 +471,7 @@ WHOLE_NUMBERS = [
 
 @pytest.mark.parametrize(("kind", "key"), WHOLE_NUMBERS)
 def test_a_setting_that_is_no_whole_number_above_0_is_refused_with_its_key(kind, key):
-    for value in (0, -1, 1.5, True, "4", None):
+    for value in (0, -1, 1.5, True, "4", *([] if key == "stride" else [None])):
         with pytest.raises(UserError, match=rf"measure\.{kind.name}\.{key} is "):
             kind(**settings(kind, **{key: value}))
 
@@ -492,7 +507,7 @@ def test_a_span_that_is_no_whole_number_is_refused(span):
         (TruncatedPerplexity, {}, 7, r"scale\.context is 7.*measure\.truncated_perplexity\.lengths"),
         (SlidingPerplexity, {"stride": 3}, 7, r"scale\.context is 7.*measure\.sliding_perplexity\.lengths"),
         (SlidingPerplexity, {"stride": 5}, 8, r"stride is 5, more than the shortest window of 4"),
-        (SlidingPerplexity, {"span": 63}, 8, r"span is 63, less than the longest window of 64"),
+        (SlidingPerplexity, {"span": 62}, 8, r"span is 62, less than the longest window of 64"),
         (ContextGain, {"longest": 3}, 8, r"measure\.context_gain\.longest is 3.*power of two"),
         (ContextGain, {}, 12, r"scale\.context 12.*power of two"),
         (Copy, {"string": 65}, 8, r"measure\.copy\.string is 65.*64"),
