@@ -27,6 +27,9 @@ TEXT = {
     "value",
     "verdict",
     "unit",
+    "contestant",
+    "scale",
+    "device",
 }
 
 
