@@ -5,7 +5,7 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -16,7 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from lab.errors import UserError
 from lab.files import remedy
-from lab.schema import COMPARING_KINDS, KINDS, SCORING_KINDS
+from lab.schema import KINDS
 from lab.training.interruption import Interrupted
 
 
@@ -27,15 +27,15 @@ def configuration_folder() -> str:
     return str(inside if inside.is_dir() else package.parent / "conf")
 
 
-def one_line(error: BaseException) -> str | None:
-    """The line that tells a user's mistake, or None if the error is not a user's to mend."""
+def one_line(error: BaseException, kinds: Mapping[str, str] = KINDS) -> str | None:
+    """The line that tells a user's mistake, or None if it is not a user's to mend; ``kinds``: the command's keys."""
     if isinstance(error, UserError):
         return str(error)
     if isinstance(error, (HydraException, OmegaConfBaseException)):
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         # The search path follows, of interest to those who write Hydra plugins only.
         kept = [line for line in lines if not line.startswith(("Config search path", "provider=", "full_key"))]
-        return " ".join(" ".join(kept).split()) + known_keys(str(error))
+        return " ".join(" ".join(kept).split()) + known_keys(str(error), kinds)
     if isinstance(error, ValueError) and str(error).startswith("Config group override"):
         return f"{error}; write group=choice, for example model=rope"
     if isinstance(error, OSError) and error.strerror:
@@ -43,21 +43,13 @@ def one_line(error: BaseException) -> str | None:
     return None
 
 
-KINDS_OF = {"extrapolate": SCORING_KINDS, "compare": COMPARING_KINDS}
-
-
-def configuration() -> str:
-    """Which of conf/*.yaml this process composes: the module that python -m was given, in lab."""
-    return Path(sys.argv[0]).stem
-
-
-def known_keys(message: str) -> str:
+def known_keys(message: str, kinds: Mapping[str, str]) -> str:
     """For Hydra's complaint about a key that does not exist: the keys that stand where it was looked for."""
     unknown = re.search(r"Could not override '([\w.]+)'", message)
     if unknown is None:
         return ""
     group = unknown.group(1).rpartition(".")[0]
-    keys = [key for key in KINDS_OF.get(configuration(), KINDS) if key.rpartition(".")[0] == group]
+    keys = [key for key in kinds if key.rpartition(".")[0] == group]
     return f"; {group or 'at the top'} has {', '.join(keys)}" if keys else ""
 
 
@@ -73,7 +65,7 @@ class Parser(argparse.ArgumentParser):
         raise UserError(f"{message}; {self.prog} --help tells more")
 
 
-def run_composed(name: str, act: Callable[[DictConfig], None]) -> None:
+def run_composed(name: str, act: Callable[[DictConfig], None], kinds: Mapping[str, str] = KINDS) -> None:
     """Call ``act`` with conf/<name>.yaml as the command line composes it; errors as in :func:`run_command`."""
     errors: list[Exception] = []
 
@@ -89,10 +81,10 @@ def run_composed(name: str, act: Callable[[DictConfig], None]) -> None:
         if errors:
             raise errors[0]
 
-    run_command(main)
+    run_command(main, kinds)
 
 
-def run_command(main: Callable[[], None]) -> None:
+def run_command(main: Callable[[], None], kinds: Mapping[str, str] = KINDS) -> None:
     """Call ``main``; a user's mistake becomes one line on stderr and exit code 1, a bug keeps its traceback."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands its errors on instead of printing them in its own way
     try:
@@ -103,7 +95,7 @@ def run_command(main: Callable[[], None]) -> None:
         print(interrupted, file=sys.stderr)
         sys.exit(Interrupted.EXIT_CODE)
     except Exception as error:
-        line = one_line(error)
+        line = one_line(error, kinds)
         if line is None:
             traceback.print_exc()
         else:

@@ -126,4 +126,4 @@ def show(control: Control, evidence: Evidence, console: Console) -> None:
 
 
 if __name__ == "__main__":
-    run_composed("compare", lambda composed: compare(to_plain(composed)))
+    run_composed("compare", lambda composed: compare(to_plain(composed)), COMPARING_KINDS)

@@ -61,4 +61,4 @@ def show(runs: list[Run], nodes: dict[str, Any], scored: list[tuple[str, int]]) 
 
 
 if __name__ == "__main__":
-    run_composed("extrapolate", lambda composed: extrapolate(to_plain(composed)))
+    run_composed("extrapolate", lambda composed: extrapolate(to_plain(composed)), SCORING_KINDS)

@@ -110,6 +110,9 @@ def fits(value: Any, kind: str) -> bool:
         "name": name,
         "name or null": value is None or name,
         "text or list of texts": isinstance(value, (str, list)) and all(isinstance(each, str) for each in value),
+        "text or list of texts or null": value is None
+        or (isinstance(value, (str, list)) and len(value) > 0 and all(isinstance(each, str) for each in value)),
+        "count such as 50B, or null": not isinstance(value, (bool, list)),
         "list of texts": isinstance(value, list) and all(isinstance(each, str) for each in value),
         "list of whole numbers": isinstance(value, list) and all(type(each) is int for each in value),
         "last or a whole number": whole or value == "last",
@@ -126,6 +129,7 @@ def fits(value: Any, kind: str) -> bool:
         "number from 0 on": is_number(value) and value >= 0,
         "positive number": is_number(value) and value > 0,
         "positive number or null": value is None or (is_number(value) and value > 0),
+        "share above 0 and up to 1": is_number(value) and 0 < value <= 1,
         "fraction": is_number(value) and 0 <= value <= 1,
         "pair of fractions": fractions and len(value) == 2,
     }[kind]
@@ -164,6 +168,24 @@ COMPARING_KINDS = {key: kind for key, kind in SCORING_KINDS.items() if key != "c
     "resamples": "whole number of at least 1000",
     "noise": "text or null",
     "noise_seeds": "list of whole numbers",
+}
+
+PLANNED_GROUPS = ("model.", "scale.", "tokenizer.", "data.", "optimizer.", "trainer.")
+
+# Of lab.plan; tokens is an amount such as 50B, read in lab/planning.py.
+PLANNING_KINDS = {key: kind for key, kind in KINDS.items() if key.startswith(PLANNED_GROUPS)} | {
+    "tokens": "count such as 50B, or null",
+    "gpus": "positive whole number",
+    "seeds": "positive whole number",
+    "bench": "text or list of texts or null",
+    "csv": "text or null",
+    "device": "name",
+    "peak_tflops": "positive number or null",
+    "memory_gb": "positive number or null",
+    "utilisation": "share above 0 and up to 1",
+    "scaling": "share above 0 and up to 1",
+    "bytes_per_token": "positive number",
+    "seed": "whole number",
 }
 
 GROUPS = {key.partition(".")[0] for key in KINDS if "." in key}

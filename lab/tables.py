@@ -31,6 +31,9 @@ TEXT = {
     "told",
     "length_told",
     "interval_told",
+    "contestant",
+    "scale",
+    "device",
 }
 
 

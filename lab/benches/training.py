@@ -159,6 +159,9 @@ def bench_train(arguments: argparse.Namespace, console: Console) -> list[dict[st
             rows.append(
                 {
                     "contestant": name,
+                    "variant": job.config["model"]["name"],
+                    "scale": scale["name"],
+                    "device": torch.cuda.get_device_name() if job.device == "cuda" else "cpu",
                     "round": number,
                     "seconds": each,
                     "tokens": count,

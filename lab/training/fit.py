@@ -20,6 +20,7 @@ from lab.data.module import DataModule
 from lab.errors import UserError
 from lab.model.decoder import Decoder
 from lab.model.flops import FlopsPerToken, peak_flops, training_flops
+from lab.model.memory import shape_of, step_memory
 from lab.ranks import Ranks
 from lab.runs import Config, Run
 from lab.training.callbacks import Metrics, Progress, Saving
@@ -123,6 +124,8 @@ AFTERWARDS = {
     "control.py",
     "extrapolate.py",
     "measure",
+    "plan.py",
+    "planning.py",
     "report",
     "schema.py",
     "status.py",
@@ -249,8 +252,8 @@ def fit(
         if not is_out_of_memory(error):
             raise
         raise UserError(
-            f"out of memory at optimiser step {trainer.global_step + 1}: weights, gradients and AdamW need about "
-            f"{memory_estimate(config, decoder)}; lower scale.micro_batch (now {scale['micro_batch']})"
+            f"out of memory at optimiser step {trainer.global_step + 1}: a step needs "
+            f"{memory_estimate(config, ranks)}; lower scale.micro_batch (now {scale['micro_batch']})"
         ) from None
     return module
 
@@ -265,17 +268,18 @@ def is_out_of_memory(error: RuntimeError) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
 
 
-def memory_estimate(config: Config, decoder: Decoder) -> str:
-    """A sentence about the memory of a step: state exactly, activations roughly."""
-    scale = config["scale"]
-    weights = sum(parameter.numel() for parameter in decoder.parameters())
-    tokens = scale["micro_batch"] * scale["context"]
-    size = 2 if config["trainer"]["compute_dtype"] == "bfloat16" else 4
-    # What the backward pass keeps for each token and layer: norms in float32, projections, gate, up and product.
-    layer = (
-        8 * scale["width"] * 2
-        + size * (4 * scale["width"] + 4 * scale["heads"] * scale["head_dim"])
-        + size * 4 * scale["hidden"]
+def memory_estimate(config: Config, ranks: Ranks) -> str:
+    """A sentence about the memory of a step, by the model that ``lab.plan`` prints."""
+    memory = step_memory(
+        shape_of(config["scale"], config["model"]),
+        micro_batch=config["scale"]["micro_batch"],
+        compute_dtype=config["trainer"]["compute_dtype"],
+        optimizer=config["optimizer"]["_target_"],
+        kernel=config["kernel"],
+        strategy=config["trainer"]["strategy"],
+        ranks=ranks.world,
     )
-    activations = tokens * (scale["layers"] * layer + 12 * scale["vocabulary"])
-    return f"{16 * weights / 1e9:.1f} GB, activations of a micro-batch about {activations / 1e9:.1f} GB"
+    return (
+        f"{memory.state / 1e9:.1f} GB for weights, gradients and optimiser, and about "
+        f"{(memory.total - memory.state) / 1e9:.1f} GB for the activations and logits of a micro-batch"
+    )

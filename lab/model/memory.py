@@ -1,0 +1,158 @@
+"""Memory of a training step on one device, counted from the decoder's shape: one model for plans and for errors.
+
+What is held between steps (weights, gradients, moments) is exact. Activations and logits follow the tensors that
+autograd keeps for an eager backward pass, operation by operation; compiled blocks keep less, and a device's allocator,
+libraries and communication come on top. tests/test_plan.py holds the sum against measured peaks.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+FLOAT32 = 4  # bytes
+LOSS_CHUNK = 4096  # positions that the head is applied to at a time, as in Decoder.next_token_losses
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What a decoder's memory depends on; names as in conf/scale/, ``window`` and ``slopes`` as in attention."""
+
+    vocabulary: int
+    context: int
+    layers: int
+    width: int
+    hidden: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    tied: bool
+    window: int | None
+    slopes: bool
+
+    @property
+    def block_matrices(self) -> int:
+        """Values in the matrices of one block: attention, then feed-forward."""
+        attention = self.width * self.head_dim * (2 * self.heads + 2 * self.kv_heads)
+        return attention + 3 * self.width * self.hidden
+
+    @property
+    def outside(self) -> int:
+        """Values outside the blocks: embedding, head, last norm."""
+        return self.vocabulary * self.width * (1 if self.tied else 2) + self.width
+
+    @property
+    def parameters(self) -> int:
+        """All trained values."""
+        return self.layers * (self.block_matrices + 2 * self.width) + self.outside
+
+
+def shape_of(scale: Mapping[str, Any], model: Mapping[str, Any]) -> Shape:
+    """The shape that the nodes ``scale`` and ``model`` of a configuration describe."""
+    keys = ("vocabulary", "context", "layers", "width", "hidden", "heads", "kv_heads", "head_dim")
+    return Shape(
+        **{key: scale[key] for key in keys},
+        tied=model["tied"],
+        window=model["attention"]["window"],
+        slopes=model["position"]["_target_"].endswith(".ALiBi"),
+    )
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes on each device at the peak of a step: the start of the last micro-batch's backward pass.
+
+    Args:
+        parameters, gradients, optimizer: float32, held from step to step; sharded under FSDP. Exact.
+        copies: weights in bfloat16, made for the products and kept for the backward pass, and what FSDP has gathered.
+        activations: what the blocks keep for the backward pass. An estimate, as are copies and logits.
+        logits: the loss's log-probabilities of all positions, and the gradient of one chunk of them.
+    """
+
+    parameters: int
+    gradients: int
+    optimizer: int
+    copies: int
+    activations: int
+    logits: int
+
+    @property
+    def state(self) -> int:
+        """What is held from step to step."""
+        return self.parameters + self.gradients + self.optimizer
+
+    @property
+    def total(self) -> int:
+        return self.state + self.copies + self.activations + self.logits
+
+
+def moments(shape: Shape, optimizer: str) -> int:
+    """Values that the optimiser keeps: Muon one for each value of a block's matrices, all else AdamW's two.
+
+    Args:
+        optimizer: the ``_target_`` of its configuration.
+    """
+    once = shape.layers * shape.block_matrices if optimizer.endswith(".Muon") else 0
+    return 2 * shape.parameters - once
+
+
+def kept_by_block(shape: Shape, size: int, kernel: str) -> int:
+    """Bytes that one block keeps for the backward pass, for each token.
+
+    Args:
+        size: bytes of an activation: 4 in float32, 2 in bfloat16.
+        kernel: all but ``reference`` and a masked ``sdpa`` keep queries, keys, values and what they give, no scores.
+    """
+    queries, keys = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
+    norm = 2 * FLOAT32 * shape.width + size * shape.width  # input and normalised input; what the matrices take
+    attention = size * (2 * queries + 2 * keys)
+    feed_forward = size * 4 * shape.hidden  # gate, its SiLU, up, their product
+    scores = 0
+    if kernel == "reference":  # keys and values for every head, probabilities in float32 and in the activations' type
+        scores = size * 2 * (queries - keys)
+        scores += shape.heads * shape.context * (FLOAT32 if size == FLOAT32 else FLOAT32 + size)
+    return 2 * norm + attention + feed_forward + scores
+
+
+def step_memory(
+    shape: Shape,
+    *,
+    micro_batch: int,
+    compute_dtype: str,
+    optimizer: str,
+    kernel: str = "auto",
+    strategy: str = "single",
+    ranks: int = 1,
+) -> Memory:
+    """Peak memory of each device in a step of several micro-batches (of one, the gradients are not yet there).
+
+    Args:
+        micro_batch: blocks computed at a time.
+        compute_dtype: ``float32`` or ``bfloat16``.
+        optimizer: the ``_target_`` of its configuration.
+        strategy: ``single``, ``ddp`` (gradients are the buckets, so it needs no more) or ``fsdp``, over ``ranks``.
+    """
+    size = 2 if compute_dtype == "bfloat16" else FLOAT32
+    tokens = micro_batch * shape.context
+    chunk = min(tokens, LOSS_CHUNK)
+    matrices, head = shape.layers * shape.block_matrices, shape.vocabulary * shape.width
+    sharded = ranks if strategy == "fsdp" else 1
+
+    def share(values: int) -> int:
+        return -(-FLOAT32 * values // sharded)
+
+    # A product in bfloat16 keeps its weight in bfloat16, whole, even where FSDP has put the float32 one away again.
+    copies = 0 if size == FLOAT32 else size * (matrices + head * -(-tokens // chunk))
+    if sharded > 1:  # the root's weights and gradients, two blocks' weights, one's gradients on the way out
+        copies += 2 * FLOAT32 * shape.outside + 4 * FLOAT32 * shape.block_matrices
+    activations = tokens * shape.layers * kept_by_block(shape, size, kernel)
+    activations += tokens * (2 * FLOAT32 + size) * shape.width  # of the last norm
+    if kernel == "sdpa" and (shape.slopes or shape.window is not None):  # each layer's mask or bias
+        activations += shape.layers * size * shape.context**2 * (shape.heads if shape.slopes else 1)
+    return Memory(
+        parameters=share(shape.parameters),
+        gradients=share(shape.parameters),
+        optimizer=share(moments(shape, optimizer)),
+        copies=copies,
+        activations=activations,
+        logits=FLOAT32 * shape.vocabulary * (tokens + 2 * chunk),
+    )
