@@ -4,6 +4,7 @@ python -m lab.train model=rope
 python -m lab.train -m model=nope,rope seed=0,1
 """
 
+import os
 import traceback
 from contextlib import ExitStack
 from functools import partial
@@ -25,6 +26,7 @@ from lab.model.initialise import fingerprints
 from lab.report.pictures import loss_by_position_picture
 from lab.report.tables import SUMMARY, print_summary
 from lab.runs import Config
+from lab.slurm import job_of
 from lab.sweep import Outcomes
 from lab.tables import read_table, write_table
 from lab.training.callbacks import last_step
@@ -93,7 +95,7 @@ def make_run(job: Job) -> int:
         "flops_per_token": {"exact": job.flops.exact, "full": job.flops.full},
         "corpus": job.corpus_manifest,
         "initial_weights": fingerprints(decoder),
-        "stretches": [surroundings(job.kernel, job.ranks.world) | {"first_step": 1}],
+        "stretches": [surroundings(job.kernel, job.ranks.world) | {"first_step": 1, "job": job_of(os.environ)}],
     }
     job.run.create(job.config, manifest)
     print(f"{job.run.path}: {parameter_count(decoder):,} parameters, {job.trained_tokens:,} tokens")
@@ -121,7 +123,7 @@ def continue_run(job: Job) -> int:
                 " start the run again with overwrite=true"
             )
     step = checkpoint.step if checkpoint else 0
-    stretch = now | {"first_step": step + 1, "allowed": allow}
+    stretch = now | {"first_step": step + 1, "allowed": allow, "job": job_of(os.environ)}
     job.run.update_manifest(stretches=[*stretches, stretch])
     print(f"{job.run.path}: continuing after optimiser step {step} of {job.steps}")
     return step

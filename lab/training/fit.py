@@ -109,6 +109,7 @@ AFTERWARDS = {
     "measure",
     "report",
     "schema.py",
+    "slurm.py",
     "status.py",
     "sweep.py",
     "tables.py",
