@@ -27,14 +27,13 @@ from lab.report.pictures import loss_by_position_picture
 from lab.report.tables import SUMMARY, print_summary
 from lab.runs import Config
 from lab.slurm import job_of
-from lab.sweep import Outcomes
+from lab.slurm_launcher import register
+from lab.sweep import OUTCOMES
 from lab.tables import read_table, write_table
 from lab.training.callbacks import last_step
 from lab.training.fit import fit, surroundings
 from lab.training.interruption import Interrupted, Interruption
 from lab.training.resume import check_surroundings
-
-OUTCOMES = Outcomes()
 
 
 def train(job: Job) -> None:
@@ -169,14 +168,13 @@ def show(job: Job, scored: bool) -> None:
         print(f"tables and picture: {job.run.path}/scores.csv, summary.csv, loss_by_position.png")
 
 
-@hydra.main(version_base="1.3", config_path=configuration_folder(), config_name="train")
 def entry(composed: DictConfig) -> None:
     if OUTCOMES.interrupted:
         raise OUTCOMES.interrupted  # a sweep that is asked to stop starts no further run
     try:
         job = Job(composed)
         if composed.plan:
-            OUTCOMES.planned.append(job)
+            OUTCOMES.plan(job, HydraConfig.get().overrides.task)
             return
         train(job)
         OUTCOMES.finished.append(job)
@@ -198,8 +196,9 @@ def entry(composed: DictConfig) -> None:
 
 
 def main() -> None:
+    register()
     try:
-        entry()
+        hydra.main(version_base="1.3", config_path=configuration_folder(), config_name="train")(entry)()
     except Exception:
         if not OUTCOMES.failed or OUTCOMES.interrupted:
             raise
@@ -211,4 +210,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run_command(main)
+    from lab import train as importable  # jobs elsewhere find what they are to call as lab.train, not as __main__
+
+    run_command(importable.main)

@@ -40,7 +40,10 @@ copy_code() { # further file, to be kept as plan.txt
                 { [ $# = 0 ] || cp "$1" "$beside/plan.txt"; }
         } 2>&1
     ) || { rm -rf "$beside" && fail "the code cannot be copied to $beside: ${reason##*: }"; }
-    git -C "$source" rev-parse HEAD > "$beside/commit" 2> /dev/null || rm -f "$beside/commit"
+    {
+        git -C "$source" rev-parse HEAD || echo unknown
+        [ -z "$(git -C "$source" status --porcelain -- '*.py' '*.yaml')" ] || echo changed
+    } > "$beside/commit" 2> /dev/null
     mv -T "$beside" "$COPY" 2> /dev/null || rm -rf "$beside" # unless another task was first
     [ -d "$COPY" ] || fail "$COPY cannot be made; choose another folder at the top of the script"
 }

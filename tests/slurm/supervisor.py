@@ -2,9 +2,9 @@
 
     python supervisor.py [--accounting]
 
-Starts munged, slurmctld and two slurmd (with --accounting also MariaDB and slurmdbd), prints "ready" with the path of
-slurm.conf, or "failed: why", waits until stdin is closed, stops everything and removes the folder. A process of its own, and the reaper of all that its daemons leave
-behind: so that a test run that is killed leaves nothing either.
+Starts munged, slurmctld and two slurmd (with --accounting also MariaDB and slurmdbd), prints "ready" and the path of
+slurm.conf, or "failed: why", waits until stdin is closed, stops everything and removes the folder. It is a process of
+its own, and the reaper of all that its daemons leave behind: so that a test run that is killed leaves nothing either.
 """
 
 import argparse

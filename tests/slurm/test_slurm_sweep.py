@@ -1,0 +1,146 @@
+"""Sweeps: slurm/sweep.sbatch as it is shipped, hydra/launcher=slurm, and what lab.status says of their jobs."""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+from conftest import ROOT, SMOKE, Cluster, until
+
+SWEEP = str(ROOT / "slurm" / "sweep.sbatch")
+LAUNCHER = ("hydra/launcher=slurm", "hydra.launcher.timeout_min=60")
+
+
+def train(cluster: Cluster, folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return cluster.run(sys.executable, "-m", "lab.train", *arguments, cwd=folder, timeout=400, **environment)
+
+
+def started(cluster: Cluster, folder: Path, *arguments: str) -> subprocess.Popen[str]:
+    """A sweep that waits for its jobs."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "lab.train", *arguments],
+        cwd=folder,
+        env=cluster.environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def the_one_line(result: subprocess.CompletedProcess[str]) -> str:
+    assert result.returncode == 1, result.stdout + result.stderr
+    (line,) = (result.stdout + result.stderr).splitlines()
+    assert line.startswith("error: ")
+    return line
+
+
+def status(cluster: Cluster, folder: Path) -> list[list[str]]:
+    """The cells of lab.status, row by row."""
+    result = cluster.run(sys.executable, "-m", "lab.status", "runs", cwd=folder, timeout=200)
+    assert result.returncode == 0, result.stderr
+    return [[cell.strip() for cell in re.split("[│┃]", line)[1:-1]] for line in result.stdout.splitlines()[1:]]
+
+
+def states(folder: Path) -> dict[str, str]:
+    """Of every run, by variant and seed, its state."""
+    return {
+        "-".join(re.match(r"(\w+)-.*-(seed\d)", path.parent.name).groups()): re.search(  # type: ignore[union-attr]
+            r'"state": "(\w+)"', path.read_text()
+        )[1]  # type: ignore[index]
+        for path in folder.glob("runs/*/manifest.json")
+    }
+
+
+def test_a_plan_becomes_an_array_that_is_submitted_and_done_with(slurm: Cluster, tmp_path: Path) -> None:
+    planned = train(slurm, tmp_path, "-m", *SMOKE, "model=nope,rope", "seed=0,1", "plan=sweep.txt")
+    assert planned.returncode == 0, planned.stderr
+    assert f"sweep.txt: 4 runs; submit them with sbatch --array=1-4 {SWEEP} sweep.txt" in planned.stdout
+    lines = (tmp_path / "sweep.txt").read_text().splitlines()
+    # The last is to fail, and the first to wait.
+    lines[3] = lines[3] + " 'scale.heads=0'"
+    (tmp_path / "sweep.txt").write_text("".join(line + "\n" for line in lines))
+    job = slurm.sbatch("--array=1-5%2", SWEEP, "sweep.txt", cwd=tmp_path)
+    until(lambda: len(states(tmp_path)) >= 1)
+    rows = status(slurm, tmp_path)
+    assert rows[1][-3:] == ["job", "job's state", "time left"]
+    found = {row[-3]: (row[1], row[-2]) for row in rows if row[-3:] and row[-3].startswith(job)}
+    assert len(found) == 5, rows
+    assert any(state.startswith("queued") and begun == "not begun" for begun, state in found.values()), rows
+    ended = {task: slurm.ended(f"{job}_{task}")["JobState"] for task in range(1, 6)}
+    assert ended == {1: "COMPLETED", 2: "COMPLETED", 3: "COMPLETED", 4: "FAILED", 5: "FAILED"}
+    assert states(tmp_path) == {"nope-seed0": "finished", "nope-seed1": "finished", "rope-seed0": "finished"}
+    assert "error: " in (tmp_path / f"slurm-{job}_4.out").read_text()
+    last = (tmp_path / f"slurm-{job}_5.out").read_text()
+    assert "error: sweep.txt has no line 5: sbatch --array=1-4 slurm/sweep.sbatch sweep.txt" in last
+    rows = status(slurm, tmp_path)
+    found = {row[-3]: (row[0], row[1], row[-2]) for row in rows if row[-3:] and row[-3].startswith(job)}
+    assert found[f"{job}_1"][1:] == ("finished", "completed")
+    assert found[f"{job}_4"] == (lines[3].replace("'", ""), "not begun", "failed with exit code 1")
+
+
+def test_a_sweep_is_submitted_without_an_array_or_a_plan(slurm: Cluster, tmp_path: Path) -> None:
+    (tmp_path / "sweep.txt").write_text("seed=0\nseed=1\n")
+    wrong = {
+        slurm.sbatch(SWEEP, "sweep.txt", cwd=tmp_path): "sbatch --array=1-2 slurm/sweep.sbatch sweep.txt",
+        slurm.sbatch(SWEEP, "other.txt", cwd=tmp_path): "there is no plan 'other.txt'",
+    }
+    for job, told in wrong.items():
+        assert slurm.ended(job)["JobState"] == "FAILED"
+        (path,) = tmp_path.glob(f"slurm-{job}_*.out")
+        assert told in path.read_text()
+
+
+def test_a_multirun_through_the_launcher_saves_requeues_and_tells_what_failed(slurm: Cluster, tmp_path: Path) -> None:
+    sweep = ("-m", *SMOKE, "model=nope,rope", "scale.kv_heads=1,0", "scale.tokens=122880", *LAUNCHER)
+    process = started(slurm, tmp_path, *sweep)
+    until(
+        lambda: any(path.parent.parent.name.startswith("nope") for path in tmp_path.glob("runs/*/checkpoints/step=*"))
+    )
+    (queued,) = {line.partition("_")[0] for line in slurm.ask("squeue", "--noheader", "--format=%i").splitlines()}
+    slurm.ask("scancel", "--signal=USR2", f"{queued}_0")
+    slurm.requeued(f"{queued}_0", 1)
+    out, err = process.communicate(timeout=400)
+    assert process.returncode == 1, out + err
+    assert "Traceback" not in out + err
+    assert f"job {queued}: 4 runs are submitted" in out
+    assert "SLURM keeps no accounts here" in out
+    assert f"job {queued}_0 (model=nope scale.kv_heads=1): done" in out
+    assert f"job {queued}_1 (model=nope scale.kv_heads=0): scale.kv_heads is 0: give 1 or more" in out
+    assert err.splitlines()[-1] == "error: 2 of 4 runs failed; the table above says why"
+    assert states(tmp_path) == {"nope-seed0": "finished", "rope-seed0": "finished"}
+    log = (tmp_path / "runs" / ".submitit" / f"{queued}_0" / f"{queued}_0_0_log.err").read_text()
+    assert re.search(r"SIGUSR2 came: saved at optimiser step \d+ of 120", log), log
+    assert log.count("Requeued job") == 1
+
+
+def test_a_killed_job_ends_the_wait_without_accounts(slurm: Cluster, tmp_path: Path) -> None:
+    assert_a_killed_job_ends_the_wait(slurm, tmp_path)
+
+
+def test_a_killed_job_ends_the_wait_with_accounts(slurm_with_accounting: Cluster, tmp_path: Path) -> None:
+    assert_a_killed_job_ends_the_wait(slurm_with_accounting, tmp_path)
+
+
+def assert_a_killed_job_ends_the_wait(cluster: Cluster, folder: Path) -> None:
+    process = started(cluster, folder, "-m", *SMOKE, "scale.tokens=4096000", "seed=0", *LAUNCHER)
+    until(lambda: list(folder.glob("runs/*/checkpoints/step=*")))
+    (lock,) = folder.glob("runs/.*.lock")
+    os.kill(int(re.search(r'"process": (\d+)', lock.read_text())[1]), signal.SIGKILL)  # type: ignore[index]
+    out, err = process.communicate(timeout=240)
+    assert process.returncode == 1
+    assert "Traceback" not in out + err
+    assert re.search(r"the job has ended as FAILED and has left no result; .*_log\.err may say why", out), out + err
+
+
+def test_what_cannot_be_submitted_is_one_line(slurm: Cluster, tmp_path: Path) -> None:
+    sweep = ("-m", *SMOKE, "seed=0,1", *LAUNCHER)
+    line = the_one_line(train(slurm, tmp_path, *sweep, "hydra.launcher.partition=nosuch"))
+    assert "sbatch refuses the jobs: invalid partition specified: nosuch" in line
+    only = tmp_path / "bin"
+    only.mkdir()
+    (only / "git").symlink_to(shutil.which("git") or "/usr/bin/git")
+    line = the_one_line(train(slurm, tmp_path, *sweep, PATH=str(only)))
+    assert "there is no sbatch here" in line
