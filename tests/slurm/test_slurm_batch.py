@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, SMOKE, Cluster, until
+from cluster import ROOT, SMOKE, Cluster, until
 from outcomes import LONG, kept, last_checkpoint, manifest_of, run_of
 
 from lab.tables import read_table

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from conftest import ROOT, SMOKE, Cluster, until
+from cluster import ROOT, SMOKE, Cluster, until
 
 SWEEP = str(ROOT / "slurm" / "sweep.sbatch")
 LAUNCHER = ("hydra/launcher=slurm", "hydra.launcher.timeout_min=60")
