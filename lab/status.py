@@ -86,17 +86,23 @@ def describe_job(number: str | None, jobs: dict[str, Queued]) -> tuple[str, str,
 
 def not_begun(folder: Path, jobs: dict[str, Queued], known: set[str]) -> list[tuple[str, str]]:
     """(job, overrides) of the jobs that are to make runs in this folder and have not, or never will."""
-    asked = {number: request_of(job) for number, job in jobs.items() if number not in known}
+    # One that is completed without has found its run finished.
+    without = {number: job for number, job in jobs.items() if number not in known and job.state != "COMPLETED"}
+    asked = {number: request_of(job) for number, job in sorted(without.items())}
     return [(number, each[1]) for number, each in asked.items() if each and each[0].resolve() == folder.resolve()]
+
+
+def print_whole(table: Table) -> None:
+    """Names must come whole, however narrow the terminal is."""
+    Console(width=Console(width=1000).measure(table).maximum).print(table)
 
 
 def show(folder: Path, verify: bool) -> None:
     """Print the list."""
     jobs = {job.id: job for job in jobs_of_user() or []}
-    waiting = not_begun(folder, jobs, set())
-    runs = runs_in(folder) if folder.is_dir() or not waiting else []
+    runs = runs_in(folder) if folder.is_dir() or not not_begun(folder, jobs, set()) else []
     known = {number for run in runs if (number := job_of_run(run)) is not None}
-    with_jobs = bool(waiting or known)
+    with_jobs = bool(jobs and known)
     table = Table("run", "state", title=str(folder), title_justify="left")
     for column in COLUMNS + (JOB_COLUMNS if with_jobs else ()):
         table.add_column(column, justify="left" if column == JOB_COLUMNS[1] else "right")
@@ -107,10 +113,15 @@ def show(folder: Path, verify: bool) -> None:
             table.add_row(*cells, *(describe_job(job_of_run(run), jobs) if with_jobs else ()))
         except UserError as error:
             damaged.append(str(error))
-    for number, overrides in not_begun(folder, jobs, known):
-        table.add_row(overrides, "not begun", *["-"] * len(COLUMNS), *describe_job(number, jobs))
-    # Names must come whole, however narrow the terminal is.
-    Console(width=Console(width=1000).measure(table).maximum).print(table)
+    print_whole(table)
+    if waiting := not_begun(folder, jobs, known):
+        table = Table(*JOB_COLUMNS, "overrides", title="Jobs that have not begun a run", title_justify="left")
+        # What they have in common says little.
+        common = set.intersection(*(set(overrides.split()) for _, overrides in waiting)) if len(waiting) > 1 else set()
+        for number, overrides in waiting:
+            own = [each for each in overrides.split() if each not in common]
+            table.add_row(*describe_job(number, jobs), " ".join(own))
+        print_whole(table)
     for line in damaged:
         print(line, file=sys.stderr)
 

@@ -57,7 +57,7 @@ class Cluster:
         """What scontrol knows of a job."""
         return dict(re.findall(r"(\S+?)=(\S*)", self.ask("scontrol", "--oneliner", "show", "job", job)))
 
-    def until(self, job: str, *states: str, timeout: float = 240) -> dict[str, str]:
+    def until(self, job: str, *states: str, timeout: float = 900) -> dict[str, str]:
         """Wait for a job to be in one of these states."""
         deadline = time.monotonic() + timeout
         while True:
@@ -67,12 +67,12 @@ class Cluster:
             assert time.monotonic() < deadline, f"job {job} is {shown}"
             time.sleep(0.2)
 
-    def ended(self, job: str, timeout: float = 240) -> dict[str, str]:
+    def ended(self, job: str, timeout: float = 900) -> dict[str, str]:
         return self.until(
             *(job, "COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY"), timeout=timeout
         )
 
-    def requeued(self, job: str, count: int, timeout: float = 120) -> None:
+    def requeued(self, job: str, count: int, timeout: float = 900) -> None:
         """Wait until a job has been requeued so many times, and let it start without SLURM's whole wait."""
         until(lambda: int(self.show(job)["Restarts"]) >= count, timeout)
         # In the second of its requeue a job that starts is "non-startable: credential revoked", and FAILED.
@@ -87,7 +87,7 @@ class Cluster:
             time.sleep(0.1)
 
 
-def until(happened: Callable[[], object], timeout: float = 240) -> None:
+def until(happened: Callable[[], object], timeout: float = 900) -> None:
     """Wait for a call to return something true."""
     deadline = time.monotonic() + timeout
     while not happened():

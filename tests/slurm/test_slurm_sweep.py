@@ -15,7 +15,7 @@ LAUNCHER = ("hydra/launcher=slurm", "hydra.launcher.timeout_min=60")
 
 
 def train(cluster: Cluster, folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    return cluster.run(sys.executable, "-m", "lab.train", *arguments, cwd=folder, timeout=400, **environment)
+    return cluster.run(sys.executable, "-m", "lab.train", *arguments, cwd=folder, timeout=900, **environment)
 
 
 def started(cluster: Cluster, folder: Path, *arguments: str) -> subprocess.Popen[str]:
@@ -37,11 +37,21 @@ def the_one_line(result: subprocess.CompletedProcess[str]) -> str:
     return line
 
 
-def status(cluster: Cluster, folder: Path) -> list[list[str]]:
-    """The cells of lab.status, row by row."""
-    result = cluster.run(sys.executable, "-m", "lab.status", "runs", cwd=folder, timeout=200)
+def status(cluster: Cluster, folder: Path) -> list[dict[str, dict[str, str]]]:
+    """The two tables of lab.status, by job and column."""
+    result = cluster.run(sys.executable, "-m", "lab.status", "runs", cwd=folder, timeout=300)
     assert result.returncode == 0, result.stderr
-    return [[cell.strip() for cell in re.split("[│┃]", line)[1:-1]] for line in result.stdout.splitlines()[1:]]
+    tables: list[dict[str, dict[str, str]]] = []
+    columns: list[str] = []
+    for line in result.stdout.splitlines():
+        cells = [cell.strip() for cell in re.split("[│┃]", line)[1:-1]]
+        if line.startswith("┃"):
+            columns = cells
+            tables.append({})
+        elif cells:
+            row = dict(zip(columns, cells, strict=True))
+            tables[-1][row["job"]] = row
+    return tables
 
 
 def states(folder: Path) -> dict[str, str]:
@@ -64,21 +74,21 @@ def test_a_plan_becomes_an_array_that_is_submitted_and_done_with(slurm: Cluster,
     (tmp_path / "sweep.txt").write_text("".join(line + "\n" for line in lines))
     job = slurm.sbatch("--array=1-5%2", SWEEP, "sweep.txt", cwd=tmp_path)
     until(lambda: len(states(tmp_path)) >= 1)
-    rows = status(slurm, tmp_path)
-    assert rows[1][-3:] == ["job", "job's state", "time left"]
-    found = {row[-3]: (row[1], row[-2]) for row in rows if row[-3:] and row[-3].startswith(job)}
-    assert len(found) == 5, rows
-    assert any(state.startswith("queued") and begun == "not begun" for begun, state in found.values()), rows
+    begun, waiting = status(slurm, tmp_path)
+    assert begun[f"{job}_1"]["job's state"] == "running"
+    assert begun[f"{job}_1"]["run"].startswith("nope-smoke-sotu-seed0-")
+    assert begun[f"{job}_1"]["time left"].startswith("23:5")
+    assert waiting[f"{job}_4"]["job's state"] == "queued: JobArrayTaskLimit"
+    assert waiting[f"{job}_4"]["overrides"] == "model=rope seed=1 scale.heads=0"
     ended = {task: slurm.ended(f"{job}_{task}")["JobState"] for task in range(1, 6)}
     assert ended == {1: "COMPLETED", 2: "COMPLETED", 3: "COMPLETED", 4: "FAILED", 5: "FAILED"}
     assert states(tmp_path) == {"nope-seed0": "finished", "nope-seed1": "finished", "rope-seed0": "finished"}
     assert "error: " in (tmp_path / f"slurm-{job}_4.out").read_text()
     last = (tmp_path / f"slurm-{job}_5.out").read_text()
     assert "error: sweep.txt has no line 5: sbatch --array=1-4 slurm/sweep.sbatch sweep.txt" in last
-    rows = status(slurm, tmp_path)
-    found = {row[-3]: (row[0], row[1], row[-2]) for row in rows if row[-3:] and row[-3].startswith(job)}
-    assert found[f"{job}_1"][1:] == ("finished", "completed")
-    assert found[f"{job}_4"] == (lines[3].replace("'", ""), "not begun", "failed with exit code 1")
+    begun, waiting = status(slurm, tmp_path)
+    assert (begun[f"{job}_1"]["state"], begun[f"{job}_1"]["job's state"]) == ("finished", "completed")
+    assert waiting[f"{job}_4"]["job's state"] == "failed with exit code 1"
 
 
 def test_a_sweep_is_submitted_without_an_array_or_a_plan(slurm: Cluster, tmp_path: Path) -> None:
@@ -102,7 +112,7 @@ def test_a_multirun_through_the_launcher_saves_requeues_and_tells_what_failed(sl
     (queued,) = {line.partition("_")[0] for line in slurm.ask("squeue", "--noheader", "--format=%i").splitlines()}
     slurm.ask("scancel", "--signal=USR2", f"{queued}_0")
     slurm.requeued(f"{queued}_0", 1)
-    out, err = process.communicate(timeout=400)
+    out, err = process.communicate(timeout=900)
     assert process.returncode == 1, out + err
     assert "Traceback" not in out + err
     assert f"job {queued}: 4 runs are submitted" in out
@@ -129,7 +139,7 @@ def assert_a_killed_job_ends_the_wait(cluster: Cluster, folder: Path) -> None:
     until(lambda: list(folder.glob("runs/*/checkpoints/step=*")))
     (lock,) = folder.glob("runs/.*.lock")
     os.kill(int(re.search(r'"process": (\d+)', lock.read_text())[1]), signal.SIGKILL)  # type: ignore[index]
-    out, err = process.communicate(timeout=240)
+    out, err = process.communicate(timeout=900)
     assert process.returncode == 1
     assert "Traceback" not in out + err
     assert re.search(r"the job has ended as FAILED and has left no result; .*_log\.err may say why", out), out + err
