@@ -1,6 +1,10 @@
 # What train.sbatch and sweep.sbatch do: they source this file. There is nothing to edit here.
 set -uo pipefail
 
+# The warning before the time limit may come at any moment.
+step= warned=no again=no
+trap 'warned=yes again=yes; [ -z "$step" ] || kill -USR1 "$step" 2> /dev/null' USR1
+
 # Train one run, given the arguments of lab.train.
 train() {
     copy_code
@@ -26,23 +30,24 @@ train_line() { # plan
 
 # Make COPY, at once or not at all: a job array's tasks may start together.
 copy_code() { # further file, to be kept as plan.txt
-    local source beside reason
+    local lab beside reason
     [ -d "$COPY" ] && return
-    source=$(cd "$FOLDER/.." && pwd)
-    [ -f "$source/lab/train.py" ] || fail "$source holds no lab: leave the folder slurm/ where it is, beside lab/ and conf/"
+    lab=$(cd "$FOLDER/.." && pwd)
+    [ -f "$lab/lab/train.py" ] || fail "$lab holds no lab: leave the folder slurm/ where it is, beside lab/ and conf/"
     reason=$(mkdir -p "$COPIES" 2>&1) && reason=$(mktemp -d "$COPY.XXXXXX" 2>&1) ||
-        fail "$COPIES cannot be written on node ${SLURMD_NODENAME:-}: ${reason##*: }; choose another folder at the top of the script"
+        fail "$COPIES cannot be written on node ${SLURMD_NODENAME:-}: ${reason##*: };" \
+            "choose another folder at the top of the script, or make this one writable"
     beside=$reason
     reason=$(
         {
-            mkdir "$beside/data" && cp -R "$source/data/tokenizers" "$beside/data" &&
-                cp -R "$source/lab" "$source/conf" "$source/slurm" "$source/pyproject.toml" "$beside" &&
+            mkdir "$beside/data" && cp -R "$lab/data/tokenizers" "$beside/data" &&
+                cp -R "$lab/lab" "$lab/conf" "$lab/slurm" "$lab/pyproject.toml" "$beside" &&
                 { [ $# = 0 ] || cp "$1" "$beside/plan.txt"; }
         } 2>&1
-    ) || { rm -rf "$beside" && fail "the code cannot be copied to $beside: ${reason##*: }"; }
+    ) || { rm -rf "$beside"; fail "the code cannot be copied to $COPIES: ${reason##*: }"; }
     {
-        git -C "$source" rev-parse HEAD || echo unknown
-        [ -z "$(git -C "$source" status --porcelain -- '*.py' '*.yaml')" ] || echo changed
+        git -C "$lab" rev-parse HEAD || echo unknown
+        [ -z "$(git -C "$lab" status --porcelain -- '*.py' '*.yaml')" ] || echo changed
     } > "$beside/commit" 2> /dev/null
     mv -T "$beside" "$COPY" 2> /dev/null || rm -rf "$beside" # unless another task was first
     [ -d "$COPY" ] || fail "$COPY cannot be made; choose another folder at the top of the script"
@@ -50,17 +55,16 @@ copy_code() { # further file, to be kept as plan.txt
 
 # Run a command in every task, from the copy of the code; requeue the job if its time is up and the run is saved.
 run() {
-    local step code again warned=no
+    local code
     activate || fail "activate, at the top of the script, has failed"
-    export PYTHONPATH=$PWD/$COPY${PYTHONPATH:+:$PYTHONPATH} PYTHONSAFEPATH=1
-    [[ $COPY = /* ]] && PYTHONPATH=${PYTHONPATH#"$PWD/"}
+    export PYTHONPATH=$(cd "$COPY" && pwd)${PYTHONPATH:+:$PYTHONPATH} PYTHONSAFEPATH=1
     # Threads are part of what a continued run must have again, and by default they are the node's cores.
     export OMP_NUM_THREADS=${OMP_NUM_THREADS:-${SLURM_CPUS_PER_TASK:-1}}
     # No --kill-on-bad-exit: ranks that have saved end with code 75 one after the other, and the last would be killed.
     # A rank that is left alone notices and ends by itself. Nor any time limit after the first has ended: it may score.
     srun --kill-on-bad-exit=0 --wait=0 --cpus-per-task="${SLURM_CPUS_PER_TASK:-1}" "$@" &
     step=$!
-    trap 'warned=yes again=yes; kill -USR1 "$step" 2> /dev/null' USR1
+    [ "$warned" = no ] || kill -USR1 "$step"
     trap 'again=yes' TERM # the step gets it too: this shell waits for what it has to say
     while true; do
         again=no
@@ -72,7 +76,7 @@ run() {
         exit "$code"
     fi
     if [ "${SLURM_RESTART_COUNT:-0}" -ge "$RESTARTS" ]; then
-        fail "not requeued: it has been $SLURM_RESTART_COUNT times, and RESTARTS in the script is $RESTARTS; the same sbatch continues the run"
+        fail "not requeued, as RESTARTS at the top of the script is $RESTARTS; the same sbatch continues the run"
     fi
     # A job array's first task has the number of the whole array.
     local job=$SLURM_JOB_ID

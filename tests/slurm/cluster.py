@@ -72,6 +72,15 @@ class Cluster:
             *(job, "COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY"), timeout=timeout
         )
 
+    def during(self, job: str, happened: Callable[[], object], timeout: float = 900) -> None:
+        """Wait for a call to return something true, while a job lives."""
+        deadline = time.monotonic() + timeout
+        while not happened():
+            shown = self.show(job)
+            assert shown["JobState"] in ("PENDING", "RUNNING", "COMPLETING"), f"job {job} is {shown}"
+            assert time.monotonic() < deadline, f"job {job} is {shown}"
+            time.sleep(0.05)
+
     def requeued(self, job: str, count: int, timeout: float = 900) -> None:
         """Wait until a job has been requeued so many times, and let it start without SLURM's whole wait."""
         until(lambda: int(self.show(job)["Restarts"]) >= count, timeout)

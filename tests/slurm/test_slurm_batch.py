@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from cluster import ROOT, SMOKE, Cluster, until
+from cluster import ROOT, SMOKE, Cluster
 from outcomes import LONG, kept, last_checkpoint, manifest_of, run_of
 
 from lab.tables import read_table
@@ -24,6 +24,14 @@ def errors_of(folder: Path, job: str) -> list[str]:
     return [line for line in output.splitlines() if line.startswith("error: ")]
 
 
+def copied(folder: Path) -> Path:
+    """train.sbatch in a copy of the lab's source tree."""
+    for name in ("lab", "conf", "data", "slurm"):
+        shutil.copytree(ROOT / name, folder / name)
+    shutil.copy(ROOT / "pyproject.toml", folder)
+    return folder / "slurm" / "train.sbatch"
+
+
 @pytest.fixture(scope="module")
 def whole(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a run that was never interrupted."""
@@ -36,18 +44,14 @@ def whole(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_run_that_runs_out_of_time_twice_ends_bit_identical(slurm: Cluster, whole: Path, tmp_path: Path) -> None:
-    # The code that is submitted is gone before the job is requeued.
-    for name in ("lab", "conf", "data", "slurm"):
-        shutil.copytree(ROOT / name, tmp_path / "code" / name)
-    shutil.copy(ROOT / "pyproject.toml", tmp_path / "code")
-    job = slurm.sbatch(str(tmp_path / "code" / "slurm" / "train.sbatch"), *SMOKE, *LONG, cwd=tmp_path)
+    job = slurm.sbatch(str(copied(tmp_path / "code")), *SMOKE, *LONG, cwd=tmp_path)
     stops = []
     for count, step in enumerate((20, 60), start=1):
-        until(lambda step=step: last_checkpoint(tmp_path) >= step)
+        slurm.during(job, lambda step=step: last_checkpoint(tmp_path) >= step)
         slurm.ask("scancel", "--batch", "--signal=USR1", job)
         slurm.requeued(job, count)
         stops.append(last_checkpoint(tmp_path))
-        shutil.rmtree(tmp_path / "code", ignore_errors=True)
+        shutil.rmtree(tmp_path / "code", ignore_errors=True)  # what was submitted is gone, and the job goes on
     shown = slurm.ended(job)
     output = output_of(tmp_path, job)
     assert (shown["JobState"], shown["Restarts"]) == ("COMPLETED", "2"), output
@@ -60,11 +64,24 @@ def test_a_run_that_runs_out_of_time_twice_ends_bit_identical(slurm: Cluster, wh
     assert {stretch["code"]["commit"] for stretch in stretches} == {stretches[0]["code"]["commit"]}
 
 
+def test_slurm_warns_before_the_time_limit_and_a_job_is_requeued_so_often_only(slurm: Cluster, tmp_path: Path) -> None:
+    script = copied(tmp_path / "code")
+    text = script.read_text()
+    script.write_text(text.replace("RESTARTS=100", "RESTARTS=0"))
+    assert script.read_text() != text
+    # The warning comes 300 s before the limit: at SLURM's next look at the job, within half a minute.
+    job = slurm.sbatch("--time=5", str(script), *SMOKE, "scale.tokens=4096000", cwd=tmp_path)
+    shown = slurm.ended(job)
+    assert (shown["JobState"], shown["Restarts"], shown["ExitCode"]) == ("FAILED", "0", "1:0")
+    line = "error: not requeued, as RESTARTS at the top of the script is 0; the same sbatch continues the run"
+    assert output_of(tmp_path, job).splitlines()[-1] == line
+
+
 def test_a_preempted_run_saves_is_requeued_by_slurm_alone_and_waits_in_full(
     slurm: Cluster, whole: Path, tmp_path: Path
 ) -> None:
     job = slurm.sbatch("--exclusive", "--nodelist=n1", TRAIN, *SMOKE, *LONG, cwd=tmp_path)
-    until(lambda: last_checkpoint(tmp_path) >= 20)
+    slurm.during(job, lambda: last_checkpoint(tmp_path) >= 20)
     slurm.sbatch("--partition=urgent", "--exclusive", "--nodelist=n1", "--wrap=sleep 1", cwd=tmp_path)
     shown = slurm.ended(job)
     output = output_of(tmp_path, job)
@@ -76,7 +93,7 @@ def test_a_preempted_run_saves_is_requeued_by_slurm_alone_and_waits_in_full(
 
 def test_a_cancelled_run_saves_and_is_not_requeued(slurm: Cluster, tmp_path: Path) -> None:
     job = slurm.sbatch(TRAIN, *SMOKE, "scale.tokens=4096000", cwd=tmp_path)
-    until(lambda: last_checkpoint(tmp_path) > 0)
+    slurm.during(job, lambda: last_checkpoint(tmp_path) > 0)
     slurm.ask("scancel", job)
     shown = slurm.ended(job)
     assert (shown["JobState"], shown["Restarts"]) == ("CANCELLED", "0")
@@ -118,7 +135,7 @@ def test_a_script_that_cannot_do_its_work_says_so(slurm: Cluster, tmp_path: Path
 def test_two_nodes_train_as_one_process_does_and_save_together(slurm: Cluster, whole: Path, tmp_path: Path) -> None:
     ddp = ("trainer.strategy=ddp", "trainer.devices=auto")
     job = slurm.sbatch("--nodes=2", TRAIN, *SMOKE, *LONG, *ddp, cwd=tmp_path)
-    until(lambda: last_checkpoint(tmp_path) >= 20)
+    slurm.during(job, lambda: last_checkpoint(tmp_path) >= 20)
     slurm.ask("scancel", "--batch", "--signal=USR1", job)
     slurm.requeued(job, 1)
     shown = slurm.ended(job)

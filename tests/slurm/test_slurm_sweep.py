@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from cluster import ROOT, SMOKE, Cluster, until
@@ -28,6 +29,12 @@ def started(cluster: Cluster, folder: Path, *arguments: str) -> subprocess.Popen
         stderr=subprocess.PIPE,
         text=True,
     )
+
+
+def alive(process: subprocess.Popen[str], happened: Callable[[], object]) -> None:
+    """Wait for a call to return something true, while a sweep waits for its jobs."""
+    until(lambda: happened() or process.poll() is not None)
+    assert process.poll() is None, process.communicate()
 
 
 def the_one_line(result: subprocess.CompletedProcess[str]) -> str:
@@ -73,7 +80,7 @@ def test_a_plan_becomes_an_array_that_is_submitted_and_done_with(slurm: Cluster,
     lines[3] = lines[3] + " 'scale.heads=0'"
     (tmp_path / "sweep.txt").write_text("".join(line + "\n" for line in lines))
     job = slurm.sbatch("--array=1-5%2", SWEEP, "sweep.txt", cwd=tmp_path)
-    until(lambda: len(states(tmp_path)) >= 1)
+    slurm.during(f"{job}_1", lambda: states(tmp_path))
     begun, waiting = status(slurm, tmp_path)
     assert begun[f"{job}_1"]["job's state"] == "running"
     assert begun[f"{job}_1"]["run"].startswith("nope-smoke-sotu-seed0-")
@@ -106,9 +113,7 @@ def test_a_sweep_is_submitted_without_an_array_or_a_plan(slurm: Cluster, tmp_pat
 def test_a_multirun_through_the_launcher_saves_requeues_and_tells_what_failed(slurm: Cluster, tmp_path: Path) -> None:
     sweep = ("-m", *SMOKE, "model=nope,rope", "scale.kv_heads=1,0", "scale.tokens=122880", *LAUNCHER)
     process = started(slurm, tmp_path, *sweep)
-    until(
-        lambda: any(path.parent.parent.name.startswith("nope") for path in tmp_path.glob("runs/*/checkpoints/step=*"))
-    )
+    alive(process, lambda: list(tmp_path.glob("runs/nope-*/checkpoints/step=*")))
     (queued,) = {line.partition("_")[0] for line in slurm.ask("squeue", "--noheader", "--format=%i").splitlines()}
     slurm.ask("scancel", "--signal=USR2", f"{queued}_0")
     slurm.requeued(f"{queued}_0", 1)
@@ -136,7 +141,7 @@ def test_a_killed_job_ends_the_wait_with_accounts(slurm_with_accounting: Cluster
 
 def assert_a_killed_job_ends_the_wait(cluster: Cluster, folder: Path) -> None:
     process = started(cluster, folder, "-m", *SMOKE, "scale.tokens=4096000", "seed=0", *LAUNCHER)
-    until(lambda: list(folder.glob("runs/*/checkpoints/step=*")))
+    alive(process, lambda: list(folder.glob("runs/*/checkpoints/step=*")))
     (lock,) = folder.glob("runs/.*.lock")
     os.kill(int(re.search(r'"process": (\d+)', lock.read_text())[1]), signal.SIGKILL)  # type: ignore[index]
     out, err = process.communicate(timeout=900)
