@@ -76,26 +76,32 @@ def test_a_plan_becomes_an_array_that_is_submitted_and_done_with(slurm: Cluster,
     assert planned.returncode == 0, planned.stderr
     assert f"sweep.txt: 4 runs; submit them with sbatch --array=1-4 {SWEEP} sweep.txt" in planned.stdout
     lines = (tmp_path / "sweep.txt").read_text().splitlines()
-    # The last is to fail, and the first to wait.
-    lines[3] = lines[3] + " 'scale.heads=0'"
+    assert lines[3].endswith("model=rope seed=1")
+    lines[0] += " 'scale.tokens=4096000'"  # goes on until it is cancelled
+    lines[3] += " scale.heads=0"
     (tmp_path / "sweep.txt").write_text("".join(line + "\n" for line in lines))
-    job = slurm.sbatch("--array=1-5%2", SWEEP, "sweep.txt", cwd=tmp_path)
-    slurm.during(f"{job}_1", lambda: states(tmp_path))
+    job = slurm.sbatch("--array=1-5%1", SWEEP, "sweep.txt", cwd=tmp_path)
+    slurm.during(f"{job}_1", lambda: list(tmp_path.glob("runs/*/checkpoints/step=*")))
     begun, waiting = status(slurm, tmp_path)
-    assert begun[f"{job}_1"]["job's state"] == "running"
     assert begun[f"{job}_1"]["run"].startswith("nope-smoke-sotu-seed0-")
-    assert begun[f"{job}_1"]["time left"].startswith("23:5")
+    assert begun[f"{job}_1"]["state"].startswith("running (process ")
+    assert begun[f"{job}_1"]["job's state"] == "running"
+    assert begun[f"{job}_1"]["time left"].startswith("23:")
     assert waiting[f"{job}_4"]["job's state"] == "queued: JobArrayTaskLimit"
     assert waiting[f"{job}_4"]["overrides"] == "model=rope seed=1 scale.heads=0"
+    slurm.ask("scontrol", "update", f"jobid={job}", "ArrayTaskThrottle=4")
+    slurm.ask("scancel", f"{job}_1")
     ended = {task: slurm.ended(f"{job}_{task}")["JobState"] for task in range(1, 6)}
-    assert ended == {1: "COMPLETED", 2: "COMPLETED", 3: "COMPLETED", 4: "FAILED", 5: "FAILED"}
-    assert states(tmp_path) == {"nope-seed0": "finished", "nope-seed1": "finished", "rope-seed0": "finished"}
-    assert "error: " in (tmp_path / f"slurm-{job}_4.out").read_text()
+    assert ended == {1: "CANCELLED", 2: "COMPLETED", 3: "COMPLETED", 4: "FAILED", 5: "FAILED"}
+    assert states(tmp_path) == {"nope-seed0": "training", "nope-seed1": "finished", "rope-seed0": "finished"}
+    assert "error: scale.heads is 0" in (tmp_path / f"slurm-{job}_4.out").read_text()
     last = (tmp_path / f"slurm-{job}_5.out").read_text()
     assert "error: sweep.txt has no line 5: sbatch --array=1-4 slurm/sweep.sbatch sweep.txt" in last
     begun, waiting = status(slurm, tmp_path)
-    assert (begun[f"{job}_1"]["state"], begun[f"{job}_1"]["job's state"]) == ("finished", "completed")
+    assert (begun[f"{job}_1"]["state"], begun[f"{job}_1"]["job's state"]) == ("interrupted", "cancelled")
+    assert (begun[f"{job}_2"]["state"], begun[f"{job}_2"]["job's state"]) == ("finished", "completed")
     assert waiting[f"{job}_4"]["job's state"] == "failed with exit code 1"
+    assert len(list((tmp_path / "runs" / ".jobs").iterdir())) == 1  # one copy of the code for all
 
 
 def test_a_sweep_is_submitted_without_an_array_or_a_plan(slurm: Cluster, tmp_path: Path) -> None:
