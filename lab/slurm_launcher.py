@@ -21,7 +21,7 @@ from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn, JobStatus, filter_overrides
 from hydra.plugins.launcher import Launcher
 
-from lab.commands import one_line
+from lab.commands import configuration_folder, one_line
 from lab.errors import UserError
 from lab.job import Job
 from lab.slurm import jobs_of_user, keeps_accounts
@@ -114,6 +114,8 @@ class LabLauncher(SlurmLauncher or Launcher):  # type: ignore[misc]
         )
         cpus = parameters.get("cpus_per_task") or 1
         code = copy_code(folder / ".jobs")
+        if code is not None:
+            self._compose_from(code)
         environment = {
             # Threads are part of what a continued run must have again; by default they are the node's cores.
             "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", cpus),
@@ -148,6 +150,13 @@ class LabLauncher(SlurmLauncher or Launcher):  # type: ignore[misc]
                 f"sbatch refuses the jobs: {'; '.join(lines)}; change hydra.launcher.partition, account, timeout_min, "
                 "... in conf/hydra/launcher/slurm.yaml or on the command line"
             ) from None
+
+    def _compose_from(self, code: str) -> None:
+        """Let the jobs read the copy of conf/: they compose their configurations themselves, each time they start."""
+        loader = self.hydra_context.config_loader
+        for place in (*loader.get_search_path().get_path(), *loader.repository.sources):
+            if place.provider == "main":
+                place.path = place.path.replace(configuration_folder(), os.path.join(code, "conf"))
 
     def _wait(self, jobs: list[Any], names: list[str]) -> list[JobReturn]:
         """A line for each run that ends, as it ends."""

@@ -90,7 +90,7 @@ class Cluster:
 
     def cancel_all(self) -> None:
         self.run("scancel", "--user", getpass.getuser())
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 300
         while self.ask("squeue", "--noheader"):
             assert time.monotonic() < deadline, self.ask("squeue")
             time.sleep(0.1)

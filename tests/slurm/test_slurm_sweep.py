@@ -19,12 +19,12 @@ def train(cluster: Cluster, folder: Path, *arguments: str, **environment: str) -
     return cluster.run(sys.executable, "-m", "lab.train", *arguments, cwd=folder, timeout=900, **environment)
 
 
-def started(cluster: Cluster, folder: Path, *arguments: str) -> subprocess.Popen[str]:
+def started(cluster: Cluster, folder: Path, *arguments: str, **environment: str) -> subprocess.Popen[str]:
     """A sweep that waits for its jobs."""
     return subprocess.Popen(
         [sys.executable, "-m", "lab.train", *arguments],
         cwd=folder,
-        env=cluster.environment,
+        env=cluster.environment | environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -118,9 +118,12 @@ def test_a_sweep_is_submitted_without_an_array_or_a_plan(slurm: Cluster, tmp_pat
 
 def test_a_multirun_through_the_launcher_saves_requeues_and_tells_what_failed(slurm: Cluster, tmp_path: Path) -> None:
     sweep = ("-m", *SMOKE, "model=nope,rope", "scale.kv_heads=1,0", "scale.tokens=122880", *LAUNCHER)
-    process = started(slurm, tmp_path, *sweep)
+    for name in ("lab", "conf", "data"):
+        shutil.copytree(ROOT / name, tmp_path / "code" / name)
+    process = started(slurm, tmp_path, *sweep, PYTHONPATH=str(tmp_path / "code"))
     alive(process, lambda: list(tmp_path.glob("runs/nope-*/checkpoints/step=*")))
     (queued,) = {line.partition("_")[0] for line in slurm.ask("squeue", "--noheader", "--format=%i").splitlines()}
+    shutil.rmtree(tmp_path / "code")  # what was submitted is gone, and the jobs go on
     slurm.ask("scancel", "--signal=USR2", f"{queued}_0")
     slurm.requeued(f"{queued}_0", 1)
     out, err = process.communicate(timeout=900)
@@ -132,7 +135,8 @@ def test_a_multirun_through_the_launcher_saves_requeues_and_tells_what_failed(sl
     assert f"job {queued}_1 (model=nope scale.kv_heads=0): scale.kv_heads is 0: give 1 or more" in out
     assert err.splitlines()[-1] == "error: 2 of 4 runs failed; the table above says why"
     assert states(tmp_path) == {"nope-seed0": "finished", "rope-seed0": "finished"}
-    log = (tmp_path / "runs" / ".submitit" / f"{queued}_0" / f"{queued}_0_0_log.err").read_text()
+    logs = (tmp_path / "runs" / ".submitit" / f"{queued}_0").glob("*_log.*")
+    log = "".join(path.read_text() for path in sorted(logs))
     assert re.search(r"SIGUSR2 came: saved at optimiser step \d+ of 120", log), log
     assert log.count("Requeued job") == 1
 
