@@ -211,14 +211,12 @@ def result_of(job: Any) -> tuple[JobReturn, str]:
     try:
         returned: JobReturn = job.results()[0]
         return returned, ""
-    except submitit.core.utils.UncompletedJobError:
-        # Before FailedJobError, which it is one of: there is no result, the process was killed.
-        state = job.state
-        told = "is no longer known to SLURM" if state == GONE else f"has ended as {state}"
-        line = f"the job {told} and has left no result; {job.paths.stderr} may say why, and the same command continues"
     except submitit.core.utils.FailedJobError as error:
         found = [text for text in str(error).splitlines() if text.startswith(("lab.", "submitit."))]
         line = found[-1].partition(": ")[2] if found else f"see {job.paths.stderr}"
+    except submitit.core.utils.UncompletedJobError:  # the process was killed
+        told = "is no longer known to SLURM" if job.state == GONE else f"has ended as {job.state}"
+        line = f"the job {told} and has left no result; {job.paths.stderr} may say why, and the same command continues"
     return JobReturn(status=JobStatus.COMPLETED), line  # Hydra itself would print and raise the first failure only
 
 
