@@ -117,7 +117,8 @@ def show(folder: Path, verify: bool) -> None:
     if waiting := not_begun(folder, jobs, known):
         table = Table(*JOB_COLUMNS, "overrides", title="Jobs that have not begun a run", title_justify="left")
         # What they have in common says little.
-        common = set.intersection(*(set(overrides.split()) for _, overrides in waiting)) if len(waiting) > 1 else set()
+        sets = [set(overrides.split()) for _, overrides in waiting if overrides]
+        common = set.intersection(*sets) if len(sets) > 1 else set()
         for number, overrides in waiting:
             own = [each for each in overrides.split() if each not in common]
             table.add_row(*describe_job(number, jobs), " ".join(own))
