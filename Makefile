@@ -7,16 +7,19 @@ PILOT_MODELS := nope rope alibi window_nope window_rope window_alibi narrow_wind
 PILOT_SEEDS := 0 1 2
 PILOT_RUNS := $(foreach seed,$(PILOT_SEEDS),$(foreach model,$(PILOT_MODELS),pilot-run-$(model).$(seed)))
 
-.PHONY: run test check table bench gpu-check kill-test pilot pilot-runs $(PILOT_RUNS) clean help
+.PHONY: run test slurm-test check table bench gpu-check kill-test pilot pilot-runs $(PILOT_RUNS) clean help
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
 
 run: .venv/installed ## train the default decoder, score it, show the result (about 8 minutes on two cores)
 	$(BIN)/python -m lab.train model=nope
 
 test: .venv/installed-test ## run the tests (under 10 minutes)
-	$(BIN)/python -m pytest -n 2 --dist loadfile --ignore tests/gpu
+	$(BIN)/python -m pytest -n 2 --dist loadfile --ignore=tests/slurm --ignore=tests/gpu
+
+slurm-test: .venv/installed-test ## the tests on a real SLURM of two virtual nodes (needs Debian's packages; it says which)
+	$(BIN)/python -m pytest tests/slurm
 
 check: .venv/installed-test ## format, lint and types
 	$(BIN)/ruff format --check .

@@ -52,7 +52,10 @@ def launch(act: Callable[[Any], None], given: Any, count: int) -> None:
     for process in processes:
         process.start()
 
+    received: list[str] = []
+
     def hand_on(number: int, frame: Any) -> None:
+        received.append(signal.Signals(number).name)
         for process in processes:
             if process.is_alive() and process.pid is not None:
                 os.kill(process.pid, number)
@@ -67,7 +70,7 @@ def launch(act: Callable[[Any], None], given: Any, count: int) -> None:
             signal.signal(number, handler)
     codes = [process.exitcode for process in processes]
     if Interrupted.EXIT_CODE in codes and set(codes) <= {0, Interrupted.EXIT_CODE}:
-        raise Interrupted("all processes have stopped; the same command continues the run")
+        raise Interrupted("all processes have stopped; the same command continues the run", next(iter(received), None))
     if any(codes):
         told = ", ".join(f"rank {rank} by {_ending(code)}" for rank, code in enumerate(codes) if code)
         raise UserError(f"{count} processes were started and these failed: {told}; what they said stands above")

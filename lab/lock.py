@@ -51,6 +51,7 @@ def hold(run: Path, heartbeat_seconds: float = HEARTBEAT_SECONDS) -> Iterator[No
         os.close(null)
 
     me = {"process": os.getpid(), "host": platform.node(), "job": os.environ.get("SLURM_JOB_ID", "none")}
+    me["restarts"] = _restarts()
     with file:
         try:
             if not _taken(file):
@@ -135,11 +136,19 @@ def _alive_elsewhere(path: Path, heartbeat_seconds: float) -> str | None:
     content = _read(path)
     if not content or content.get("host") == platform.node():
         return None
+    restarts = content.get("restarts")
+    if content.get("job") == os.environ.get("SLURM_JOB_ID") and isinstance(restarts, int) and restarts < _restarts():
+        return None  # this job before it was requeued: SLURM has seen to its end
     age = _age(path)
     left = MISSED * heartbeat_seconds - age
     if left <= 0:
         return None
     return f"{_told(content)}: it was alive {age:.0f} s ago; if it is dead, wait {left:.0f} s"
+
+
+def _restarts() -> int:
+    """How often this process's SLURM job was requeued."""
+    return int(os.environ.get("SLURM_RESTART_COUNT") or 0)
 
 
 def _age(path: Path) -> float:

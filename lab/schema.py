@@ -11,7 +11,7 @@ KINDS = {
     "kernel": "text",
     "runs": "text",
     "overwrite": "true or false",
-    "plan": "true or false",
+    "plan": "true, false or the name of a .txt file",
     "table": "name or null",
     "model.name": "name",
     "model.tied": "true or false",
@@ -118,6 +118,8 @@ def fits(value: Any, kind: str) -> bool:
         "last or a whole number": whole or value == "last",
         "mapping or null": value is None,  # a mapping's own keys come here one by one
         "true or false": isinstance(value, bool),
+        "true, false or the name of a .txt file": isinstance(value, bool)
+        or (isinstance(value, str) and value.endswith(".txt")),
         "whole number": whole,
         "whole number or null": whole or value is None,
         "positive whole number or null": value is None or (whole and value > 0),
@@ -145,8 +147,8 @@ def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def expected(kind: str) -> str:
     """What to tell of a value that is not of its kind."""
-    if kind == "true or false":
-        return "it must be true or false"
+    if kind.startswith("true"):
+        return f"it must be {kind}"
     if kind.startswith("list of"):
         return f"it must be a {kind}, such as [code]"
     return f"it must be a {kind}"

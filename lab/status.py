@@ -1,4 +1,4 @@
-"""List the runs of a folder: how far each is, and whether its last checkpoint is whole.
+"""List the runs of a folder: how far each is, whether its last checkpoint is whole, and what SLURM does with it.
 
 python -m lab.status
 python -m lab.status runs --verify
@@ -17,6 +17,10 @@ from lab.commands import Parser, run_command
 from lab.errors import UserError
 from lab.lock import holder
 from lab.runs import Run
+from lab.slurm import Queued, jobs_of_user, request_of
+
+COLUMNS = ("step", "of tokens", "loss", "tokens/s", "MB", "last checkpoint")
+JOB_COLUMNS = ("job", "job's state", "time left")
 
 
 def runs_in(folder: Path) -> list[Run]:
@@ -63,19 +67,62 @@ def describe(run: Run, verify: bool) -> dict[str, Any]:
     }
 
 
+def job_of_run(run: Run) -> str | None:
+    """The number of the job that has trained a run last, None if none has."""
+    try:
+        return (run.manifest["stretches"][-1].get("job") or {}).get("id")
+    except (UserError, LookupError):
+        return None
+
+
+def describe_job(number: str | None, jobs: dict[str, Queued]) -> tuple[str, str, str]:
+    """Number, state and time left of a job."""
+    if number is None:
+        return "-", "-", "-"
+    if number not in jobs:
+        return number, "ended", "-"  # SLURM has forgotten it, after some minutes
+    return number, jobs[number].told, jobs[number].time_left if jobs[number].alive else "-"
+
+
+def not_begun(folder: Path, jobs: dict[str, Queued], known: set[str]) -> list[tuple[str, str]]:
+    """(job, overrides) of the jobs that are to make runs in this folder and have not, or never will."""
+    # One that is completed without has found its run finished.
+    without = {number: job for number, job in jobs.items() if number not in known and job.state != "COMPLETED"}
+    asked = {number: request_of(job) for number, job in sorted(without.items())}
+    return [(number, each[1]) for number, each in asked.items() if each and each[0].resolve() == folder.resolve()]
+
+
+def print_whole(table: Table) -> None:
+    """Names must come whole, however narrow the terminal is."""
+    Console(width=Console(width=1000).measure(table).maximum).print(table)
+
+
 def show(folder: Path, verify: bool) -> None:
     """Print the list."""
+    jobs = {job.id: job for job in jobs_of_user() or []}
+    runs = runs_in(folder) if folder.is_dir() or not not_begun(folder, jobs, set()) else []
+    known = {number for run in runs if (number := job_of_run(run)) is not None}
+    with_jobs = bool(jobs and known)
     table = Table("run", "state", title=str(folder), title_justify="left")
-    for column in ("step", "of tokens", "loss", "tokens/s", "MB", "last checkpoint"):
-        table.add_column(column, justify="right")
+    for column in COLUMNS + (JOB_COLUMNS if with_jobs else ()):
+        table.add_column(column, justify="left" if column == JOB_COLUMNS[1] else "right")
     damaged = []
-    for run in runs_in(folder):
+    for run in runs:
         try:
-            table.add_row(*describe(run, verify).values())
+            cells = [*describe(run, verify).values()]
+            table.add_row(*cells, *(describe_job(job_of_run(run), jobs) if with_jobs else ()))
         except UserError as error:
             damaged.append(str(error))
-    # Names must come whole, however narrow the terminal is.
-    Console(width=Console(width=1000).measure(table).maximum).print(table)
+    print_whole(table)
+    if waiting := not_begun(folder, jobs, known):
+        table = Table(*JOB_COLUMNS, "overrides", title="Jobs that have not begun a run", title_justify="left")
+        # What they have in common says little.
+        sets = [set(overrides.split()) for _, overrides in waiting if overrides]
+        common = set.intersection(*sets) if len(sets) > 1 else set()
+        for number, overrides in waiting:
+            own = [each for each in overrides.split() if each not in common]
+            table.add_row(*describe_job(number, jobs), " ".join(own))
+        print_whole(table)
     for line in damaged:
         print(line, file=sys.stderr)
 

@@ -1,5 +1,7 @@
 """What becomes of the runs of one command: plans, a table of failures, one table and picture of all."""
 
+import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -8,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from lab.errors import UserError
+from lab.files import write_whole
 from lab.job import Job
 from lab.model.decoder import parameter_count
 from lab.report.pictures import comparison_picture
@@ -29,8 +32,10 @@ class Outcomes:
     """Filled job by job; ``conclude`` is called once at the end of the command."""
 
     planned: list[Job] = field(default_factory=list)
+    lines: list[str] = field(default_factory=list)  # of a plan that is to be written
     finished: list[Job] = field(default_factory=list)
     failed: list[tuple[str, str]] = field(default_factory=list)
+    elsewhere: int = 0  # runs that jobs of a cluster have finished
     error: Exception | None = None  # of a command that is one run
     interrupted: Exception | None = None
     console: Console = field(default_factory=Console)
@@ -39,6 +44,8 @@ class Outcomes:
         """Print what concerns all runs together. Raises UserError if any of several failed."""
         if self.planned:
             self._print_plan()
+        if self.lines and not self.failed:
+            self._write_plan(Path(self.planned[0].config["plan"]))
         if self.finished and self.finished[0].config["table"]:
             self._write_table(self.finished[0].config["table"])
         if self.failed:
@@ -46,8 +53,22 @@ class Outcomes:
             for name, reason in self.failed:
                 table.add_row(name, reason)
             self.console.print(table)
-            total = len(self.failed) + len(self.finished) + len(self.planned)
+            total = len(self.failed) + len(self.finished) + len(self.planned) + self.elsewhere
             raise UserError(f"{len(self.failed)} of {total} runs failed; the table above says why")
+
+    def plan(self, job: Job, overrides: Sequence[str]) -> None:
+        """Add a run to what is planned, as it was asked for on the command line."""
+        self.planned.append(job)
+        if isinstance(job.config["plan"], str):
+            self.lines.append(shlex.join(each for each in overrides if not each.startswith("plan=")))
+
+    def _write_plan(self, path: Path) -> None:
+        write_whole(path, "".join(f"{line}\n" for line in self.lines).encode())
+        script = Path(__file__).resolve().parents[1] / "slurm" / "sweep.sbatch"
+        if script.is_relative_to(Path.cwd()):
+            script = script.relative_to(Path.cwd())
+        array = f"1-{len(self.lines)}"
+        print(f"{path}: {len(self.lines)} runs; submit them with sbatch --array={array} {script} {path}")
 
     def _print_plan(self) -> None:
         table = Table("digest", "directory", "state", title="Plan: nothing was trained", title_justify="left")
@@ -89,3 +110,6 @@ class Outcomes:
         context = self.finished[0].config["scale"]["context"]
         comparison_picture(curves, excesses, context, root / name)
         self.console.print(f"{root / name}.csv and .png: {len(self.finished)} runs")
+
+
+OUTCOMES = Outcomes()  # of this command

@@ -4,11 +4,13 @@ python -m lab.train model=rope
 python -m lab.train -m model=nope,rope seed=0,1
 """
 
+import os
 import shlex
 import sys
 import traceback
 from contextlib import ExitStack
 from functools import partial
+from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -27,14 +29,14 @@ from lab.model.initialise import fingerprints
 from lab.report.pictures import loss_by_position_picture
 from lab.report.tables import SUMMARY, print_summary
 from lab.runs import Config
-from lab.sweep import Outcomes
+from lab.slurm import job_of
+from lab.slurm_launcher import register
+from lab.sweep import OUTCOMES
 from lab.tables import read_table, write_table
 from lab.training.callbacks import last_step
 from lab.training.fit import fit, surroundings
 from lab.training.interruption import Interrupted, Interruption
 from lab.training.resume import check_surroundings
-
-OUTCOMES = Outcomes()
 
 
 def train(job: Job) -> None:
@@ -95,16 +97,18 @@ def make_run(job: Job) -> int:
         "flops_per_token": {"exact": job.flops.exact, "full": job.flops.full},
         "corpus": job.corpus_manifest,
         "initial_weights": fingerprints(decoder),
-        "stretches": [surroundings(job.kernel, job.ranks.world) | {"first_step": 1, "command": command()}],
+        "stretches": [surroundings(job.kernel, job.ranks.world) | begun(1)],
     }
     job.run.create(job.config, manifest)
     print(f"{job.run.path}: {parameter_count(decoder):,} parameters, {job.trained_tokens:,} tokens")
     return 0
 
 
-def command() -> str:
-    """What was typed, for the manifest; under a launcher, how that starts this."""
-    return shlex.join(["python", "-m", "lab.train", *sys.argv[1:]])
+def begun(first_step: int) -> dict[str, Any]:
+    """How a stretch of training came about: its first step, what was typed (under a launcher, how that starts this),
+    and the SLURM job."""
+    command = shlex.join(["python", "-m", "lab.train", *sys.argv[1:]])
+    return {"first_step": first_step, "command": command, "job": job_of(os.environ)}
 
 
 def continue_run(job: Job) -> int:
@@ -128,7 +132,7 @@ def continue_run(job: Job) -> int:
                 " start the run again with overwrite=true"
             )
     step = checkpoint.step if checkpoint else 0
-    stretch = now | {"first_step": step + 1, "allowed": allow, "command": command()}
+    stretch = now | begun(step + 1) | {"allowed": allow}
     job.run.update_manifest(stretches=[*stretches, stretch])
     print(f"{job.run.path}: continuing after optimiser step {step} of {job.steps}")
     return step
@@ -174,14 +178,13 @@ def show(job: Job, scored: bool) -> None:
         print(f"tables and picture: {job.run.path}/scores.csv, summary.csv, loss_by_position.png")
 
 
-@hydra.main(version_base="1.3", config_path=configuration_folder(), config_name="train")
 def entry(composed: DictConfig) -> None:
     if OUTCOMES.interrupted:
         raise OUTCOMES.interrupted  # a sweep that is asked to stop starts no further run
     try:
         job = Job(composed)
         if composed.plan:
-            OUTCOMES.planned.append(job)
+            OUTCOMES.plan(job, HydraConfig.get().overrides.task)
             return
         train(job)
         OUTCOMES.finished.append(job)
@@ -203,8 +206,9 @@ def entry(composed: DictConfig) -> None:
 
 
 def main() -> None:
+    register()
     try:
-        entry()
+        hydra.main(version_base="1.3", config_path=configuration_folder(), config_name="train")(entry)()
     except Exception:
         if not OUTCOMES.failed or OUTCOMES.interrupted:
             raise
@@ -216,4 +220,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run_command(main)
+    from lab import train as importable  # jobs elsewhere find what they are to call as lab.train, not as __main__
+
+    run_command(importable.main)

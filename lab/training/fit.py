@@ -67,21 +67,9 @@ def surroundings(kernel: str, world: int = 1) -> dict[str, Any]:
             packages[name] = version(name)
         except PackageNotFoundError:
             packages[name] = "not installed"
-    folder = Path(__file__).parent
-    commit = run_process(["git", "rev-parse", "HEAD"], cwd=folder, capture_output=True, text=True, check=False)
-    changes = run_process(
-        ["git", "status", "--porcelain", "--", "*.py", "*.yaml"],
-        cwd=folder.parent.parent,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    commit, changed = commit_of(Path(__file__).parents[2])
     return {
-        "code": {
-            "sha256": code_digest(),
-            "commit": commit.stdout.strip() or "unknown",
-            "changed": bool(changes.stdout.strip()),
-        },
+        "code": {"sha256": code_digest(), "commit": commit, "changed": changed},
         "python": platform.python_version(),
         "packages": packages,
         "hardware": hardware(),
@@ -103,6 +91,19 @@ def peak_of(settings: Config, world: int) -> float | None:
     if one is None and settings["accelerator"] != "cpu" and torch.cuda.is_available():
         one = peak_flops(torch.cuda.get_device_name())
     return None if one is None else float(one) * world
+
+
+def commit_of(root: Path) -> tuple[str, bool]:
+    """The commit of the code, and whether it was changed since: what a job's copy was made of, or what git says."""
+    noted = root / "commit"
+    if noted.is_file():
+        name, *changes = noted.read_text(encoding="utf-8").split() or ["unknown"]
+        return name, bool(changes)
+
+    def git(*arguments: str) -> str:
+        return run_process(["git", *arguments], cwd=root, capture_output=True, text=True, check=False).stdout.strip()
+
+    return git("rev-parse", "HEAD") or "unknown", bool(git("status", "--porcelain", "--", "*.py", "*.yaml"))
 
 
 def hardware() -> dict[str, Any]:
@@ -128,6 +129,8 @@ AFTERWARDS = {
     "planning.py",
     "report",
     "schema.py",
+    "slurm.py",
+    "slurm_launcher.py",
     "status.py",
     "sweep.py",
     "tables.py",

@@ -10,9 +10,17 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
 
 
 class Interrupted(Exception):
-    """The run was asked to stop and has; the message is one line. The same command continues it."""
+    """The run was asked to stop and has; the message is one line. The same command continues it.
+
+    Args:
+        received: the name of the signal that asked.
+    """
 
     EXIT_CODE = 75  # EX_TEMPFAIL of sysexits.h: try again
+
+    def __init__(self, message: str, received: str | None = None) -> None:
+        super().__init__(message)
+        self.received = received
 
 
 class Interruption:
@@ -52,4 +60,4 @@ class Interruption:
     def check(self, what: str) -> None:
         """Raises Interrupted, saying `what` has been reached, if a signal has come."""
         if self.received is not None:
-            raise Interrupted(f"{self.received} {what}; the same command continues it")
+            raise Interrupted(f"{self.received} {what}; the same command continues it", self.received)

@@ -175,6 +175,20 @@ def test_a_holder_on_another_host_whose_heart_has_stopped_is_followed(tmp_path):
         assert json.loads(lock_path(run).read_text())["process"] == os.getpid()
 
 
+def test_a_requeued_job_follows_itself_at_once_on_another_host(tmp_path, monkeypatch):
+    run = tmp_path / "run"
+    left_by_another_host(run, seconds_ago=10)
+    path = lock_path(run)
+    path.write_text(json.dumps({"process": 7, "host": "elsewhere", "job": "12", "restarts": 1}))
+    monkeypatch.setenv("SLURM_JOB_ID", "12")
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    with pytest.raises(UserError, match="process 7 on elsewhere"), hold(run):
+        pass  # another step of the same job
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "2")
+    with hold(run):
+        assert json.loads(path.read_text())["restarts"] == 2
+
+
 def test_clocks_of_hosts_may_differ_because_age_is_told_by_the_file_system(tmp_path, monkeypatch):
     run = tmp_path / "run"
     left_by_another_host(run, seconds_ago=10)

@@ -1,0 +1,92 @@
+# What train.sbatch and sweep.sbatch do: they source this file. There is nothing to edit here.
+set -uo pipefail
+
+# The warning before the time limit may come at any moment.
+step= warned=no again=no
+trap 'warned=yes again=yes; [ -z "$step" ] || kill -USR1 "$step" 2> /dev/null' USR1
+
+# Train one run, given the arguments of lab.train.
+train() {
+    copy_code
+    run python -m lab.train "$@"
+}
+
+# Train the run that stands in a plan, in the line with the number of this task of a job array.
+train_line() { # plan
+    local plan=${1:-} number=${SLURM_ARRAY_TASK_ID:-} line arguments
+    [ -f "$COPY/plan.txt" ] || [ -f "$plan" ] ||
+        fail "there is no plan '$plan': python -m lab.train -m model=nope,rope plan=sweep.txt writes one"
+    [ -n "$number" ] ||
+        fail "a plan is submitted as a job array: sbatch --array=1-$(grep -c '' "$plan") slurm/sweep.sbatch $plan"
+    copy_code "$plan"
+    line=$(sed -n "${number}p" "$COPY/plan.txt")
+    [ -n "$line" ] ||
+        fail "$plan has no line $number: sbatch --array=1-$(grep -c '' "$COPY/plan.txt") slurm/sweep.sbatch $plan"
+    echo "line $number of $plan: $line"
+    mapfile -t arguments < <(xargs -n 1 printf '%s\n' <<< "$line") # it reads quotes as a shell does, and runs nothing
+    # An experiment may ask for several runs and for a table of all; this is one of them.
+    run python -m lab.train hydra.mode=RUN table=null "${arguments[@]}"
+}
+
+# Make COPY, at once or not at all: a job array's tasks may start together.
+copy_code() { # further file, to be kept as plan.txt
+    local lab beside reason
+    [ -d "$COPY" ] && return
+    lab=$(cd "$FOLDER/.." && pwd)
+    [ -f "$lab/lab/train.py" ] || fail "$lab holds no lab: leave the folder slurm/ where it is, beside lab/ and conf/"
+    reason=$(mkdir -p "$COPIES" 2>&1) && reason=$(mktemp -d "$COPY.XXXXXX" 2>&1) ||
+        fail "$COPIES cannot be written on node ${SLURMD_NODENAME:-}: ${reason##*: };" \
+            "choose another folder at the top of the script, or make this one writable"
+    beside=$reason
+    reason=$(
+        {
+            mkdir "$beside/data" && cp -R "$lab/data/tokenizers" "$beside/data" &&
+                cp -R "$lab/lab" "$lab/conf" "$lab/slurm" "$lab/pyproject.toml" "$beside" &&
+                { [ $# = 0 ] || cp "$1" "$beside/plan.txt"; }
+        } 2>&1
+    ) || { rm -rf "$beside"; fail "the code cannot be copied to $COPIES: ${reason##*: }"; }
+    {
+        git -C "$lab" rev-parse HEAD || echo unknown
+        [ -z "$(git -C "$lab" status --porcelain -- '*.py' '*.yaml')" ] || echo changed
+    } > "$beside/commit" 2> /dev/null
+    mv -T "$beside" "$COPY" 2> /dev/null || rm -rf "$beside" # unless another task was first
+    [ -d "$COPY" ] || fail "$COPY cannot be made; choose another folder at the top of the script"
+}
+
+# Run a command in every task, from the copy of the code; requeue the job if its time is up and the run is saved.
+run() {
+    local code
+    activate || fail "activate, at the top of the script, has failed"
+    export PYTHONPATH=$(cd "$COPY" && pwd)${PYTHONPATH:+:$PYTHONPATH} PYTHONSAFEPATH=1
+    # Threads are part of what a continued run must have again, and by default they are the node's cores.
+    export OMP_NUM_THREADS=${OMP_NUM_THREADS:-${SLURM_CPUS_PER_TASK:-1}}
+    # No --kill-on-bad-exit: ranks that have saved end with code 75 one after the other, and the last would be killed.
+    # A rank that is left alone notices and ends by itself. Nor any time limit after the first has ended: it may score.
+    srun --kill-on-bad-exit=0 --wait=0 --cpus-per-task="${SLURM_CPUS_PER_TASK:-1}" "$@" &
+    step=$!
+    [ "$warned" = no ] || kill -USR1 "$step"
+    trap 'again=yes' TERM # the step gets it too: this shell waits for what it has to say
+    while true; do
+        again=no
+        wait "$step" && code=0 || code=$?
+        [ "$again" = yes ] || break
+    done
+    # 75: it has saved. 138: the signal has killed it before it could listen, in its first seconds.
+    if [ "$warned" = no ] || { [ "$code" != 75 ] && [ "$code" != 138 ]; }; then
+        exit "$code"
+    fi
+    if [ "${SLURM_RESTART_COUNT:-0}" -ge "$RESTARTS" ]; then
+        fail "not requeued, as RESTARTS at the top of the script is $RESTARTS; the same sbatch continues the run"
+    fi
+    # A job array's first task has the number of the whole array.
+    local job=$SLURM_JOB_ID
+    if [ -n "${SLURM_ARRAY_JOB_ID:-}" ]; then job=${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID; fi
+    echo "job $job goes back to the queue, to continue"
+    scontrol requeue "$job" || fail "job $job cannot be requeued; the same sbatch continues the run"
+    exit 75
+}
+
+fail() { # message
+    echo "error: $*" >&2
+    exit 1
+}

@@ -1,0 +1,153 @@
+"""slurm/train.sbatch as it is shipped: trained, stopped, requeued, preempted, failed and cancelled by a real SLURM."""
+
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+from cluster import ROOT, SMOKE, Cluster
+from outcomes import LONG, kept, last_checkpoint, manifest_of, run_of
+
+from lab.tables import read_table
+
+TRAIN = str(ROOT / "slurm" / "train.sbatch")
+
+
+def output_of(folder: Path, job: str) -> str:
+    return (folder / f"slurm-{job}.out").read_text()
+
+
+def errors_of(folder: Path, job: str) -> list[str]:
+    """The lines of a job's output that tell errors of the lab; fails if there is a traceback."""
+    output = output_of(folder, job)
+    assert "Traceback" not in output
+    return [line for line in output.splitlines() if line.startswith("error: ")]
+
+
+def copied(folder: Path) -> Path:
+    """train.sbatch in a copy of the lab's source tree."""
+    for name in ("lab", "conf", "data", "slurm"):
+        shutil.copytree(ROOT / name, folder / name)
+    shutil.copy(ROOT / "pyproject.toml", folder)
+    return folder / "slurm" / "train.sbatch"
+
+
+@pytest.fixture(scope="module")
+def whole(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run that was never interrupted."""
+    folder = tmp_path_factory.mktemp("whole")
+    job = cluster.sbatch(TRAIN, *SMOKE, *LONG, cwd=folder)
+    shown = cluster.ended(job)
+    assert shown["JobState"] == "COMPLETED", output_of(folder, job)
+    assert manifest_of(folder)["state"] == "finished"
+    return folder
+
+
+def test_a_run_that_runs_out_of_time_twice_ends_bit_identical(slurm: Cluster, whole: Path, tmp_path: Path) -> None:
+    job = slurm.sbatch(str(copied(tmp_path / "code")), *SMOKE, *LONG, cwd=tmp_path)
+    stops = []
+    for count, step in enumerate((20, 60), start=1):
+        slurm.during(job, lambda step=step: last_checkpoint(tmp_path) >= step)
+        slurm.ask("scancel", "--batch", "--signal=USR1", job)
+        slurm.requeued(job, count)
+        stops.append(last_checkpoint(tmp_path))
+        shutil.rmtree(tmp_path / "code", ignore_errors=True)  # what was submitted is gone, and the job goes on
+    shown = slurm.ended(job)
+    output = output_of(tmp_path, job)
+    assert (shown["JobState"], shown["Restarts"]) == ("COMPLETED", "2"), output
+    assert kept(tmp_path) == kept(whole)
+    assert re.findall(r"saved at optimiser step (\d+) of 120", output) == [str(step) for step in stops]
+    assert re.findall(r"continuing after optimiser step (\d+) of 120", output) == [str(step) for step in stops]
+    assert output.count(f"job {job} goes back to the queue") == 2
+    stretches = manifest_of(tmp_path)["stretches"]
+    assert [(stretch["job"]["id"], stretch["job"]["restarts"]) for stretch in stretches] == [(job, n) for n in range(3)]
+    assert {stretch["code"]["commit"] for stretch in stretches} == {stretches[0]["code"]["commit"]}
+
+
+def test_slurm_warns_before_the_time_limit_and_a_job_is_requeued_so_often_only(slurm: Cluster, tmp_path: Path) -> None:
+    script = copied(tmp_path / "code")
+    text = script.read_text()
+    script.write_text(text.replace("RESTARTS=100", "RESTARTS=0"))
+    assert script.read_text() != text
+    # The warning comes 300 s before the limit: at SLURM's next look at the job, within half a minute.
+    job = slurm.sbatch("--time=5", str(script), *SMOKE, "scale.tokens=4096000", cwd=tmp_path)
+    shown = slurm.ended(job)
+    assert (shown["JobState"], shown["Restarts"], shown["ExitCode"]) == ("FAILED", "0", "1:0")
+    line = "error: not requeued, as RESTARTS at the top of the script is 0; the same sbatch continues the run"
+    assert output_of(tmp_path, job).splitlines()[-1] == line
+
+
+def test_a_preempted_run_saves_is_requeued_by_slurm_alone_and_waits_in_full(
+    slurm: Cluster, whole: Path, tmp_path: Path
+) -> None:
+    job = slurm.sbatch("--exclusive", "--nodelist=n1", TRAIN, *SMOKE, *LONG, cwd=tmp_path)
+    slurm.during(job, lambda: last_checkpoint(tmp_path) >= 20)
+    slurm.sbatch("--partition=urgent", "--exclusive", "--nodelist=n1", "--wrap=sleep 1", cwd=tmp_path)
+    shown = slurm.ended(job)
+    output = output_of(tmp_path, job)
+    assert (shown["JobState"], shown["Restarts"]) == ("COMPLETED", "1"), output
+    assert "SIGTERM came: saved at optimiser step" in output
+    assert "goes back to the queue" not in output  # SLURM does it
+    assert kept(tmp_path) == kept(whole)
+
+
+def test_a_cancelled_run_saves_and_is_not_requeued(slurm: Cluster, tmp_path: Path) -> None:
+    job = slurm.sbatch(TRAIN, *SMOKE, "scale.tokens=4096000", cwd=tmp_path)
+    slurm.during(job, lambda: last_checkpoint(tmp_path) > 0)
+    slurm.ask("scancel", job)
+    shown = slurm.ended(job)
+    assert (shown["JobState"], shown["Restarts"]) == ("CANCELLED", "0")
+    saved = re.search(r"SIGTERM came: saved at optimiser step (\d+) of 4000", output_of(tmp_path, job))
+    assert saved is not None
+    assert last_checkpoint(tmp_path) == int(saved[1])
+
+
+def test_a_job_that_fails_says_why_and_is_not_requeued(slurm: Cluster, tmp_path: Path) -> None:
+    # Each costs the imports once; they run beside one another.
+    wrong = {
+        slurm.sbatch(TRAIN, *SMOKE, "scale.heads=0", cwd=tmp_path): "scale.heads is 0",
+        slurm.sbatch(TRAIN, *SMOKE, "runs=/proc/runs", cwd=tmp_path): "/proc/runs",
+        slurm.sbatch("--ntasks-per-node=2", TRAIN, *SMOKE, cwd=tmp_path): "each would train the whole run",
+        slurm.sbatch(
+            *("--ntasks-per-node=2", TRAIN, *SMOKE, "trainer.strategy=ddp", "trainer.devices=1"), cwd=tmp_path
+        ): "it must be one process a device",
+    }
+    for job, told in wrong.items():
+        shown = slurm.ended(job)
+        assert (shown["JobState"], shown["Restarts"], shown["ExitCode"]) == ("FAILED", "0", "1:0")
+        lines = errors_of(tmp_path, job)
+        assert lines
+        assert all(told in line for line in lines), lines
+    assert not list(tmp_path.glob("runs/*/manifest.json"))
+
+
+def test_a_script_that_cannot_do_its_work_says_so(slurm: Cluster, tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "slurm", tmp_path / "alone" / "slurm")
+    (tmp_path / "runs").write_text("a file")
+    alone = slurm.sbatch(str(tmp_path / "alone" / "slurm" / "train.sbatch"), cwd=tmp_path)
+    unwritable = slurm.sbatch(TRAIN, cwd=tmp_path)
+    for job, told in ((alone, "holds no lab"), (unwritable, r"runs/.jobs cannot be written on node n\d: .*; choose")):
+        assert slurm.ended(job)["JobState"] == "FAILED"
+        (line,) = errors_of(tmp_path, job)
+        assert re.search(told, line)
+
+
+def test_two_nodes_train_as_one_process_does_and_save_together(slurm: Cluster, whole: Path, tmp_path: Path) -> None:
+    ddp = ("trainer.strategy=ddp", "trainer.devices=auto")
+    job = slurm.sbatch("--nodes=2", TRAIN, *SMOKE, *LONG, *ddp, cwd=tmp_path)
+    slurm.during(job, lambda: last_checkpoint(tmp_path) >= 20)
+    slurm.ask("scancel", "--batch", "--signal=USR1", job)
+    slurm.requeued(job, 1)
+    shown = slurm.ended(job)
+    output = output_of(tmp_path, job)
+    assert (shown["JobState"], shown["Restarts"], shown["NodeList"]) == ("COMPLETED", "1", "n[1-2]"), output
+    assert output.count("SIGUSR1: stopping after this step") == 1
+    manifest = manifest_of(tmp_path)
+    assert [stretch["ranks"] for stretch in manifest["stretches"]] == [2, 2]
+    assert manifest["blocks"] == manifest_of(whole)["blocks"]
+    ours, theirs = (
+        read_table(run_of(folder) / "metrics.csv", ("step", "loss_nats"), "") for folder in (tmp_path, whole)
+    )
+    assert [row["order_fingerprint"] for row in ours] == [row["order_fingerprint"] for row in theirs]
+    # As in tests/end_to_end/test_ranks.py, for six times as many steps.
+    assert [row["loss_nats"] for row in ours] == pytest.approx([row["loss_nats"] for row in theirs], rel=2e-5)
