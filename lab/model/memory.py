@@ -65,7 +65,8 @@ class Memory:
         parameters, gradients, optimizer: float32, held from step to step; sharded under FSDP. Exact.
         copies: weights in bfloat16, made for the products and kept for the backward pass, and what FSDP has gathered.
         activations: what the blocks keep for the backward pass. An estimate, as are copies and logits.
-        logits: the loss's log-probabilities of all positions, and the gradient of one chunk of them.
+        logits: of one chunk of positions: themselves, their log-probabilities and their gradient. Those of the other
+            chunks are formed again when their turn comes.
     """
 
     parameters: int
@@ -141,7 +142,7 @@ def step_memory(
         return -(-FLOAT32 * values // sharded)
 
     # A product in bfloat16 keeps its weight in bfloat16, whole, even where FSDP has put the float32 one away again.
-    copies = 0 if size == FLOAT32 else size * (matrices + head * -(-tokens // chunk))
+    copies = 0 if size == FLOAT32 else size * (matrices + head)
     if sharded > 1:  # the root's weights and gradients, two blocks' weights, one's gradients on the way out
         copies += 2 * FLOAT32 * shape.outside + 4 * FLOAT32 * shape.block_matrices
     activations = tokens * shape.layers * kept_by_block(shape, size, kernel)
@@ -154,5 +155,5 @@ def step_memory(
         optimizer=share(moments(shape, optimizer)),
         copies=copies,
         activations=activations,
-        logits=FLOAT32 * shape.vocabulary * (tokens + 2 * chunk),
+        logits=FLOAT32 * shape.vocabulary * 3 * chunk,
     )
