@@ -50,6 +50,7 @@ def make_parser() -> Parser:
     extrapolate.add_argument("overrides", nargs="*", metavar="key=value", help="as for lab.train, e.g. scale=pilot")
     extrapolate.add_argument("--documents", type=int, default=2, help="held-out documents that are scored")
     extrapolate.add_argument("--longest", type=int, default=131_072, help="tokens of the pass whose memory is told")
+    extrapolate.add_argument("--memory-only", action="store_true", help="tell only the memory of one long pass")
     for command in (train, attention, data, extrapolate):
         command.add_argument("--rounds", type=int, default=5, help="measurements of each, in turn")
         command.add_argument("--csv", type=Path, help="also write every measurement to this file")

@@ -42,6 +42,8 @@ class Job:
         self.config = config
         self.device = device_of(config["trainer"]["accelerator"])
         config["trainer"]["compute_dtype"] = compute_dtype(config["trainer"]["compute_dtype"], self.device)
+        if config["trainer"]["compile"] == "auto":
+            config["trainer"]["compile"] = self.device == "cuda"
         if config["logger"]["name"] not in LOGGERS:
             raise UserError(f"logger.name is {config['logger']['name']!r}: choose one of {', '.join(LOGGERS)}")
         if config["logger"]["name"] == "wandb" and importlib.util.find_spec("wandb") is None:

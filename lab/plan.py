@@ -72,7 +72,7 @@ def plan_all(composed: DictConfig) -> None:
     if config["csv"] is not None:
         writable(Path(config["csv"]))
     paths = [config["bench"]] if isinstance(config["bench"], str) else config["bench"] or []
-    bench = read_bench(paths, config["trainer"]["compile"])
+    bench = read_bench(paths, config["trainer"]["compile"] is not False)
     plans = [plan(each, bench) for each in configs]
     show(plans, config, bench)
     if config["csv"] is not None:

@@ -37,7 +37,7 @@ def identity(config: Config, corpus: str, tokenizer: str) -> dict[str, Any]:
     """What decides a run's numbers, and nothing else: not hardware, loggers, paths or how often it logs.
 
     Args:
-        config: resolved, with ``trainer.compute_dtype`` no longer ``auto``.
+        config: resolved, with ``trainer.compute_dtype`` and ``compile`` no longer ``auto``.
         corpus, tokenizer: digests of what their paths hold.
     """
     trainer = config["trainer"]

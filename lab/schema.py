@@ -61,7 +61,7 @@ KINDS = {
     "trainer.strategy": "text",
     "trainer.devices": "positive whole number or auto",
     "trainer.compute_dtype": "text",
-    "trainer.compile": "true or false",
+    "trainer.compile": "true, false or auto",
     "trainer.deterministic": "true or false",
     "trainer.recompute": "text",
     "trainer.peak_flops": "positive number or null",
@@ -118,6 +118,7 @@ def fits(value: Any, kind: str) -> bool:
         "last or a whole number": whole or value == "last",
         "mapping or null": value is None,  # a mapping's own keys come here one by one
         "true or false": isinstance(value, bool),
+        "true, false or auto": isinstance(value, bool) or value == "auto",
         "true, false or the name of a .txt file": isinstance(value, bool)
         or (isinstance(value, str) and value.endswith(".txt")),
         "whole number": whole,

@@ -125,10 +125,10 @@ def continue_run(job: Job) -> int:
             " the checkpoints, or start the run again with overwrite=true"
         )
     for key in ("log_every", "validate_every"):  # they decide which rows metrics.csv has
-        begun, given = job.run.config["trainer"][key], job.config["trainer"][key]
-        if given != begun:
+        before, given = job.run.config["trainer"][key], job.config["trainer"][key]
+        if given != before:
             raise UserError(
-                f"trainer.{key} is {given}, but {job.run.path} was begun with {begun}: give trainer.{key}={begun}, or"
+                f"trainer.{key} is {given}, but {job.run.path} was begun with {before}: give trainer.{key}={before}, or"
                 " start the run again with overwrite=true"
             )
     step = checkpoint.step if checkpoint else 0

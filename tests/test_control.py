@@ -33,9 +33,11 @@ def stored(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
             runs = f"runs={folder / str(len(list(folder.iterdir())))}"
             job = Job(compose("train", ["experiment=smoke", "kernel=matched", *overrides, runs]))
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(train, "surroundings", lambda kernel: surroundings | {"kernel": kernel})
+            patch.setattr(
+                train, "surroundings", lambda kernel, world: surroundings | {"kernel": kernel, "ranks": world}
+            )
             patch.setattr(train, "fit_and_conclude", lambda *arguments: None)
-            train.make_run(job, None)  # type: ignore[arg-type]
+            train.make_run(job)
         # Stands for the blocks that training would read: it depends on what decides them.
         order = json.dumps([job.order, job.block_count], sort_keys=True)
         blocks = {"count": job.block_count, "fingerprint": hashlib.sha256(order.encode()).hexdigest()[:32]}

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from lab.benches.timing import Step, seconds, spread
+from lab.benches.timing import Step, seconds, spread, under
 from lab.errors import UserError
 from lab.model.kernels import KERNELS, attend, choose
 from lab.model.kernels.case import Case
@@ -20,6 +20,7 @@ from lab.training.fit import hardware
 
 def bench_attention(arguments: argparse.Namespace, console: Console) -> list[dict[str, Any]]:
     device = "cuda" if torch.cuda.is_available() else "cpu"
+    orders = (True, False) if device == "cuda" else (True,)
     used = compute_dtype("auto", device)
     dtype = DTYPES[used]
     heads, kv_heads, head_dim = arguments.heads, arguments.kv_heads, arguments.head_dim
@@ -34,24 +35,27 @@ def bench_attention(arguments: argparse.Namespace, console: Console) -> list[dic
         f"forward + backward, batch 1, {heads} heads, {kv_heads} key heads of {head_dim}, {used}; "
         f"{hardware()}, torch {torch.__version__}"
     )
+    # Of each kernel with sums in a fixed order and, on a GPU, in any.
+    names = {f"{kernel}{', any order' * (not fixed)}": (kernel, fixed) for fixed in orders for kernel in KERNELS}
     rows = []
     for window, biased in itertools.product([None, *arguments.windows], (False, True)):
         slopes = alibi_slopes(heads).to(device) if biased else None
         title = f"{'full' if window is None else f'window {window}'}{', slopes' if biased else ''}: milliseconds"
         table = Table("length", title=title, title_justify="left")
-        for kernel in KERNELS:
-            table.add_column(kernel, justify="right")
+        for name in names:
+            table.add_column(name, justify="right")
         table.add_column("banded, length doubled", justify="right")
         steps: dict[tuple[int, str], Step] = {}
-        for length, kernel in itertools.product(arguments.lengths, KERNELS):
+        for length, (name, (kernel, fixed)) in itertools.product(arguments.lengths, names.items()):
             try:
                 choose(kernel, Case(device, dtype, window, biased))
             except UserError:
                 continue
             scores = 4 * heads * length * length
-            if kernel != "banded" and not (kernel == "sdpa" and window is None) and scores > arguments.score_bytes:
+            writes_scores = kernel == "reference" or (kernel == "sdpa" and (window is not None or biased))
+            if writes_scores and scores > arguments.score_bytes:
                 continue
-            steps[length, kernel] = attention_step(length, window, slopes, kernel, dtype, device, arguments)
+            steps[length, name] = under(fixed, attention_step(length, window, slopes, kernel, dtype, device, arguments))
         times: dict[tuple[int, str], list[float]] = {key: [] for key in steps}
         for done in range(arguments.rounds + 1):
             for key, step in steps.items():
@@ -60,7 +64,7 @@ def bench_attention(arguments: argparse.Namespace, console: Console) -> list[dic
                     times[key].append(elapsed)
         for length in arguments.lengths:
             cells = [
-                spread([1e3 * t for t in times[length, k]], ",.1f") if (length, k) in times else "-" for k in KERNELS
+                spread([1e3 * t for t in times[length, k]], ",.1f") if (length, k) in times else "-" for k in names
             ]
             half = times.get((length // 2, "banded"))
             growth = [b / a for a, b in zip(half, times[length, "banded"], strict=True)] if half else None

@@ -4,8 +4,11 @@ import resource
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import torch
+
+from lab.model.precision import fix_order_of_sums
 
 Step = Callable[[], object]
 
@@ -17,6 +20,19 @@ def seconds(run: Step) -> float:
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     return time.perf_counter() - start
+
+
+def under(fixed: bool, step: Step) -> Step:
+    """A step whose sums have a fixed order, as with ``trainer.deterministic``, or any; on a CPU there is one."""
+
+    def run() -> None:
+        fix_order_of_sums(fixed)
+        try:
+            step()
+        finally:
+            fix_order_of_sums(False)
+
+    return run
 
 
 def matrix_size(device: str) -> int:
@@ -36,6 +52,10 @@ def peak_memory(device: str) -> float:
     """Bytes: of the GPU's allocator, or the largest resident size of this process."""
     if device == "cuda":
         return float(torch.cuda.max_memory_allocated())
+    status = Path("/proc/self/status")
+    if status.exists():  # on Linux getrusage starts with the size of the process that started this one
+        (line,) = (line for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
+        return float(line.split()[1]) * 1024
     return float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
 
 

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from lab.benches.timing import Step, matrix_rate, matrix_size, peak_memory, seconds, spread
+from lab.benches.timing import Step, matrix_rate, matrix_size, peak_memory, seconds, spread, under
 from lab.commands import configuration_folder
 from lab.components import make
 from lab.errors import UserError
@@ -90,7 +90,9 @@ def bench_train(arguments: argparse.Namespace, console: Console) -> list[dict[st
     tokens = torch.randint(0, scale["vocabulary"], shape, generator=generator).to(job.device)
     count = tokens.shape[0] * scale["context"]
 
-    contestants: dict[str, Step] = {"lab eager": our_step(job, tokens, compiled=False)}
+    used = job.config["trainer"]["compute_dtype"]
+    fixed = job.config["trainer"]["deterministic"]
+    contestants: dict[str, Step] = {"lab eager": under(fixed, our_step(job, tokens, compiled=False))}
     contestants["lab eager"]()
     contestants["lab eager"]()
     memory = peak_memory(job.device)
@@ -106,7 +108,10 @@ def bench_train(arguments: argparse.Namespace, console: Console) -> list[dict[st
         console.print(f"fastest: {dtype}, {attention} attention".replace("torch.", ""))
         contestants[f"{peer} eager"] = peer_step(job, tokens, dtype, attention, compiled=False)
     if not arguments.no_compile:
-        contestants["lab compiled"] = our_step(job, tokens, compiled=True)
+        step = our_step(job, tokens, compiled=True)
+        contestants["lab compiled"] = under(fixed, step)
+        if fixed and job.device == "cuda":
+            contestants["lab, sums in any order, compiled"] = under(False, step)
         if not arguments.no_peer:
             contestants[f"{peer} compiled"] = peer_step(job, tokens, dtype, attention, compiled=True)
     for name, step in contestants.items():
@@ -123,10 +128,9 @@ def bench_train(arguments: argparse.Namespace, console: Console) -> list[dict[st
             limits[name].append(matrix_rate(DTYPES[name], job.device))
         console.print(f"round {done + 1} of {arguments.rounds}")
 
-    used = job.config["trainer"]["compute_dtype"]
     console.print(
         f"model={job.config['model']['name']} scale={scale['name']}, {scale['micro_batch']} blocks of "
-        f"{scale['context']} tokens, {used}, kernel {job.kernel}; {hardware()}, "
+        f"{scale['context']} tokens, {used}, kernel {job.kernel}, deterministic {fixed}; {hardware()}, "
         f"torch {torch.__version__}"
     )
     for name, rates in limits.items():
@@ -166,6 +170,7 @@ def bench_train(arguments: argparse.Namespace, console: Console) -> list[dict[st
                     "seconds": each,
                     "tokens": count,
                     "flops_per_token": job.flops.exact,
+                    "flops_per_token_6n_12lhqt": job.flops.full,
                     "limit_flops_per_second": limits[used][number],
                 }
             )

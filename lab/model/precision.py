@@ -1,4 +1,6 @@
-"""Which type activations are computed in."""
+"""Which type activations are computed in, and in which order a GPU adds."""
+
+import os
 
 import torch
 
@@ -24,3 +26,12 @@ def compute_dtype(setting: str, device: str) -> str:
     if setting not in DTYPES:
         raise UserError(f"trainer.compute_dtype is {setting!r}: choose auto, {' or '.join(DTYPES)}")
     return setting
+
+
+def fix_order_of_sums(wanted: bool) -> None:
+    """Let torch use, on a GPU, only kernels that add in the same order every time, or any; a CPU's always do."""
+    if torch.cuda.is_available():
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what cuBLAS asks for
+        torch.use_deterministic_algorithms(wanted)
+        # It would also fill all memory that a kernel is about to write.
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]

@@ -21,6 +21,7 @@ from lab.errors import UserError
 from lab.model.decoder import Decoder
 from lab.model.flops import FlopsPerToken, peak_flops, training_flops
 from lab.model.memory import shape_of, step_memory
+from lab.model.precision import fix_order_of_sums
 from lab.ranks import Ranks
 from lab.runs import Config, Run
 from lab.training.callbacks import Metrics, Progress, Saving
@@ -228,7 +229,6 @@ def fit(
         num_nodes=ranks.nodes,
         strategy=strategy,
         precision="32-true",  # the decoder casts by itself
-        deterministic=settings["deterministic"] and torch.cuda.is_available(),
         max_steps=steps,
         max_epochs=-1,
         accumulate_grad_batches=accumulate,
@@ -245,6 +245,7 @@ def fit(
     )
     # It sends a word between the ranks, and waits for the GPU, at every micro-batch; Saving does it once a step.
     trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
+    fix_order_of_sums(settings["deterministic"])
     # Products of float32 tensors are of float32, not of TF32: what is to be 16 bits is cast to it.
     torch.set_float32_matmul_precision("highest")
     # Nothing of the lab draws from these generators while training; a library might, and then it draws the same.

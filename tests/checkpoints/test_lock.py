@@ -20,10 +20,10 @@ from pathlib import Path
 from lab.lock import hold
 with hold(Path(sys.argv[1])):
     if sys.argv[2] == "fork" and os.fork() == 0:
-        print(os.getpid(), flush=True)
+        os.write(1, f"{os.getpid()}\\n".encode())  # whole, beside what the parent writes
         time.sleep(60)
         os._exit(0)
-    print("held", flush=True)
+    os.write(1, b"held\\n")
     time.sleep(60)
 """
 

@@ -138,6 +138,21 @@ def test_if_one_rank_is_killed_the_other_ends_within_a_minute_and_says_so(tmp_pa
     assert "the same command continues" in err.lower()
 
 
+@pytest.mark.parametrize(
+    ("strategy", "place"),
+    # Of the first checkpoint only rank 0 has anything to write; in a step's midst both die.
+    [("ddp", "mid-write:2"), ("fsdp", "accumulation:25")],
+)
+def test_a_run_of_two_ranks_that_is_killed_and_continued_ends_bit_identical(
+    strategy: str, place: str, whole: dict[str, Path], tmp_path: Path
+) -> None:
+    result = lab("train", *SMOKE, *TWO[strategy], cwd=tmp_path, environment=os.environ | {"LAB_KILL_AT": place})
+    assert result.returncode == 1
+    assert "rank 0 by SIGKILL" in result.stderr
+    trained(tmp_path, *TWO[strategy])
+    assert kept(tmp_path / "runs") == kept(whole[strategy])
+
+
 def test_torchrun_starts_the_same_run(whole: dict[str, Path], tmp_path: Path) -> None:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "lab.train"]
     result = subprocess.run(

@@ -17,7 +17,7 @@ from lab.bench import make_parser
 from lab.commands import configuration_folder
 from lab.job import Job, to_plain
 from lab.prepare import parser as prepare_parser
-from lab.schema import COMPARING_KINDS, SCORING_KINDS, check_values
+from lab.schema import COMPARING_KINDS, PLANNING_KINDS, SCORING_KINDS, check_values
 from lab.status import make_parser as status_parser
 
 VARIANTS = ["nope", "rope", "alibi", "window_nope", "window_rope", "window_alibi", "narrow_window_nope"]
@@ -229,6 +229,10 @@ def test_every_command_of_the_readme_is_one_that_exists(command: str) -> None:
         prepare_parser().parse_args(arguments)
     elif module == "lab.status":
         status_parser().parse_args(arguments)
+    elif module == "lab.plan":
+        with initialize_config_dir(configuration_folder(), version_base="1.3"):
+            one = [re.sub(r"^model=\[(\w+),.*", r"model=\1", argument) for argument in arguments]
+            check_values(to_plain(compose("plan", one)), PLANNING_KINDS)
     elif module in ("lab.extrapolate", "lab.compare"):
         with initialize_config_dir(configuration_folder(), version_base="1.3"):
             composed = compose(module.removeprefix("lab."), arguments)

@@ -12,6 +12,7 @@ from torch import Tensor
 from lab.model.kernels import KERNELS, attend
 from lab.model.kernels.case import Case
 from lab.model.position import RoPE, alibi_slopes
+from lab.model.precision import fix_order_of_sums
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 HEADS, KV_HEADS, WIDTH = 8, 2, 64
@@ -25,12 +26,11 @@ RESULTS = ("output", "query's gradient", "key's gradient", "value's gradient")
 
 
 @pytest.fixture(autouse=True)
-def deterministic(monkeypatch: pytest.MonkeyPatch):
+def deterministic():
     """As a run with trainer.deterministic=true."""
-    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.use_deterministic_algorithms(DEVICE == "cuda")
+    fix_order_of_sums(True)
     yield
-    torch.use_deterministic_algorithms(False)
+    fix_order_of_sums(False)
 
 
 def inputs(length: int) -> tuple[Tensor, ...]:

@@ -91,6 +91,23 @@ def test_a_preempted_run_saves_is_requeued_by_slurm_alone_and_waits_in_full(
     assert kept(tmp_path) == kept(whole)
 
 
+def test_a_run_whose_node_fails_is_requeued_by_slurm_alone_and_ends_bit_identical(
+    slurm: Cluster, whole: Path, tmp_path: Path
+) -> None:
+    job = slurm.sbatch("--nodelist=n2", TRAIN, *SMOKE, *LONG, cwd=tmp_path)
+    slurm.during(job, lambda: last_checkpoint(tmp_path) >= 20)
+    slurm.ask("scontrol", "update", "nodename=n2", "state=down", "reason=test")
+    try:
+        slurm.requeued(job, 1)
+    finally:
+        slurm.ask("scontrol", "update", "nodename=n2", "state=resume")
+    shown = slurm.ended(job)
+    output = output_of(tmp_path, job)
+    assert (shown["JobState"], shown["Restarts"], shown["NodeList"]) == ("COMPLETED", "1", "n2"), output
+    assert "goes back to the queue" not in output
+    assert kept(tmp_path) == kept(whole)
+
+
 def test_a_cancelled_run_saves_and_is_not_requeued(slurm: Cluster, tmp_path: Path) -> None:
     job = slurm.sbatch(TRAIN, *SMOKE, "scale.tokens=4096000", cwd=tmp_path)
     slurm.during(job, lambda: last_checkpoint(tmp_path) > 0)

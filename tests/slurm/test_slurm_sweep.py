@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from cluster import ROOT, SMOKE, Cluster, until
+from outcomes import manifest_of
 
 SWEEP = str(ROOT / "slurm" / "sweep.sbatch")
 LAUNCHER = ("hydra/launcher=slurm", "hydra.launcher.timeout_min=60")
@@ -137,6 +138,22 @@ def test_a_multirun_through_the_launcher_saves_requeues_and_tells_what_failed(sl
     assert states(tmp_path) == {"nope-seed0": "finished", "rope-seed0": "finished"}
     logs = (tmp_path / "runs" / ".submitit" / f"{queued}_0").glob("*_log.*")
     log = "".join(path.read_text() for path in sorted(logs))
+    assert re.search(r"SIGUSR2 came: saved at optimiser step \d+ of 120", log), log
+    assert log.count("Requeued job") == 1
+
+
+def test_a_run_of_two_ranks_through_the_launcher_is_requeued_once_and_continued(slurm: Cluster, tmp_path: Path) -> None:
+    ranks = ("trainer.strategy=ddp", "trainer.devices=2", "hydra.launcher.tasks_per_node=2")
+    process = started(slurm, tmp_path, "-m", *SMOKE, "scale.tokens=122880", "seed=0", *ranks, *LAUNCHER)
+    alive(process, lambda: list(tmp_path.glob("runs/*/checkpoints/step=*")))
+    (job,) = slurm.ask("squeue", "--noheader", "--format=%i").splitlines()
+    slurm.ask("scancel", "--signal=USR2", job)
+    slurm.requeued(job, 1)
+    out, err = process.communicate(timeout=900)
+    assert process.returncode == 0, out + err
+    assert states(tmp_path) == {"nope-seed0": "finished"}
+    assert [stretch["ranks"] for stretch in manifest_of(tmp_path)["stretches"]] == [2, 2]
+    log = "".join(path.read_text() for path in (tmp_path / "runs" / ".submitit" / job).glob("*_log.*"))
     assert re.search(r"SIGUSR2 came: saved at optimiser step \d+ of 120", log), log
     assert log.count("Requeued job") == 1
 

@@ -109,7 +109,7 @@ def flash(
     offset: int,
     documents: Tensor | None,
 ) -> Tensor:
-    """Arguments and result as :func:`lab.model.kernels.attend`; flash-attn 2, its backward pass deterministic."""
+    """Arguments and result as :func:`lab.model.kernels.attend`; flash-attn 2, deterministic where torch is to be."""
     from flash_attn import flash_attn_func
 
     mixed: Tensor = flash_attn_func(
@@ -120,7 +120,7 @@ def flash(
         causal=True,
         window_size=_window_size(window),
         alibi_slopes=None if slopes is None else slopes.float().contiguous(),
-        deterministic=True,
+        deterministic=torch.are_deterministic_algorithms_enabled(),
     )
     return mixed.transpose(1, 2)
 
