@@ -42,6 +42,7 @@ def identity(config: Config, corpus: str, tokenizer: str) -> dict[str, Any]:
     """
     trainer = config["trainer"]
     order = order_identity(config, corpus, tokenizer)
+    formed = trainer.get("recompute", "none")
     return {
         "model": config["model"],
         "scale": config["scale"],
@@ -56,6 +57,8 @@ def identity(config: Config, corpus: str, tokenizer: str) -> dict[str, Any]:
         "gradient_clip": trainer["gradient_clip"],
         # Only what departs from the rule, so that runs of before it could be chosen are the same runs.
         **({} if trainer.get("deterministic", True) else {"deterministic": False}),
+        # It changes no bit unless blocks are compiled.
+        **({"recompute": formed} if trainer["compile"] and formed != "none" else {}),
     }
 
 

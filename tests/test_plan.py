@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from end_to_end.commands import lab, the_one_line
+from commands import lab, the_one_line
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 

@@ -17,7 +17,7 @@ KEPT = (torch.ops.aten.mm.default, torch.ops.aten.addmm.default, torch.ops.aten.
 def recompute(decoder: Decoder, choice: str) -> None:
     """Let each block keep all its activations (``none``), its matrix products (``selective``) or its input (``all``).
 
-    Numbers stay the same to the bit.
+    Numbers stay the same, to the bit unless blocks are compiled, which fuses other operations then.
 
     Raises:
         UserError: no such choice.
