@@ -32,7 +32,7 @@ SlurmUser={user}
 SlurmdUser={user}
 AuthType=auth/munge
 CredType=cred/munge
-AuthInfo=cred_expire=5,socket={folder}/munge/sock
+AuthInfo={expiry}socket={folder}/munge/sock
 CommunicationParameters=NoCtldInAddrAny,NoInAddrAny
 StateSaveLocation={folder}/state
 SlurmdSpoolDir={folder}/spool-%n
@@ -104,7 +104,9 @@ class Slurm:
         """Raises RuntimeError, naming the log, if a daemon does not come up."""
         words = {"ports": free_ports(4), "user": getpass.getuser(), "folder": self.folder}
         kind = ACCOUNTING.format(**words) if self.accounting else "AccountingStorageType=accounting_storage/none"
-        (self.folder / "slurm.conf").write_text(CLUSTER.format(**words, accounting=kind))
+        # A job that is requeued waits until its credential has expired: with accounts the whole two minutes.
+        expiry = "" if self.accounting else "cred_expire=5,"
+        (self.folder / "slurm.conf").write_text(CLUSTER.format(**words, accounting=kind, expiry=expiry))
         for name in ("state", "spool-n1", "spool-n2"):
             (self.folder / name).mkdir()
         munge = self.folder / "munge"

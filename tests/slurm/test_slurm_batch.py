@@ -2,12 +2,14 @@
 
 import re
 import shutil
+import time
 from pathlib import Path
 
 import pytest
-from cluster import ROOT, SMOKE, Cluster
+from cluster import ROOT, SMOKE, Cluster, until
 from outcomes import LONG, kept, last_checkpoint, manifest_of, run_of
 
+from lab.lock import holder
 from lab.tables import read_table
 
 TRAIN = str(ROOT / "slurm" / "train.sbatch")
@@ -77,9 +79,7 @@ def test_slurm_warns_before_the_time_limit_and_a_job_is_requeued_so_often_only(s
     assert output_of(tmp_path, job).splitlines()[-1] == line
 
 
-def test_a_preempted_run_saves_is_requeued_by_slurm_alone_and_waits_in_full(
-    slurm: Cluster, whole: Path, tmp_path: Path
-) -> None:
+def test_a_preempted_run_saves_and_is_requeued_by_slurm_alone(slurm: Cluster, whole: Path, tmp_path: Path) -> None:
     job = slurm.sbatch("--exclusive", "--nodelist=n1", TRAIN, *SMOKE, *LONG, cwd=tmp_path)
     slurm.during(job, lambda: last_checkpoint(tmp_path) >= 20)
     slurm.sbatch("--partition=urgent", "--exclusive", "--nodelist=n1", "--wrap=sleep 1", cwd=tmp_path)
@@ -91,19 +91,41 @@ def test_a_preempted_run_saves_is_requeued_by_slurm_alone_and_waits_in_full(
     assert kept(tmp_path) == kept(whole)
 
 
+def test_a_requeued_job_goes_on_by_itself_where_slurm_waits_in_full(
+    slurm_with_accounting: Cluster, whole: Path, tmp_path: Path
+) -> None:
+    slurm = slurm_with_accounting
+    job = slurm.sbatch(TRAIN, *SMOKE, *LONG, cwd=tmp_path)
+    slurm.during(job, lambda: last_checkpoint(tmp_path) >= 20)
+    slurm.ask("scancel", "--batch", "--signal=USR1", job)
+    until(lambda: slurm.show(job)["Restarts"] == "1")
+    begun = time.monotonic()
+    until(lambda: slurm.show(job)["JobState"] == "RUNNING")
+    assert time.monotonic() - begun > 60
+    shown = slurm.ended(job)
+    assert (shown["JobState"], shown["Restarts"]) == ("COMPLETED", "1"), output_of(tmp_path, job)
+    assert kept(tmp_path) == kept(whole)
+
+
 def test_a_run_whose_node_fails_is_requeued_by_slurm_alone_and_ends_bit_identical(
     slurm: Cluster, whole: Path, tmp_path: Path
 ) -> None:
     job = slurm.sbatch("--nodelist=n2", TRAIN, *SMOKE, *LONG, cwd=tmp_path)
     slurm.during(job, lambda: last_checkpoint(tmp_path) >= 20)
-    slurm.ask("scontrol", "update", "nodename=n2", "state=down", "reason=test")
+    # Drained first: its slurmd is alive, and would bring it back at once.
+    for state in ("drain", "down"):
+        slurm.ask("scontrol", "update", "nodename=n2", f"state={state}", "reason=test")
     try:
-        slurm.requeued(job, 1)
+        until(lambda: slurm.show(job)["Restarts"] == "1")
+        slurm.ask("scontrol", "hold", job)
+        until(lambda: holder(run_of(tmp_path)) is None)  # both nodes are one machine: what has failed must end first
     finally:
         slurm.ask("scontrol", "update", "nodename=n2", "state=resume")
+    slurm.ask("scontrol", "update", f"jobid={job}", "reqnodelist=n1")
+    slurm.ask("scontrol", "release", job)
     shown = slurm.ended(job)
     output = output_of(tmp_path, job)
-    assert (shown["JobState"], shown["Restarts"], shown["NodeList"]) == ("COMPLETED", "1", "n2"), output
+    assert (shown["JobState"], shown["Restarts"], shown["NodeList"]) == ("COMPLETED", "1", "n1"), output
     assert "goes back to the queue" not in output
     assert kept(tmp_path) == kept(whole)
 
