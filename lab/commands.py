@@ -1,6 +1,7 @@
 """What the entry points share: where conf/ is, and how a user's mistake is told."""
 
 import argparse
+import io
 import os
 import re
 import sys
@@ -86,6 +87,8 @@ def run_composed(name: str, act: Callable[[DictConfig], None], kinds: Mapping[st
 
 def run_command(main: Callable[[], None], kinds: Mapping[str, str] = KINDS) -> None:
     """Call ``main``; a user's mistake becomes one line on stderr and exit code 1, a bug keeps its traceback."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(line_buffering=True)  # a pipe or a job's file gets each line when it is said
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands its errors on instead of printing them in its own way
     try:
         main()

@@ -30,7 +30,7 @@ from lab.ranks import detect
 from lab.runs import Config, Run, build_decoder, digest, identity, order_identity
 from lab.schema import check_values, flatten
 from lab.training.fit import LOGGERS, flops_of, steps_of
-from lab.training.strategies import STRATEGIES, processes, strategy_of
+from lab.training.strategies import check_optimizer, processes
 
 
 class Job:
@@ -49,12 +49,14 @@ class Job:
         if config["logger"]["name"] == "wandb" and importlib.util.find_spec("wandb") is None:
             raise UserError("logger=wandb needs the package wandb: pip install wandb")
         trainer = config["trainer"]
-        if trainer["strategy"] not in STRATEGIES:
-            raise UserError(f"trainer.strategy is {trainer['strategy']!r}: choose one of {', '.join(STRATEGIES)}")
         self.ranks = detect(os.environ)
         self.processes = processes(self.ranks, trainer["devices"], trainer["strategy"], self.device)
-        self.steps, self.accumulate = steps_of(config, max(self.ranks.world, self.processes))
-        strategy_of(trainer["strategy"], self.ranks, config["optimizer"]["_target_"])
+        world = max(self.ranks.world, self.processes)
+        self.steps, self.accumulate = steps_of(config, world)
+        if world > 1:
+            check_optimizer(trainer["strategy"], config["optimizer"]["_target_"])
+        if config.get("table") and not config.get("measure"):
+            raise UserError(f"table={config['table']} is a table of scores, and measure=none scores nothing: leave one")
         make(config["schedule"], steps=self.steps)
         find(config["optimizer"], "model")
         tokenizer = make(config["tokenizer"])

@@ -1,9 +1,11 @@
 """Start the processes of a run on this machine, when neither srun nor torchrun has."""
 
+import ctypes
 import multiprocessing
 import os
 import signal
 import socket
+import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
@@ -13,6 +15,7 @@ from typing import Any
 from lab.errors import UserError
 from lab.training.interruption import SIGNALS, Interrupted
 
+PR_SET_PDEATHSIG = 1  # of Linux's prctl
 PATIENCE_SECONDS = 60.0  # for the others once one process has failed: they notice by themselves, and say so
 
 
@@ -71,6 +74,8 @@ def launch(act: Callable[[Any], None], given: Any, count: int) -> None:
     codes = [process.exitcode for process in processes]
     if Interrupted.EXIT_CODE in codes and set(codes) <= {0, Interrupted.EXIT_CODE}:
         raise Interrupted("all processes have stopped; the same command continues the run", next(iter(received), None))
+    if received and set(codes) <= {0, Interrupted.EXIT_CODE, *(-signal.Signals[name] for name in received)}:
+        raise Interrupted(f"{received[0]} came before the run had begun; the same command begins it", received[0])
     if any(codes):
         told = ", ".join(f"rank {rank} by {_ending(code)}" for rank, code in enumerate(codes) if code)
         raise UserError(f"{count} processes were started and these failed: {told}; what they said stands above")
@@ -80,6 +85,8 @@ def _as_rank(act: Callable[[Any], None], given: Any, environment: dict[str, str]
     from lab.commands import run_command
 
     os.environ.update(environment)
+    if sys.platform == "linux":  # if what has started this is killed, stop as if asked to
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
     run_command(lambda: act(given))
 
 

@@ -263,6 +263,7 @@ def plan(config: Config, bench: Sequence[Measured]) -> Plan:
             optimizer=optimizer,
             strategy=strategy,
             ranks=config["gpus"],
+            recompute=trainer["recompute"],
         )
         for strategy in (STRATEGIES if config["gpus"] > 1 else STRATEGIES[:1])
         if strategy != "fsdp" or optimizer.endswith(".adamw")  # as lab/training/strategies.py refuses it

@@ -58,12 +58,12 @@ KINDS = {
     "schedule.final_fraction": "fraction",
     "schedule.decay_fraction": "fraction",
     "trainer.accelerator": "text",
-    "trainer.strategy": "text",
+    "trainer.strategy": "one of single, ddp, fsdp",
     "trainer.devices": "positive whole number or auto",
     "trainer.compute_dtype": "text",
     "trainer.compile": "true, false or auto",
     "trainer.deterministic": "true or false",
-    "trainer.recompute": "text",
+    "trainer.recompute": "one of none, selective, all",
     "trainer.peak_flops": "positive number or null",
     "trainer.gradient_clip": "positive number",
     "trainer.log_every": "positive whole number",
@@ -101,6 +101,8 @@ def is_number(value: Any) -> bool:
 
 def fits(value: Any, kind: str) -> bool:
     """Whether a value is of a kind named in ``KINDS``."""
+    if kind.startswith("one of "):
+        return value in kind.removeprefix("one of ").split(", ")
     whole = isinstance(value, int) and not isinstance(value, bool)
     name = isinstance(value, str) and re.fullmatch(r"\w[\w.-]*", value) is not None  # part of a folder's name
     fractions = isinstance(value, list) and all(is_number(entry) and 0 <= entry < 1 for entry in value)
@@ -148,7 +150,7 @@ def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def expected(kind: str) -> str:
     """What to tell of a value that is not of its kind."""
-    if kind.startswith("true"):
+    if kind.startswith(("true", "one of ")):
         return f"it must be {kind}"
     if kind.startswith("list of"):
         return f"it must be a {kind}, such as [code]"

@@ -106,11 +106,13 @@ def request_of(job: Queued) -> tuple[Path, str] | None:
     script, *arguments = job.command.split()
     path = job.folder / script
     array, _, task = job.id.partition("_")
-    number = int(task) if task.isdigit() else 0
+    number = int(task) if task.isdigit() else -1
     if path.parent.name == ".submitit":  # lab/slurm_launcher.py has written the plan, and counts from 0
         return path.parents[1], line_of(path.parent / f"{array}.txt", number)
     if path.name == "sweep.sbatch" and arguments:
-        line = line_of(job.folder / arguments[0], number - 1)
+        # The plan as it was when the jobs began, if they have.
+        copies = [*job.folder.glob(f"runs/.jobs/*-{array}/plan.txt"), job.folder / arguments[0]]
+        line = line_of(copies[0], number - 1)
     elif path.name == "train.sbatch":
         line = " ".join(arguments)
     else:
@@ -121,6 +123,8 @@ def request_of(job: Queued) -> tuple[Path, str] | None:
 
 def line_of(path: Path, number: int) -> str:
     """A line of a file, counted from 0; empty if there is none."""
+    if number < 0:
+        return ""
     try:
         return path.read_text(encoding="utf-8").splitlines()[number]
     except (OSError, IndexError):

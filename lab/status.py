@@ -115,10 +115,13 @@ def show(folder: Path, verify: bool) -> None:
             damaged.append(str(error))
     print_whole(table)
     if waiting := not_begun(folder, jobs, known):
-        table = Table(*JOB_COLUMNS, "overrides", title="Jobs that have not begun a run", title_justify="left")
-        # What they have in common says little.
+        # What they have in common is told once.
         sets = [set(overrides.split()) for _, overrides in waiting if overrides]
         common = set.intersection(*sets) if len(sets) > 1 else set()
+        title = "Jobs that have not begun a run"
+        if common:
+            title += f"; of all: {' '.join(each for each in waiting[-1][1].split() if each in common)}"
+        table = Table(*JOB_COLUMNS, "overrides", title=title, title_justify="left")
         for number, overrides in waiting:
             own = [each for each in overrides.split() if each not in common]
             table.add_row(*describe_job(number, jobs), " ".join(own))

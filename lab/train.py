@@ -68,7 +68,7 @@ def begin(job: Job, held: ExitStack) -> int | None:
     """Hold the run, make it or find it; the optimiser step to go on after, 0 for a new run, None if it is finished."""
     held.enter_context(job.run.locked())
     state = job.run.state(job.digest)
-    if job.config["overwrite"] and state != "new":
+    if job.config["overwrite"] and state != "new" and not begun_by_this_job(job):
         job.run.delete()
         state = "new"
     if state == "finished":
@@ -97,7 +97,7 @@ def make_run(job: Job) -> int:
         "flops_per_token": {"exact": job.flops.exact, "full": job.flops.full},
         "corpus": job.corpus_manifest,
         "initial_weights": fingerprints(decoder),
-        "stretches": [surroundings(job.kernel, job.ranks.world) | begun(1)],
+        "stretches": [surroundings(job.kernel, job.ranks.world, job.config["trainer"]["strategy"]) | begun(1)],
     }
     job.run.create(job.config, manifest)
     print(f"{job.run.path}: {parameter_count(decoder):,} parameters, {job.trained_tokens:,} tokens")
@@ -111,10 +111,22 @@ def begun(first_step: int) -> dict[str, Any]:
     return {"first_step": first_step, "command": command, "job": job_of(os.environ)}
 
 
+def begun_by_this_job(job: Job) -> bool:
+    """Whether the run was made or continued by this SLURM job before it was requeued: it is not to be deleted again."""
+    now = job_of(os.environ)
+    if now is None:
+        return False
+    before = [stretch.get("job") or {} for stretch in job.run.manifest["stretches"]]
+    return any(
+        (each.get("id"), each.get("cluster")) == (now["id"], now["cluster"]) and each["restarts"] < now["restarts"]
+        for each in before
+    )
+
+
 def continue_run(job: Job) -> int:
     """The step of the newest checkpoint, or 0 if the run was stopped before its first."""
     checkpoint = job.run.checkpoints.newest()
-    now = surroundings(job.kernel, job.ranks.world)
+    now = surroundings(job.kernel, job.ranks.world, job.config["trainer"]["strategy"])
     stretches = job.run.manifest["stretches"]
     allow = job.config["resume"]["allow"]
     if checkpoint is not None:

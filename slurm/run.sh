@@ -71,10 +71,11 @@ run() {
         wait "$step" && code=0 || code=$?
         [ "$again" = yes ] || break
     done
-    # 75: it has saved. 138: the signal has killed it before it could listen, in its first seconds.
-    if [ "$warned" = no ] || { [ "$code" != 75 ] && [ "$code" != 138 ]; }; then
-        exit "$code"
-    fi
+    # 75: it has saved. 138: the signal has killed it before it could listen; again it would be no better.
+    [ "$warned" = no ] || [ "$code" != 138 ] ||
+        fail "not requeued: the warning before the time limit came before the run could listen; give more --time than" \
+            "the seconds of --signal at the top of the script, and the same sbatch continues"
+    if [ "$warned" = no ] || [ "$code" != 75 ]; then exit "$code"; fi
     if [ "${SLURM_RESTART_COUNT:-0}" -ge "$RESTARTS" ]; then
         fail "not requeued, as RESTARTS at the top of the script is $RESTARTS; the same sbatch continues the run"
     fi

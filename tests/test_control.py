@@ -34,7 +34,7 @@ def stored(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
             job = Job(compose("train", ["experiment=smoke", "kernel=matched", *overrides, runs]))
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(
-                train, "surroundings", lambda kernel, world: surroundings | {"kernel": kernel, "ranks": world}
+                train, "surroundings", lambda kernel, *ranks: surroundings | {"kernel": kernel, "ranks": world}
             )
             patch.setattr(train, "fit_and_conclude", lambda *arguments: None)
             train.make_run(job)

@@ -114,6 +114,12 @@ def kept_by_block(shape: Shape, size: int, kernel: str) -> int:
     return 2 * norm + attention + feed_forward + scores
 
 
+def products_of_block(shape: Shape, size: int) -> int:
+    """Bytes that the matrix products of one block give, for each token."""
+    queries, keys = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
+    return size * (queries + 2 * keys + 2 * shape.hidden + 2 * shape.width)
+
+
 def step_memory(
     shape: Shape,
     *,
@@ -123,6 +129,7 @@ def step_memory(
     kernel: str = "auto",
     strategy: str = "single",
     ranks: int = 1,
+    recompute: str = "none",
 ) -> Memory:
     """Peak memory of each device in a step of several micro-batches (of one, the gradients are not yet there).
 
@@ -131,6 +138,7 @@ def step_memory(
         compute_dtype: ``float32`` or ``bfloat16``.
         optimizer: the ``_target_`` of its configuration.
         strategy: ``single``, ``ddp`` (gradients are the buckets, so it needs no more) or ``fsdp``, over ``ranks``.
+        recompute: ``none``, or what blocks keep less: ``selective`` or ``all``, as in lab/model/recompute.py.
     """
     size = 2 if compute_dtype == "bfloat16" else FLOAT32
     tokens = micro_batch * shape.context
@@ -142,10 +150,15 @@ def step_memory(
         return -(-FLOAT32 * values // sharded)
 
     # A product in bfloat16 keeps its weight in bfloat16, whole, even where FSDP has put the float32 one away again.
-    copies = 0 if size == FLOAT32 else size * (matrices + head)
+    # A block that is formed again makes it again.
+    kept_matrices = matrices if recompute == "none" else shape.block_matrices
+    copies = 0 if size == FLOAT32 else size * (kept_matrices + head)
     if sharded > 1:  # the root's weights and gradients, two blocks' weights, one's gradients on the way out
         copies += 2 * FLOAT32 * shape.outside + 4 * FLOAT32 * shape.block_matrices
     activations = tokens * shape.layers * kept_by_block(shape, size, kernel)
+    if recompute != "none":  # and one block at a time is whole
+        kept = size * shape.width + (products_of_block(shape, size) if recompute == "selective" else 0)
+        activations = tokens * (shape.layers * kept + kept_by_block(shape, size, kernel))
     activations += tokens * (2 * FLOAT32 + size) * shape.width  # of the last norm
     if kernel == "sdpa" and (shape.slopes or shape.window is not None):  # each layer's mask or bias
         activations += shape.layers * size * shape.context**2 * (shape.heads if shape.slopes else 1)

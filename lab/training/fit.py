@@ -60,8 +60,8 @@ def steps_of(config: Config, world: int = 1) -> tuple[int, int]:
     return steps, scale["batch_tokens"] // micro_tokens
 
 
-def surroundings(kernel: str, world: int = 1) -> dict[str, Any]:
-    """Code, packages, kernel, hardware and number of ranks that a stretch of training runs on."""
+def surroundings(kernel: str, world: int = 1, strategy: str = "single") -> dict[str, Any]:
+    """Code, packages, kernel, hardware, number of ranks and their strategy that a stretch of training runs on."""
     packages = {}
     for name in PACKAGES:
         try:
@@ -76,6 +76,7 @@ def surroundings(kernel: str, world: int = 1) -> dict[str, Any]:
         "hardware": hardware(),
         "kernel": kernel,
         "ranks": world,
+        "strategy": strategy if world > 1 else "single",
     }
 
 
@@ -190,7 +191,7 @@ def fit(
     """
     scale, settings = config["scale"], config["trainer"]
     steps, accumulate = steps_of(config, ranks.world)
-    strategy = strategy_of(settings["strategy"], ranks, config["optimizer"]["_target_"])
+    strategy = strategy_of(settings["strategy"], ranks)
     factor = make(config["schedule"], steps=steps)
     module = Training(
         decoder,
@@ -282,6 +283,7 @@ def memory_estimate(config: Config, ranks: Ranks) -> str:
         kernel=config["kernel"],
         strategy=config["trainer"]["strategy"],
         ranks=ranks.world,
+        recompute=config["trainer"]["recompute"],
     )
     return (
         f"{memory.state / 1e9:.1f} GB for weights, gradients and optimiser, and about "

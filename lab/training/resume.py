@@ -61,7 +61,7 @@ SURROUNDINGS = {
     "code": ("code",),
     "packages": ("python", "packages"),
     "hardware": ("hardware", "kernel"),
-    "ranks": ("ranks",),
+    "ranks": ("ranks", "strategy"),
 }
 
 

@@ -12,8 +12,6 @@ from torch.distributed.fsdp import FullyShardedDataParallel, OptimStateKeyType
 from lab.errors import UserError
 from lab.ranks import Ranks
 
-STRATEGIES = ("single", "ddp", "fsdp")
-
 
 class Started(ClusterEnvironment):
     """Tells Lightning what :mod:`lab.ranks` has found out; the connection is made already."""
@@ -84,17 +82,17 @@ class FullySharded(ModelParallelStrategy):
         return checkpoint
 
 
-def strategy_of(name: str, ranks: Ranks, optimizer: str) -> Strategy | str:
-    """Lightning's strategy for a name of STRATEGIES.
+def check_optimizer(strategy: str, optimizer: str) -> None:
+    """Raises UserError if the optimiser needs whole matrices and the strategy shards them."""
+    if strategy == "fsdp" and "adamw" not in optimizer:
+        raise UserError(f"trainer=fsdp shards matrices, which {optimizer} needs whole: use trainer=ddp")
 
-    Raises:
-        UserError: the optimiser needs whole matrices, and FSDP shards them.
-    """
+
+def strategy_of(name: str, ranks: Ranks) -> Strategy | str:
+    """Lightning's strategy for ``trainer.strategy``."""
     if ranks.world == 1:
         return "auto"
     if name == "fsdp":
-        if "adamw" not in optimizer:
-            raise UserError(f"trainer=fsdp shards matrices, which {optimizer} needs whole: use trainer=ddp")
         return FullySharded(ranks.world)
     return DDPStrategy(find_unused_parameters=False, gradient_as_bucket_view=True, broadcast_buffers=False)
 
@@ -117,7 +115,7 @@ def processes(ranks: Ranks, devices: int | str, strategy: str, device: str) -> i
 
     Args:
         devices: of each node, or ``auto``: as many as processes were started, or else all GPUs of this machine.
-        strategy: of STRATEGIES.
+        strategy: ``single``, ``ddp`` or ``fsdp``.
         device: ``cpu`` or ``cuda``.
 
     Raises:
@@ -140,8 +138,9 @@ def processes(ranks: Ranks, devices: int | str, strategy: str, device: str) -> i
             raise UserError(f"trainer.devices is {count}, but torch finds {torch.cuda.device_count()} GPUs here")
         return count
     if devices not in ("auto", ranks.local_world):
+        option = "torchrun --nproc-per-node" if begun == "torchrun" else "srun --ntasks-per-node"
         raise UserError(
             f"{begun} started {ranks.local_world} processes on a node and trainer.devices is {devices}: it must be one "
-            f"process a device (srun --ntasks-per-node={devices}, or trainer.devices={ranks.local_world})"
+            f"process a device ({option}={devices}, or trainer.devices={ranks.local_world})"
         )
     return 1

@@ -19,6 +19,7 @@ from omegaconf import OmegaConf
 from lab.commands import configuration_folder
 from lab.components import make
 from lab.model.precision import compute_dtype
+from lab.model.recompute import recompute
 from lab.runs import Config, build_decoder
 
 
@@ -39,6 +40,7 @@ def train(config: Config) -> None:
     """One optimiser step of one micro-batch, which makes the moments, and then one of two, as training does it."""
     scale = config["scale"]
     decoder = build_decoder(config)
+    recompute(decoder, config["trainer"]["recompute"])
     optimizer = make(config["optimizer"], model=decoder)
     generator = torch.Generator().manual_seed(0)
     for micro_batches in (1, 2):

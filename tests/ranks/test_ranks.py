@@ -153,6 +153,31 @@ def test_a_run_of_two_ranks_that_is_killed_and_continued_ends_bit_identical(
     assert kept(tmp_path / "runs") == kept(whole[strategy])
 
 
+def test_a_signal_before_the_ranks_can_listen_is_no_failure(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "lab.train", *SMOKE, *TWO["ddp"]]
+    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while len(Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()) < 3:  # and the tracker
+        assert process.poll() is None
+        time.sleep(0.02)
+    time.sleep(0.3)  # until it listens itself
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=120)
+    assert (process.returncode, err.strip()) == (
+        75,
+        "SIGTERM came before the run had begun; the same command begins it",
+    )
+
+
+def test_if_what_has_started_the_ranks_is_killed_they_save_and_end(tmp_path: Path) -> None:
+    process = started(tmp_path, *TWO["ddp"], "scale.tokens=4096000")
+    process.kill()
+    _, err = process.communicate(timeout=60)  # the ranks hold the pipe for as long as they live
+    saved = re.search(r"SIGTERM came: saved at optimiser step (\d+) of 4000", err)
+    assert saved is not None, err
+    newest = max((run_of(tmp_path / "runs") / "checkpoints").glob("step=*"))
+    assert newest.name == f"step={int(saved[1]):08d}"
+
+
 def test_torchrun_starts_the_same_run(whole: dict[str, Path], tmp_path: Path) -> None:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "lab.train"]
     result = subprocess.run(

@@ -46,7 +46,8 @@ def whole(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_run_that_runs_out_of_time_twice_ends_bit_identical(slurm: Cluster, whole: Path, tmp_path: Path) -> None:
-    job = slurm.sbatch(str(copied(tmp_path / "code")), *SMOKE, *LONG, cwd=tmp_path)
+    # What a requeued job has begun is not to be overwritten by itself.
+    job = slurm.sbatch(str(copied(tmp_path / "code")), *SMOKE, *LONG, "overwrite=true", cwd=tmp_path)
     stops = []
     for count, step in enumerate((20, 60), start=1):
         slurm.during(job, lambda step=step: last_checkpoint(tmp_path) >= step)
@@ -77,6 +78,16 @@ def test_slurm_warns_before_the_time_limit_and_a_job_is_requeued_so_often_only(s
     assert (shown["JobState"], shown["Restarts"], shown["ExitCode"]) == ("FAILED", "0", "1:0")
     line = "error: not requeued, as RESTARTS at the top of the script is 0; the same sbatch continues the run"
     assert output_of(tmp_path, job).splitlines()[-1] == line
+
+
+def test_a_warning_before_the_run_can_listen_is_an_error_and_no_requeue(slurm: Cluster, tmp_path: Path) -> None:
+    job = slurm.sbatch(TRAIN, *SMOKE, cwd=tmp_path)
+    until(lambda: f"{job}.0" in slurm.ask("squeue", "--noheader", "--steps", "--format=%i"))
+    slurm.ask("scancel", "--batch", "--signal=USR1", job)
+    shown = slurm.ended(job)
+    assert (shown["JobState"], shown["Restarts"], shown["ExitCode"]) == ("FAILED", "0", "1:0")
+    (line,) = errors_of(tmp_path, job)
+    assert "came before the run could listen; give more --time" in line
 
 
 def test_a_preempted_run_saves_and_is_requeued_by_slurm_alone(slurm: Cluster, whole: Path, tmp_path: Path) -> None:

@@ -1,8 +1,11 @@
 """Who trains together: what srun, torchrun and plain python say, and what does not fit."""
 
 import pytest
+from hydra import compose, initialize_config_dir
 
+from lab.commands import configuration_folder
 from lab.errors import UserError
+from lab.job import Job
 from lab.ranks import Ranks, detect, tasks_of_nodes
 from lab.training.strategies import processes
 
@@ -109,3 +112,21 @@ def test_several_devices_without_a_strategy_are_refused() -> None:
 )
 def test_processes_are_started_only_where_nobody_has(ranks: Ranks, devices: int | str, count: int) -> None:
     assert processes(ranks, devices, "ddp", "cpu") == count
+
+
+@pytest.mark.parametrize(
+    ("overrides", "told"),
+    [
+        (
+            ("trainer=fsdp", "trainer.devices=2", "optimizer=muon"),
+            "trainer=fsdp .* which .*Muon needs whole",
+        ),
+        (("trainer.strategy=zero",), "trainer.strategy is 'zero': it must be one of single, ddp, fsdp"),
+        (("table=all", "measure=none"), "table=all is a table of scores, and measure=none scores nothing"),
+    ],
+)
+def test_what_cannot_be_trained_is_refused_before_a_process_is_started(overrides: tuple[str, ...], told: str) -> None:
+    with initialize_config_dir(configuration_folder(), version_base="1.3"):
+        composed = compose("train", ["experiment=smoke", "trainer.accelerator=cpu", *overrides])
+    with pytest.raises(UserError, match=told):
+        Job(composed)
