@@ -33,9 +33,7 @@ def stored(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
             runs = f"runs={folder / str(len(list(folder.iterdir())))}"
             job = Job(compose("train", ["experiment=smoke", "kernel=matched", *overrides, runs]))
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(
-                train, "surroundings", lambda kernel, *ranks: surroundings | {"kernel": kernel, "ranks": world}
-            )
+            patch.setattr(train, "surroundings", lambda kernel, *ranks: surroundings | {"kernel": kernel})
             patch.setattr(train, "fit_and_conclude", lambda *arguments: None)
             train.make_run(job)
         # Stands for the blocks that training would read: it depends on what decides them.
