@@ -16,7 +16,7 @@ run: .venv/installed ## train the default decoder, score it, show the result (ab
 	$(BIN)/python -m lab.train model=nope
 
 test: .venv/installed-test ## run the tests (under 10 minutes)
-	$(BIN)/python -m pytest -n 2 --dist loadfile --ignore=tests/ranks --ignore=tests/slurm --ignore=tests/gpu
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --ignore=tests/ranks --ignore=tests/slurm --ignore=tests/gpu
 
 ranks-test: .venv/installed-test ## runs on two processes: equal numbers, killed ranks, checkpoints over ranks (about 5 minutes)
 	$(BIN)/python -m pytest tests/ranks

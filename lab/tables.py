@@ -65,7 +65,8 @@ def read_table(path: Path, columns: Sequence[str] = (), remedy: str = "delete it
         table = csv.DictReader(io.StringIO(text, newline=""), strict=True)
         rows = list(table)
     except (OSError, csv.Error, UnicodeDecodeError) as error:
-        raise UserError(f"{path} cannot be read ({error}); {remedy}") from None
+        reason = error.strerror.lower() if isinstance(error, OSError) and error.strerror else error
+        raise UserError(f"{path} cannot be read ({reason}); {remedy}") from None
     missing = set(columns) - set(table.fieldnames or ())
     if missing:
         raise UserError(f"{path} lacks the column {', '.join(sorted(missing))}; {remedy}")
