@@ -3,11 +3,13 @@
 import math
 from typing import TYPE_CHECKING
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from lab.errors import UserError
-from lab.model.kernels import attend
+from lab.model import kernels
+from lab.model.kernels.case import Case
 from lab.model.linear import Linear
 from lab.model.position import PositionEncoding
 
@@ -53,6 +55,11 @@ class Attention(nn.Module):
         self.value = Linear(width, kv_heads * head_dim)
         self.output = Linear(heads * head_dim, width)
 
+    def prepare(self, queries: int, offset: int, slopes: bool, dtype: torch.dtype, device: torch.device) -> None:
+        """Make ready for queries from a position on; the decoder calls this once a pass, outside compiled code."""
+        case = Case(device.type, dtype, self.window, slopes)
+        kernels.prepare(self.kernel, case, queries, offset, device)
+
     def forward(
         self,
         x: Float[Tensor, "batch time width"],
@@ -68,7 +75,7 @@ class Attention(nn.Module):
         query, key = position.rotate(query, key, positions)
         if cache is not None:
             key, value = cache.extend(key, value)
-        mixed = attend(
+        mixed = kernels.attend(
             query,
             key,
             value,

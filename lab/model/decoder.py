@@ -8,7 +8,7 @@ loss are formed in float32.
 """
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 from jaxtyping import Float, Int
@@ -134,6 +134,11 @@ class Decoder(nn.Module):
         start = cache.length if cache is not None else 0
         length = start + tokens.shape[1]
         self.position.reach(length)
+        if documents is None:
+            for block in self.blocks:
+                attention = cast(Attention, block.attention)
+                slopes = self.position.slopes is not None
+                attention.prepare(tokens.shape[1], start, slopes, self.compute_dtype, tokens.device)
         positions = torch.arange(start, length, device=tokens.device)
         layers: Sequence[LayerCache | None] = [None] * len(self.blocks) if cache is None else cache.layers
         x = functional.embedding(tokens, self.embedding).to(self.compute_dtype)

@@ -5,11 +5,13 @@ from functools import partial
 
 import pytest
 import torch
+from torch._dynamo.testing import CompileCounterWithBackend
 from torch.nn import functional
 
 from lab.errors import UserError
 from lab.model.attention import Attention
 from lab.model.decoder import Decoder, parameter_count
+from lab.model.kernels import KERNELS
 from lab.model.position import ALiBi, NoPE, PositionEncoding, RoPE
 
 POSITIONS = [NoPE, RoPE, ALiBi]
@@ -106,6 +108,26 @@ def test_a_pass_in_inference_mode_leaves_a_decoder_that_trains():
         model(tokens(40))
     model(tokens(30)).sum().backward()
     assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("kernel", ["banded", "sdpa", "flex"])
+@pytest.mark.parametrize("window", [None, 40])
+@pytest.mark.parametrize("position", POSITIONS)
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
+def test_all_blocks_share_one_graph_of_a_length_and_masks_are_made_outside_of_it(position, window, kernel, monkeypatch):
+    monkeypatch.setitem(KERNELS, "flex", KERNELS["flex"]._replace(refusal=lambda case: None))  # forward only
+    model, block = decoder(position, window, kernel, layers=3), tokens(256)
+    torch._dynamo.reset()
+    counter = CompileCounterWithBackend("eager")
+    with torch.no_grad():
+        expected = model.hidden(block)
+        for each in model.blocks:
+            each.compile(dynamic=False, backend=counter)
+        for _ in range(2):
+            torch.testing.assert_close(model.hidden(block), expected)
+    assert counter.frame_count == 1
+    called = [str(node.target) for graph in counter.graphs for node in graph.graph.nodes]
+    assert not any("vmap" in name for name in called)  # torch makes a block mask by vmap
 
 
 def test_temperature_is_a_factor_on_the_scores():

@@ -8,6 +8,7 @@ kernel: a function with :func:`attend`'s arguments, what it refuses, a row in ``
 from collections.abc import Callable
 from typing import NamedTuple
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -19,10 +20,11 @@ from lab.model.kernels.reference import reference
 
 
 class Kernel(NamedTuple):
-    """How to attend, and why a case cannot be served exactly (None: it can)."""
+    """How to attend, why a case cannot be served exactly (None: it can), and what to make ready for a length."""
 
     run: Callable[..., Tensor]
     refusal: Callable[[Case], str | None] = lambda case: None
+    prepare: Callable[[int, int, int | None, int, torch.device], None] = lambda *length: None
 
 
 KERNELS = {
@@ -31,7 +33,7 @@ KERNELS = {
     "sdpa": Kernel(sdpa.sdpa, sdpa.refusal),
     "varlen": Kernel(flash.varlen, flash.varlen_refusal),
     "flash": Kernel(flash.flash, flash.flash_refusal),
-    "flex": Kernel(flex.flex, flex.refusal),
+    "flex": Kernel(flex.flex, flex.refusal, flex.prepare),
 }
 SETTINGS = ("auto", "matched", *KERNELS)
 # On a GPU, the fastest first; the first that serves a case exactly is taken.
@@ -64,6 +66,16 @@ def choose(setting: str, case: Case) -> str:
     if reason is not None:
         raise UserError(f"kernel={setting} cannot serve this model in {case.dtype}: {reason}; use kernel=auto")
     return setting
+
+
+def prepare(kernel: str, case: Case, queries: int, offset: int, device: torch.device) -> None:
+    """Make ready for :func:`attend` at a length, so that compiled code finds it ready."""
+    KERNELS[choose(kernel, case)].prepare(queries, offset + queries, case.window, offset, device)
+
+
+@torch.compiler.assume_constant_result
+def _chosen(setting: str, device: str, dtype: torch.dtype, window: int | None, slopes: bool, documents: bool) -> str:
+    return choose(setting, Case(device, dtype, window, slopes, documents))
 
 
 def attend(
@@ -104,7 +116,7 @@ def attend(
         raise ValueError(f"{query.shape[1]} heads need as many slopes, not {tuple(slopes.shape)}")
     if value.shape[3] != query.shape[3]:
         raise ValueError(f"values are {value.shape[3]} wide and queries {query.shape[3]}: they must be equal")
-    case = Case(query.device.type, query.dtype, window, slopes is not None, documents is not None)
-    return KERNELS[choose(kernel, case)].run(
+    served = _chosen(kernel, query.device.type, query.dtype, window, slopes is not None, documents is not None)
+    return KERNELS[served].run(
         query, key, value, window=window, slopes=slopes, scale=scale, offset=offset, documents=documents
     )

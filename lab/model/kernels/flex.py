@@ -4,7 +4,6 @@ On a GPU it serves every case, which makes it the kernel that all variants share
 has its forward pass only.
 """
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -16,6 +15,11 @@ from lab.model.kernels.banded import banded
 from lab.model.kernels.case import Case
 
 FEWEST_QUERIES = 128  # a block of the kernel; fewer, as in decoding, are not worth compiling for every length
+
+MASKS_KEPT = 64  # of so many lengths
+
+_compiled: Any = torch.compile(flex_attention, dynamic=False)  # one graph for each shape; made at its first call
+_masks: dict[tuple[int, int, int | None, int, torch.device], BlockMask] = {}
 
 Mask = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 
@@ -43,7 +47,7 @@ def flex(
         return banded(query, key, value, **rule)  # type: ignore[arg-type]
     if documents is None:
         seen = _blocks(queries, keys, window, offset, query.device)
-    else:
+    else:  # they differ from batch to batch
         seen = create_block_mask(
             _same_document(documents, _seen(window, offset), offset), len(documents), None, queries, keys, query.device
         )
@@ -52,7 +56,9 @@ def flex(
         assert slopes is not None
         return score - slopes[head] * (row + offset - column)
 
-    mixed = _compiled(query.device.type)(
+    # Uncompiled, which a CPU without a compiler needs, every score is written out.
+    alone = query.device.type == "cuda" and not torch.compiler.is_compiling()
+    mixed = (_compiled if alone else flex_attention)(
         query,
         key,
         value,
@@ -65,16 +71,24 @@ def flex(
     return mixed
 
 
-@functools.cache
-def _compiled(device: str) -> Any:
-    # One graph for each shape. Uncompiled, which a CPU without a compiler needs, every score is written out.
-    return torch.compile(flex_attention, dynamic=False) if device == "cuda" else flex_attention
+def prepare(queries: int, keys: int, window: int | None, offset: int, device: torch.device) -> None:
+    """Make the block mask of a length, once for all layers and steps; to be called outside compiled code."""
+    kept = (queries, keys, window, offset, device)
+    if queries < FEWEST_QUERIES or kept in _masks:
+        return
+    if len(_masks) >= MASKS_KEPT:
+        _masks.clear()
+    _masks[kept] = create_block_mask(_seen(window, offset), None, None, queries, keys, device)
 
 
-@functools.lru_cache(maxsize=64)
 def _blocks(queries: int, keys: int, window: int | None, offset: int, device: torch.device) -> BlockMask:
-    """Which blocks of 128 x 128 scores are seen; the same for all layers and steps."""
-    return create_block_mask(_seen(window, offset), None, None, queries, keys, device)
+    """Which blocks of 128 x 128 scores are seen."""
+    kept = (queries, keys, window, offset, device)
+    if kept not in _masks:
+        if torch.compiler.is_compiling():  # nobody has made it ready: it becomes part of the graph
+            return create_block_mask(_seen(window, offset), None, None, queries, keys, device)
+        prepare(*kept)
+    return _masks[kept]
 
 
 def _seen(window: int | None, offset: int) -> Mask:

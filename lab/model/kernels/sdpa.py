@@ -1,6 +1,5 @@
 """torch's scaled_dot_product_attention: the fastest general kernel on a GPU for full attention without bias."""
 
-import functools
 import math
 
 import torch
@@ -51,7 +50,6 @@ def sdpa(
     return scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scale, enable_gqa=grouped)
 
 
-@functools.cache
 def backends(device: int) -> list[SDPBackend]:
     """torch's own kernels in the order in which they are tried on a GPU; each refuses what it cannot do.
 
