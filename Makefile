@@ -7,7 +7,7 @@ PILOT_MODELS := nope rope alibi window_nope window_rope window_alibi narrow_wind
 PILOT_SEEDS := 0 1 2
 PILOT_RUNS := $(foreach seed,$(PILOT_SEEDS),$(foreach model,$(PILOT_MODELS),pilot-run-$(model).$(seed)))
 
-.PHONY: run test ranks-test slurm-test check table bench gpu-check kill-test pilot pilot-runs $(PILOT_RUNS) clean help
+.PHONY: run test process-test slurm-test check table bench gpu-check kill-test pilot pilot-runs $(PILOT_RUNS) clean help
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
@@ -16,10 +16,10 @@ run: .venv/installed ## train the default decoder, score it, show the result (ab
 	$(BIN)/python -m lab.train model=nope
 
 test: .venv/installed-test ## run the tests (under 10 minutes)
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --ignore=tests/ranks --ignore=tests/slurm --ignore=tests/gpu
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --ignore=tests/processes --ignore=tests/slurm --ignore=tests/gpu
 
-ranks-test: .venv/installed-test ## runs on two processes: equal numbers, killed ranks, checkpoints over ranks (about 5 minutes)
-	$(BIN)/python -m pytest tests/ranks
+process-test: .venv/installed-test ## runs that are stopped, killed and continued, on one process and on two (about 7 minutes)
+	$(BIN)/python -m pytest -n 2 --dist loadfile tests/processes
 
 slurm-test: .venv/installed-test ## the tests on a real SLURM of two virtual nodes (needs Debian's packages; it says which)
 	$(BIN)/python -m pytest tests/slurm

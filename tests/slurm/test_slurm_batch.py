@@ -199,5 +199,5 @@ def test_two_nodes_train_as_one_process_does_and_save_together(slurm: Cluster, w
         read_table(run_of(folder) / "metrics.csv", ("step", "loss_nats"), "") for folder in (tmp_path, whole)
     )
     assert [row["order_fingerprint"] for row in ours] == [row["order_fingerprint"] for row in theirs]
-    # As in tests/ranks/test_ranks.py, for six times as many steps.
+    # As in tests/processes/test_ranks.py, for six times as many steps.
     assert [row["loss_nats"] for row in ours] == pytest.approx([row["loss_nats"] for row in theirs], rel=2e-5)
