@@ -7,7 +7,7 @@ PILOT_MODELS := nope rope alibi window_nope window_rope window_alibi narrow_wind
 PILOT_SEEDS := 0 1 2
 PILOT_RUNS := $(foreach seed,$(PILOT_SEEDS),$(foreach model,$(PILOT_MODELS),pilot-run-$(model).$(seed)))
 
-.PHONY: run test process-test slurm-test check table bench gpu-check kill-test pilot pilot-runs $(PILOT_RUNS) clean help
+.PHONY: run test process-test slurm-test docs-test check table bench gpu-check kill-test pilot pilot-runs $(PILOT_RUNS) clean help
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
@@ -23,6 +23,9 @@ process-test: .venv/installed-test ## runs that are stopped, killed and continue
 
 slurm-test: .venv/installed-test ## the tests on a real SLURM of two virtual nodes (needs Debian's packages; it says which)
 	$(BIN)/python -m pytest tests/slurm
+
+docs-test: .venv/installed-test ## run the commands of README.md and docs/, follow their links (about 4 minutes on two cores)
+	$(BIN)/python -m pytest -n 2 tests/docs
 
 check: .venv/installed-test ## format, lint and types
 	$(BIN)/ruff format --check .

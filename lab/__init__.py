@@ -1,8 +1,33 @@
-"""Context-window lab: how a decoder's position encoding decides what happens beyond its context window."""
+"""Context-window lab: how a decoder's position encoding decides what happens beyond its context window.
+
+from lab import open_run
+
+run = open_run("runs/...")
+logits = run.decoder()(run.encode("the state of the union"))
+"""
 
 import os
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from lab.runs.run import Model
+
+__all__ = ["open_run"]
 
 # Ask torch's CPU allocator for transparent huge pages. Activations of tens of megabytes are allocated at every
 # step, and with 4 KiB pages the kernel spends longer on page faults than the CPU on arithmetic. torch reads
 # this at its first allocation, so it is set before anything imports torch; a value set by the user stands.
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+
+
+def open_run(path: str) -> "Model":
+    """The run, or derived run, in a directory: see :class:`lab.runs.run.Model`.
+
+    Raises:
+        lab.base.errors.UserError: there is none, or it is damaged; the message says what to do.
+    """
+    from lab.runs.run import open_model  # torch is loaded when a run is opened, not with --help
+
+    model = open_model(path)
+    model.check()
+    return model

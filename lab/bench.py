@@ -6,19 +6,15 @@ python -m lab.bench data
 python -m lab.bench extrapolate
 """
 
-import csv
 import sys
 from pathlib import Path
 
 from rich.console import Console
 
-from lab.benches.attention import bench_attention
-from lab.benches.data import bench_data
-from lab.benches.extrapolation import bench_extrapolate
-from lab.benches.training import bench_train
-from lab.commands import Parser, run_command
-from lab.errors import UserError
-from lab.files import writable
+from lab.base.commandline import Parser, run_command
+from lab.base.errors import UserError
+from lab.base.files import writable
+from lab.base.tables import write_table
 
 
 def make_parser() -> Parser:
@@ -63,16 +59,19 @@ def main() -> None:
         raise UserError(f"--rounds is {arguments.rounds}: give 1 or more")
     if arguments.csv:
         writable(arguments.csv)
-    benches = {"train": bench_train, "attention": bench_attention, "data": bench_data}
-    run = (benches | {"extrapolate": bench_extrapolate})[arguments.command]
+    # Imported when the arguments are right: they load torch.
+    from lab.benches.attention import bench_attention
+    from lab.benches.data import bench_data
+    from lab.benches.extrapolation import bench_extrapolate
+    from lab.benches.training import bench_train
+
+    benches = {"train": bench_train, "attention": bench_attention, "data": bench_data, "extrapolate": bench_extrapolate}
+    run = benches[arguments.command]
     # Tables of ranges are wide: outside a terminal, where rich assumes 80 columns, they get what they need.
     console = Console() if sys.stdout.isatty() else Console(width=120)
     rows = run(arguments, console)
     if arguments.csv:
-        with open(arguments.csv, "w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, fieldnames=list(rows[0]))
-            writer.writeheader()
-            writer.writerows(rows)
+        write_table(arguments.csv, rows)
 
 
 if __name__ == "__main__":

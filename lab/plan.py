@@ -1,7 +1,12 @@
-"""What runs will take on machines that need not be there: time, GPU-hours, memory, checkpoints, data.
+"""What runs will take on machines that need not be there: time, GPU-hours, memory of each GPU, checkpoints, data.
 
-python -m lab.plan scale=tinyllama_1b tokens=50B gpus=16
-python -m lab.plan scale=tinyllama_1b gpus=16 model=[rope,alibi] bench=rope.csv
+  python -m lab.plan scale=tinyllama_1b tokens=50B gpus=16            the seven variants
+  python -m lab.plan scale=tinyllama_1b gpus=16 model=[rope,alibi]    two
+  python -m lab.plan scale=tinyllama_1b gpus=8 device=a100 optimizer=muon
+  python -m lab.plan scale=small bench=small.csv                      at the rate that lab.bench train measured
+  python -m lab.plan scale=tinyllama_1b gpus=16 csv=plan.csv          the same numbers as a table
+
+It needs no corpus, no tokenizer and no GPU. What it assumes it says; each assumption is a key below.
 """
 
 import re
@@ -10,82 +15,66 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from hydra import compose
-from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.table import Table
 
-from lab.commands import configuration_folder, run_command, run_composed
-from lab.errors import UserError
-from lab.files import writable
-from lab.planning import Config, Measured, Plan, compute_dtype, device_of, plan, read_bench, rows
-from lab.schema import PLANNED_GROUPS, PLANNING_KINDS, check_values, flatten
-from lab.tables import write_table
+from lab.base.commandline import run_command
+from lab.base.errors import UserError
+from lab.base.files import writable
+from lab.base.tables import write_table
+from lab.experiment.compose import choices, plain_overrides, print_help, settings_of, take_folder, wants_help
+from lab.planning.forecast import Measured, Plan, compute_dtype, device_of, plan, read_bench, rows
+from lab.planning.settings import PlanSettings
+from lab.runs.identity import shape_label
 
-VARIANTS: list[str] = []  # that the command line asks for
 
-
-def take_variants() -> None:
-    """Move ``model=[a,b]`` from the command line to VARIANTS: Hydra composes one variant at a time.
+def variants(given: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The variants that ``model=[a,b]`` names, all if it is not given, and the other overrides.
 
     Raises:
-        UserError: it is given twice, names none, or a sweep is asked for.
+        UserError: it is given twice or names none, or a sweep is asked for.
     """
-    if {"-m", "--multirun"} & set(sys.argv[1:]):
+    if {"-m", "--multirun"} & set(given):
         raise UserError("a plan is one command: give model=[a,b] and seeds=N, and run it once for each scale")
-    given = [argument for argument in sys.argv[1:] if argument.startswith("model=")]
-    if len(given) > 1:
-        raise UserError(f"{' '.join(given)}: give model= once, as model=[a,b]")
-    if given:
-        listed = re.fullmatch(r"\[(.*)\]", given[0].removeprefix("model="))
-        names = (listed[1] if listed else given[0].removeprefix("model=")).split(",")
-    else:
-        names = sorted(path.stem for path in (Path(configuration_folder()) / "model").glob("*.yaml"))
-    VARIANTS[:] = dict.fromkeys(name.strip() for name in names)
-    if "" in VARIANTS:
-        raise UserError(f"{given[0]}: give a variant or several, as model=rope or model=[rope,alibi]")
-    sys.argv[1:] = [each for each in sys.argv[1:] if each not in given] + [f"model={VARIANTS[0]}"]
+    named = [each for each in given if each.startswith("model=")]
+    if len(named) > 1:
+        raise UserError(f"{' '.join(named)}: give model= once, as model=[a,b]")
+    found = choices("model")
+    if named:
+        text = named[0].removeprefix("model=")
+        listed = re.fullmatch(r"\[(.*)\]", text)
+        found = [each.strip() for each in (listed[1] if listed else text).split(",")]
+    if "" in found:
+        raise UserError(f"{named[0]}: give a variant or several, as model=rope or model=[rope,alibi]")
+    return list(dict.fromkeys(found)), [each for each in given if each not in named]
 
 
-def plain(composed: DictConfig) -> Config:
-    """The configuration with every reference resolved, checked. As lab/job.py's, but without torch."""
-    raw: Any = OmegaConf.to_container(composed, resolve=False)
-    for key, value in flatten(raw).items():
-        if value == "???":
-            raise UserError(f"{key} must be given: add {key}=... to the command")
-    resolved: Any = OmegaConf.to_container(composed, resolve=True)
-    config: Config = resolved
-    for group in PLANNED_GROUPS:
-        if not isinstance(config[group[:-1]], dict):
-            raise UserError(f"{group[:-1]} is {config[group[:-1]]!r}: choose one; conf/{group[:-1]}/ lists them")
-    check_values(config, PLANNING_KINDS)
-    return config
-
-
-def plan_all(composed: DictConfig) -> None:
-    """Plan each variant, print the plans, and write their table if asked."""
-    others = [each for each in HydraConfig.get().overrides.task if not each.startswith("model=")]
-    configs = [plain(composed)]
-    configs += [plain(compose("plan", [*others, f"model={name}"])) for name in VARIANTS[1:]]
+def main() -> None:
+    given = sys.argv[1:]
+    if wants_help(given):
+        print_help("plan", PlanSettings, __doc__ or "", plain_overrides(given))
+        return
+    names, rest = variants(given)
+    _, others = take_folder(rest, "plan")
+    configs = [settings_of("plan", PlanSettings, [*others, f"model={name}"]) for name in names]
     config = configs[0]
-    if config["csv"] is not None:
-        writable(Path(config["csv"]))
-    paths = [config["bench"]] if isinstance(config["bench"], str) else config["bench"] or []
-    bench = read_bench(paths, config["trainer"]["compile"] is not False)
+    if config.csv is not None:
+        writable(Path(config.csv))
+    paths = [config.bench] if isinstance(config.bench, str) else config.bench or []
+    bench = read_bench(paths, config.trainer.compile is not False)
     plans = [plan(each, bench) for each in configs]
     show(plans, config, bench)
-    if config["csv"] is not None:
-        write_table(Path(config["csv"]), rows(plans, config))
-        print(f"the same numbers: {config['csv']}")
+    if config.csv is not None:
+        write_table(Path(config.csv), rows(plans, config))
+        print(f"the same numbers: {config.csv}")
 
 
-def show(plans: Sequence[Plan], config: Config, bench: Sequence[Measured]) -> None:
+def show(plans: Sequence[Plan], config: PlanSettings, bench: Sequence[Measured]) -> None:
     """What is planned, what is assumed, and the tables."""
-    first, gpus = plans[0], config["gpus"]
+    first, gpus = plans[0], config.gpus
     head = (
-        f"{len(plans)} variant{'s' * (len(plans) > 1)} x {config['seeds']} seed{'s' * (config['seeds'] > 1)} of "
-        f"scale={config['scale']['name']} on {gpus} x {config['device']}: {first.shape.parameters:,} parameters, "
+        f"{len(plans)} variant{'s' * (len(plans) > 1)} x {config.seeds} seed{'s' * (config.seeds > 1)} of "
+        f"{shape_label(config.scale)} on {gpus} x {config.device}: {first.shape.parameters:,} parameters, "
         f"{count(first.tokens)} tokens each, C = {first.shape.context:,}"
     )
     tables = [time_table(plans, config), memory_table(plans, config), volume_table(plans[0])]
@@ -96,17 +85,17 @@ def show(plans: Sequence[Plan], config: Config, bench: Sequence[Measured]) -> No
     for table in tables:
         console.print()
         console.print(table)
-    hours = sum(each.gpu_hours for each in plans) * config["seeds"]
+    hours = sum(each.gpu_hours for each in plans) * config.seeds
     print(
-        f"\nall {len(plans) * config['seeds']} runs: {hours:,.1f} GPU-hours, {span(hours * 3600 / gpus)} one after the "
-        f"other, {size(sum(each.kept_bytes for each in plans) * config['seeds'])} of checkpoints"
+        f"\nall {len(plans) * config.seeds} runs: {hours:,.1f} GPU-hours, {span(hours * 3600 / gpus)} one after the "
+        f"other, {size(sum(each.kept_bytes for each in plans) * config.seeds)} of checkpoints"
     )
 
 
-def batch_lines(first: Plan, config: Config) -> Iterable[str]:
+def batch_lines(first: Plan, config: PlanSettings) -> Iterable[str]:
     """How the global batch and the lanes of the data are divided over ranks."""
-    scale, data, batch, gpus = config["scale"], config["data"], first.batch, config["gpus"]
-    division = f"{gpus} ranks x {scale['micro_batch']} blocks of {first.shape.context:,} tokens"
+    scale, data, batch, gpus = config.scale, config.data, first.batch, config.gpus
+    division = f"{gpus} ranks x {scale.micro_batch} blocks of {first.shape.context:,} tokens"
     if batch.divides:
         yield (
             f"global batch {batch.tokens:,} tokens = {batch.micro_batches} micro-batches a step and rank x {division}; "
@@ -118,32 +107,32 @@ def batch_lines(first: Plan, config: Config) -> Iterable[str]:
             f"does not divide: global batch {batch.tokens:,} tokens by {division} = {batch.micro_tokens:,}; training "
             f"would refuse it: set scale.batch_tokens={nearest}, or another scale.micro_batch"
         )
-    each = max(1, data["workers"]) if data["mode"] == "stream" else 1
+    each = max(1, data.workers) if data.mode == "stream" else 1
     readers = gpus * each
-    if data["lanes"] % readers:
+    if data.lanes % readers:
         workers = f" x {each} workers" if each > 1 else ""
         yield (
-            f"does not divide: data.lanes={data['lanes']} by {gpus} ranks{workers} = {readers}; training would refuse "
-            f"it: set data.lanes={-(-data['lanes'] // readers) * readers}"
+            f"does not divide: data.lanes={data.lanes} by {gpus} ranks{workers} = {readers}; training would refuse "
+            f"it: set data.lanes={-(-data.lanes // readers) * readers}"
         )
 
 
-def assumptions(config: Config, bench: Sequence[Measured]) -> Iterable[str]:
+def assumptions(config: PlanSettings, bench: Sequence[Measured]) -> Iterable[str]:
     """One line for each thing that is neither computed nor measured."""
     device, dtype = device_of(config), compute_dtype(config)
-    sheet = "data sheet" if config["peak_tflops"] is None else "peak_tflops"
-    told = "of the peak, shown as share" if bench else f"x utilisation={config['utilisation']:g} by 6N + 12LHQT"
+    sheet = "data sheet" if config.peak_tflops is None else "peak_tflops"
+    told = "of the peak, shown as share" if bench else f"x utilisation={config.utilisation:g} by 6N + 12LHQT"
     peak = f"{device.peak / 1e12:,g} TFLOP/s dense bfloat16 ({sheet})"
-    yield f"assumed rate: peak of device={config['device']} {peak}, {told}"
-    if bench and config["gpus"] > 1:
-        yield f"assumed rate: each of {config['gpus']} keeps scaling={config['scaling']:g} of what one was measured at"
+    yield f"assumed rate: peak of device={config.device} {peak}, {told}"
+    if bench and config.gpus > 1:
+        yield f"assumed rate: each of {config.gpus} keeps scaling={config.scaling:g} of what one was measured at"
     yield (
         f"assumed: activations in {dtype}, kept as eager blocks keep them; a time without validation, checkpoints, "
-        f"scoring and waiting; bytes_per_token={config['bytes_per_token']:g} of text"
+        f"scoring and waiting; bytes_per_token={config.bytes_per_token:g} of text"
     )
 
 
-def time_table(plans: Sequence[Plan], config: Config) -> Table:
+def time_table(plans: Sequence[Plan], config: PlanSettings) -> Table:
     table = Table("variant", title="Time of each run", title_justify="left")
     for column in (
         "FLOPs a token:\nvisible keys",
@@ -171,10 +160,10 @@ def time_table(plans: Sequence[Plan], config: Config) -> Table:
     return table
 
 
-def memory_table(plans: Sequence[Plan], config: Config) -> Table:
+def memory_table(plans: Sequence[Plan], config: PlanSettings) -> Table:
     """A row a strategy, and variants of equal memory together."""
     limit = device_of(config).memory
-    title = f"Memory of each GPU, at micro-batches of {config['scale']['micro_batch']} blocks (~ estimated)"
+    title = f"Memory of each GPU, at micro-batches of {config.scale.micro_batch} blocks (~ estimated)"
     table = Table("strategy", "variants", title=title, title_justify="left")
     columns = ("parameters", "gradients", "optimiser", "~copies", "~activations", "~logits", "~total")
     for column in (*columns, f"of {size(limit)}"):
@@ -191,7 +180,7 @@ def memory_table(plans: Sequence[Plan], config: Config) -> Table:
             name = strategy if strategy != "fsdp" else f"fsdp over {plans[0].gpus}"
             table.add_row(name, together, *map(size, parts), *map(size, estimated), fits)
     if plans[0].gpus > 1 and "fsdp" not in plans[0].memory:
-        optimizer = config["optimizer"]["_target_"].rpartition(".")[2]
+        optimizer = config.optimizer.name
         table.add_row("fsdp", f"none: it shards matrices, which {optimizer} needs whole")
     return table
 
@@ -235,5 +224,4 @@ def span(seconds: float) -> str:
 
 
 if __name__ == "__main__":
-    run_command(take_variants)
-    run_composed("plan", plan_all, PLANNING_KINDS)
+    run_command(main)

@@ -8,26 +8,26 @@ python -m lab.prepare tokenizer --vocabulary 2048 --output data/tokenizers/sotu_
 import argparse
 import os
 from pathlib import Path
-from typing import Any
 
 import tokenizers
-from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
 from rich.console import Console
 from rich.table import Table
 from tqdm import tqdm
 
-from lab.commands import Parser, configuration_folder, run_command
-from lab.components import find
-from lab.data.blocks import write_blocks
-from lab.data.documents import Corpus, Sotu
-from lab.data.file_list import manifest_of
+from lab.base.commandline import Parser, run_command
+from lab.base.errors import UserError
+from lab.base.files import writable, write_whole
+from lab.base.parts import find
 from lab.data.llama_tokenizer import convert
+from lab.data.sources.documents import Corpus, Sotu
+from lab.data.sources.file_list import manifest_of
+from lab.data.stream.blocks import write_blocks
 from lab.data.tokenizer import END_OF_DOCUMENT, Tokenizer, train_tokenizer
-from lab.errors import UserError
-from lab.files import writable, write_whole
-from lab.job import Job, missing_keys
-from lab.runs import write_json
+from lab.experiment.child import inherit
+from lab.experiment.compose import checked, composed
+from lab.experiment.settings import TrainSettings
+from lab.experiment.setup import Setup
+from lab.runs.run import write_json
 
 
 def texts(corpus: Corpus, split: str) -> list[str]:
@@ -81,15 +81,11 @@ def refuse_existing(output: Path, overwrite: bool) -> None:
 
 def make_manifest(arguments: argparse.Namespace) -> None:
     """Look at every file of a corpus and write down which they are."""
-    with initialize_config_dir(configuration_folder(), version_base="1.3"):
-        composed = compose("train", arguments.overrides)
-    missing = [key for key in missing_keys(composed) if key.startswith("data.corpus.")]
-    if missing:
-        raise UserError(f"{missing[0]} must be given: add {missing[0]}=... to the command")
-    node: Any = OmegaConf.to_container(composed.data.corpus, resolve=True)
-    corpus, keys = find(node)
+    settings = checked(TrainSettings, composed("train", arguments.overrides)).data.corpus
+    corpus = find("corpus", settings.name).load()
     if not hasattr(corpus, "find_files"):
-        raise UserError(f"data={composed.data.name} is not made of files: it needs no manifest")
+        raise UserError(f"data={settings.name} is not made of files: it needs no manifest")
+    keys = settings.arguments()
     output = arguments.output or (Path(keys["manifest"]) if keys.get("manifest") else None)
     if output is None:
         raise UserError(
@@ -112,19 +108,12 @@ def make_blocks(arguments: argparse.Namespace) -> None:
     """Write the blocks that a run with these keys trains on."""
     if arguments.processes < 1:
         raise UserError(f"--processes is {arguments.processes}: give 1 or more")
-    with initialize_config_dir(configuration_folder(), version_base="1.3"):
-        job = Job(compose("train", [*arguments.overrides, "data.mode=stream", "measure=none"]))
-    tokens = job.block_count * (job.config["scale"]["context"] + 1)
-    with tqdm(total=tokens, unit=" tokens", unit_scale=True, mininterval=1) as bar:
-        write_blocks(
-            job.stream,
-            job.blocks_folder,
-            job.order,
-            job.block_count,
-            arguments.processes,
-            bar.update,
-        )
-    print(f"{job.blocks_folder}: {job.block_count:,} blocks; train on them with data.mode=blocks")
+    overrides = [*arguments.overrides, "data.mode=stream", "measure=none"]
+    setup = Setup(checked(TrainSettings, inherit(composed("train", overrides), overrides)))
+    count = setup.first_block + setup.block_count
+    with tqdm(total=count * (setup.config.scale.context + 1), unit=" tokens", unit_scale=True, mininterval=1) as bar:
+        write_blocks(setup.stream, setup.blocks_folder, setup.order, count, arguments.processes, bar.update)
+    print(f"{setup.blocks_folder}: {count:,} blocks; train on them with data.mode=blocks")
 
 
 def parser() -> Parser:

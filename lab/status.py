@@ -13,11 +13,11 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from lab.commands import Parser, run_command
-from lab.errors import UserError
-from lab.lock import holder
-from lab.runs import Run
-from lab.slurm import Queued, jobs_of_user, request_of
+from lab.base.commandline import Parser, run_command
+from lab.base.errors import UserError
+from lab.cluster.queue import Queued, jobs_of_user, request_of
+from lab.runs.lock import holder
+from lab.runs.run import Derived, Run
 
 COLUMNS = ("step", "of tokens", "loss", "tokens/s", "MB", "last checkpoint")
 JOB_COLUMNS = ("job", "job's state", "time left")
@@ -46,6 +46,8 @@ def size_of(folder: Path) -> int:
 def describe(run: Run, verify: bool) -> dict[str, Any]:
     """One row of the list."""
     manifest = run.manifest
+    if manifest.get("kind") == "derived":
+        return describe_derived(Derived(run.path), manifest)
     running = holder(run.path)
     state = str(manifest.get("state"))
     metrics, timing = last_row(run.path / "metrics.csv"), last_row(run.path / "timing.csv")
@@ -64,6 +66,21 @@ def describe(run: Run, verify: bool) -> dict[str, Any]:
         "tokens/s": f"{float(timing['tokens_per_second']):,.0f}" if timing else "-",
         "MB": f"{size_of(run.path) / 1e6:,.1f}",
         "last checkpoint": checkpoint,
+    }
+
+
+def describe_derived(run: Derived, manifest: dict[str, Any]) -> dict[str, Any]:
+    """The row of a derived run, which has no training of its own."""
+    parent = run.parent
+    return {
+        "run": run.path.name,
+        "state": f"derived of {parent.path.name}",
+        "step": str(manifest["parent"]["step"]),
+        "of tokens": "-",
+        "loss": "-",
+        "tokens/s": "-",
+        "MB": f"{size_of(run.path) / 1e6:,.1f}",
+        "last checkpoint": "its parent's",
     }
 
 
@@ -139,6 +156,12 @@ def remove(folder: Path, names: list[str], sure: bool) -> None:
         running = holder(runs[name].path)
         if running:
             raise UserError(f"{folder / name} is being trained by {running}; stop it first")
+    for name in names:
+        left = [each.path.name for each in runs[name].derived() if each.path.name not in names]
+        if left:
+            raise UserError(f"{folder / name} holds the weights of {', '.join(left)}: remove these first, or with it")
+    # Derived runs go before what they are of.
+    names = sorted(names, key=lambda name: -generations(runs[name]))
     total = sum(size_of(runs[name].path) for name in names)
     if not sure:
         print(f"remove {', '.join(names)} ({total / 1e6:,.1f} MB)? [y/N] ", end="", flush=True)
@@ -149,6 +172,13 @@ def remove(folder: Path, names: list[str], sure: bool) -> None:
         with runs[name].locked():
             runs[name].delete()
         print(f"removed {folder / name}")
+
+
+def generations(run: Run) -> int:
+    """How many derived runs lie between a run and the one that was trained."""
+    manifest = run.manifest
+    told = manifest.get("extensions")
+    return len(told) if manifest.get("kind") == "derived" and isinstance(told, list) else 0
 
 
 def make_parser() -> Parser:

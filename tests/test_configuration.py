@@ -7,12 +7,12 @@ import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
-from lab.commands import configuration_folder
-from lab.job import missing_keys, to_plain
-from lab.measure.scoring import make_measures
+from lab.experiment.compose import configuration_folder
+from lab.experiment.setup import missing_keys, to_plain
+from lab.observe.scoring import make_measures
 from lab.model.decoder import parameter_count
 from lab.model.flops import mean_keys, training_flops
-from lab.runs import Config, build_decoder, digest, identity
+from lab.runs.run import Config, build_decoder, digest, identity
 
 CONF = Path(configuration_folder())
 VARIANTS = ["nope", "rope", "alibi", "window_nope", "window_rope", "window_alibi", "narrow_window_nope"]

@@ -12,11 +12,13 @@ import pytest
 from hydra import compose, initialize_config_dir
 
 from lab import train
-from lab.commands import configuration_folder
-from lab.control import Control, check
-from lab.errors import UserError
-from lab.job import Job
-from lab.runs import Run
+from lab.experiment.compose import configuration_folder
+from lab.runs.control import Control, check
+from lab.base.errors import UserError
+from lab.experiment.compose import settings_of
+from lab.experiment.settings import TrainSettings
+from lab.experiment.setup import Setup
+from lab.runs.run import Run
 
 Make = Callable[..., Run]
 

@@ -16,14 +16,14 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from lab import bench
-from lab.commands import configuration_folder
+from lab.experiment.compose import configuration_folder
 from lab.components import make
-from lab.errors import UserError
+from lab.base.errors import UserError
 from lab.model.decoder import parameter_count
 from lab.model.memory import Memory, kept_by_block, moments, shape_of, step_memory
-from lab.planning import DEVICES, Batch, Measured, amount, plan, rate_of, read_bench, rows
-from lab.runs import Config, build_decoder
-from lab.tables import write_table
+from lab.planning.forecast import DEVICES, Batch, Measured, amount, plan, rate_of, read_bench, rows
+from lab.runs.run import Config, build_decoder
+from lab.base.tables import write_table
 from lab.training.strategies import check_optimizer
 
 VARIANTS = sorted(path.stem for path in (Path(configuration_folder()) / "model").glob("*.yaml"))

@@ -6,8 +6,8 @@ import os
 import numpy as np
 import pytest
 
-from lab.errors import UserError
-from lab.tables import read_table, write_table
+from lab.base.errors import UserError
+from lab.base.tables import read_table, write_table
 
 COLUMNS = ("measure", "document", "segment", "start_position", "stop_position", "tokens", "loss_nats")
 ROWS = [

@@ -9,13 +9,13 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
+from lab.base.errors import UserError
 from lab.benches.timing import Step, seconds, spread, under
-from lab.errors import UserError
 from lab.model.kernels import KERNELS, attend, choose
 from lab.model.kernels.case import Case
 from lab.model.position import alibi_slopes
 from lab.model.precision import DTYPES, compute_dtype
-from lab.training.fit import hardware
+from lab.training.environment import hardware
 
 
 def bench_attention(arguments: argparse.Namespace, console: Console) -> list[dict[str, Any]]:

@@ -11,30 +11,30 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from hydra import compose, initialize_config_dir
 from rich.console import Console
 from rich.table import Table
 
 from lab.benches.timing import seconds, spread
 from lab.benches.training import our_step
-from lab.checkpoints import Checkpoints
-from lab.commands import configuration_folder
-from lab.data.blocks import StoredBlocks, write_blocks
-from lab.data.file_corpus import Files
-from lab.data.module import DataModule
-from lab.data.order import BlockStream, Cursor
+from lab.data.sources.file_corpus import Files
+from lab.data.stream.blocks import StoredBlocks, write_blocks
+from lab.data.stream.module import DataModule
+from lab.data.stream.order import BlockStream, Cursor
 from lab.data.tokenizer import Tokenizer
-from lab.job import Job
-from lab.runs import order_identity
-from lab.training.fit import hardware
+from lab.experiment.compose import settings_of
+from lab.experiment.settings import TrainSettings
+from lab.experiment.setup import Setup
+from lab.runs.checkpoints import Checkpoints
+from lab.runs.identity import order_identity, shape_label
+from lab.training.environment import hardware
 
 PIECE_CHARACTERS = 4000  # of the documents that the rates are measured on: about RedPajama's mean
 LONG_STREAM_TOKENS = 100_000_000
 
 
-def pieces(job: Job) -> list[str]:
+def pieces(setup: Setup) -> list[str]:
     """The training text of the corpus in documents of a few thousand characters, cut at paragraphs."""
-    corpus, found = job.data.corpus, []
+    corpus, found = setup.data.corpus, []
     for subset in corpus.subsets("train"):
         for entry in corpus.documents("train", subset):
             part = ""
@@ -90,25 +90,25 @@ def datasets_tokens(path: Path, tokenizer: Tokenizer, context: int) -> int:
         return sum(len(block["tokens"]) for block in blocks)
 
 
-def read_blocks(job: Job, blocks: StoredBlocks, count: int) -> Callable[[], None]:
+def read_blocks(setup: Setup, blocks: StoredBlocks, count: int) -> Callable[[], None]:
     """Read `count` written blocks as micro-batches of tensors, as training does."""
 
     def run() -> None:
-        data = DataModule(job.data.corpus, job.data.tokenizer, blocks, blocks.block_length - 1, 8, count // 8, 1)
+        data = DataModule(setup.data.corpus, setup.data.tokenizer, blocks, blocks.block_length - 1, 8, count // 8, 1)
         for _ in itertools.islice(data.train_dataloader(), count // 8):
             pass
 
     return run
 
 
-def rates(job: Job, rounds: int, folder: Path, console: Console) -> list[dict[str, Any]]:
+def rates(setup: Setup, rounds: int, folder: Path, console: Console) -> list[dict[str, Any]]:
     """Tokens per second of the ways to make blocks, in turn."""
-    texts, tokenizer, context = pieces(job), job.data.tokenizer, job.config["scale"]["context"]
+    texts, tokenizer, context = pieces(setup), setup.data.tokenizer, setup.config.scale.context
     folder.mkdir()
     corpus = files_of(texts, folder)
     tokens = sum(map(len, tokenizer.encode_batch(texts)))
     stream = BlockStream(corpus, "train", tokenizer, context, seed=0)
-    identity = order_identity(job.config, corpus.manifest()["digest"], tokenizer.digest)
+    identity = order_identity(setup.config, corpus.manifest()["digest"], tokenizer.digest)
     count = 8 * (tokens // (context + 1) // 8)
     write_blocks(stream, folder / "blocks", identity, count, 2, lambda done: None)
     blocks = StoredBlocks(folder / "blocks", identity, count)
@@ -120,7 +120,7 @@ def rates(job: Job, rounds: int, folder: Path, console: Console) -> list[dict[st
             lambda: datasets_tokens(folder / "train000.jsonl", tokenizer, context),
             tokens,
         ),
-        "lab, data.mode=blocks": (read_blocks(job, blocks, count), count * (context + 1)),
+        "lab, data.mode=blocks": (read_blocks(setup, blocks, count), count * (context + 1)),
     }
     times: dict[str, list[float]] = {name: [] for name in contestants}
     for done in range(rounds):
@@ -141,13 +141,13 @@ def rates(job: Job, rounds: int, folder: Path, console: Console) -> list[dict[st
     return rows
 
 
-def waiting(job: Job, steps: int, console: Console) -> list[dict[str, Any]]:
+def waiting(setup: Setup, steps: int, console: Console) -> list[dict[str, Any]]:
     """The share of training that is spent waiting for the next micro-batch, after the first of every lane."""
-    loader = iter(job.data.train_dataloader())
+    loader = iter(setup.data.train_dataloader())
     first = next(loader)
-    for _ in range(job.stream.lanes):  # what starting costs is told by `resume`
+    for _ in range(setup.stream.lanes):  # what starting costs is told by `resume`
         next(loader)
-    step = our_step(job, first["tokens"].to(job.device), compiled=False)
+    step = our_step(setup, first["tokens"].to(setup.device), compiled=False)
     step()
     waited = worked = 0.0
     for _ in range(steps):
@@ -157,18 +157,18 @@ def waiting(job: Job, steps: int, console: Console) -> list[dict[str, Any]]:
         step()
         waited, worked = waited + middle - start, worked + time.perf_counter() - middle
     share = waited / (waited + worked)
-    mode = f"data.mode={job.config['data']['mode']} data.workers={job.config['data']['workers']}"
+    mode = f"data.mode={setup.config.data.mode} data.workers={setup.config.data.workers}"
     console.print(
-        f"{mode}: {share:.2%} of a step of scale={job.config['scale']['name']} is spent waiting for data"
+        f"{mode}: {share:.2%} of a step of {shape_label(setup.config.scale)} is spent waiting for data"
         f" ({1e3 * waited / steps:.2f} of {1e3 * (waited + worked) / steps:.0f} ms, {steps} steps)"
     )
     return [{"what": f"share of a step lost to data, {mode}", "round": 0, "share": share}]
 
 
-def resume(job: Job, folder: Path, rounds: int, console: Console) -> list[dict[str, Any]]:
+def resume(setup: Setup, folder: Path, rounds: int, console: Console) -> list[dict[str, Any]]:
     """Seconds to the first block of every lane, at 1 % and at 99 % of a long stream."""
     folder.mkdir()
-    texts, tokenizer, context = pieces(job), job.data.tokenizer, job.config["scale"]["context"]
+    texts, tokenizer, context = pieces(setup), setup.data.tokenizer, setup.config.scale.context
     copies = -(-LONG_STREAM_TOKENS // sum(map(len, tokenizer.encode_batch(texts))))
     corpus = files_of(texts, folder, copies)
     total = LONG_STREAM_TOKENS // (context + 1)
@@ -203,9 +203,9 @@ def resume(job: Job, folder: Path, rounds: int, console: Console) -> list[dict[s
     return rows
 
 
-def checkpoint(job: Job, folder: Path, rounds: int, console: Console) -> list[dict[str, Any]]:
+def checkpoint(setup: Setup, folder: Path, rounds: int, console: Console) -> list[dict[str, Any]]:
     """Seconds of a checkpoint with the state of an optimiser of two moments."""
-    decoder = job.decoder()
+    decoder = setup.fresh_decoder()
     state = {"optimizer": [{name: value.clone() for name, value in decoder.state_dict().items()} for _ in range(2)]}
     checkpoints = Checkpoints(folder)
     times = [seconds(partial(checkpoints.save, step, decoder.state_dict(), state)) for step in range(rounds)]
@@ -215,18 +215,17 @@ def checkpoint(job: Job, folder: Path, rounds: int, console: Console) -> list[di
 
 
 def bench_data(arguments: argparse.Namespace, console: Console) -> list[dict[str, Any]]:
-    with initialize_config_dir(configuration_folder(), version_base="1.3"):
-        job = Job(compose("train", [*arguments.overrides, "logger=csv", "measure=none"]))
+    setup = Setup(settings_of("train", TrainSettings, [*arguments.overrides, "logger=csv", "measure=none"]))
     console.print(
-        f"data={job.config['data']['name']} scale={job.config['scale']['name']}; {hardware()},"
+        f"data={setup.config.data.corpus.label} {shape_label(setup.config.scale)}; {hardware()},"
         f" torch {torch.__version__}"
     )
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        rows = rates(job, arguments.rounds, folder / "rates", console)
-        rows += waiting(job, 20, console)
-        rows += checkpoint(job, folder / "checkpoints", arguments.rounds, console)
+        rows = rates(setup, arguments.rounds, folder / "rates", console)
+        rows += waiting(setup, 20, console)
+        rows += checkpoint(setup, folder / "checkpoints", arguments.rounds, console)
         if not arguments.no_resume:
-            rows += resume(job, folder / "resume", arguments.rounds, console)
+            rows += resume(setup, folder / "resume", arguments.rounds, console)
     keys = ("what", "round", "tokens_per_second", "share", "seconds")
     return [{key: row.get(key, "") for key in keys} for row in rows]

@@ -6,19 +6,20 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from hydra import compose, initialize_config_dir
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
+from lab.base.errors import UserError
 from lab.benches.timing import peak_memory, seconds, spread
-from lab.commands import configuration_folder
-from lab.errors import UserError
-from lab.job import Job
-from lab.measure.losses import losses_in_one_pass
+from lab.experiment.compose import settings_of
+from lab.experiment.settings import TrainSettings
+from lab.experiment.setup import Setup
 from lab.model.decoder import Decoder
 from lab.model.precision import DTYPES
-from lab.training.fit import hardware
+from lab.observe.losses import losses_in_one_pass
+from lab.runs.identity import shape_label
+from lab.training.environment import hardware
 
 LENGTHS = 16  # equally spaced, in contexts
 STRIDE = 256  # of Position Interpolation's sliding windows
@@ -71,25 +72,27 @@ def sliding_windows(model: nn.Module, documents: list[Tensor], lengths: list[int
     return curve
 
 
-def llama_of(job: Job, decoder: Decoder) -> nn.Module:
+def llama_of(setup: Setup, decoder: Decoder) -> nn.Module:
     """transformers' LlamaForCausalLM with the decoder's weights, in the type that the lab computes in."""
     try:
         from transformers import AutoModelForCausalLM, LlamaConfig
     except ImportError:
         raise UserError("the peer needs transformers: pip install 'context-window-lab[bench]'") from None
-    scale = job.config["scale"]
-    if job.config["model"]["name"] != "rope":
-        raise UserError(f"model={job.config['model']['name']}: transformers' Llama is the peer of model=rope")
+    scale = setup.config.scale
+    if setup.config.model.position.name != "rope":
+        raise UserError(
+            f"the position encoding is {setup.config.model.position.name}: Llama is the peer of model=rope"
+        )
     config = LlamaConfig(
-        vocab_size=scale["vocabulary"],
-        hidden_size=scale["width"],
-        intermediate_size=scale["hidden"],
-        num_hidden_layers=scale["layers"],
-        num_attention_heads=scale["heads"],
-        num_key_value_heads=scale["kv_heads"],
-        head_dim=scale["head_dim"],
-        max_position_embeddings=scale["context"] * LENGTHS,
-        rms_norm_eps=job.config["model"]["eps"],
+        vocab_size=scale.vocabulary,
+        hidden_size=scale.width,
+        intermediate_size=scale.hidden,
+        num_hidden_layers=scale.layers,
+        num_attention_heads=scale.heads,
+        num_key_value_heads=scale.kv_heads,
+        head_dim=scale.head_dim,
+        max_position_embeddings=scale.context * LENGTHS,
+        rms_norm_eps=setup.config.model.eps,
         tie_word_embeddings=False,
         use_cache=False,
     )
@@ -104,14 +107,14 @@ def llama_of(job: Job, decoder: Decoder) -> nn.Module:
         "input_layernorm": "attention_norm",
         "post_attention_layernorm": "feed_forward_norm",
     }
-    for index in range(scale["layers"]):
+    for index in range(scale.layers):
         names |= {f"model.layers.{index}.{a}.weight": f"blocks.{index}.{b}.weight" for a, b in layer.items()}
     ours = decoder.state_dict()
     model = AutoModelForCausalLM.from_config(
-        config, attn_implementation="sdpa", dtype=DTYPES[job.config["trainer"]["compute_dtype"]]
+        config, attn_implementation="sdpa", dtype=DTYPES[setup.config.trainer.compute_dtype]
     )
     model.load_state_dict({theirs: ours[name] for theirs, name in names.items()})
-    return model.to(job.device).eval()
+    return model.to(setup.device).eval()
 
 
 PROJECTIONS = ("query", "key", "value", "output")
@@ -123,17 +126,16 @@ def bench_extrapolate(arguments: argparse.Namespace, console: Console) -> list[d
     if arguments.memory_only:
         return memory(arguments, console)
     overrides = ["model=rope", *arguments.overrides, "logger=csv", "measure=none"]
-    with initialize_config_dir(configuration_folder(), version_base="1.3"):
-        job = Job(compose("train", overrides))
-    context = job.config["scale"]["context"]
+    setup = Setup(settings_of("train", TrainSettings, overrides))
+    context = setup.config.scale.context
     needed = LENGTHS * context + 1
     found = [
-        torch.from_numpy(item.ids[:needed].astype("int64")).to(job.device)
-        for item in job.source.long_enough(needed, arguments.documents)
+        torch.from_numpy(item.ids[:needed].astype("int64")).to(setup.device)
+        for item in setup.source.long_enough(needed, arguments.documents)
     ]
     lengths = [context * number for number in range(1, LENGTHS + 1)]
-    decoder = job.decoder().to(job.device).eval()
-    peer = llama_of(job, decoder)
+    decoder = setup.fresh_decoder().to(setup.device).eval()
+    peer = llama_of(setup, decoder)
     contestants: dict[str, Curve] = {
         "lab, one pass": lambda: one_pass(decoder, found, lengths),
         "a pass a length": lambda: pass_a_length(decoder, found, lengths),
@@ -150,9 +152,9 @@ def bench_extrapolate(arguments: argparse.Namespace, console: Console) -> list[d
                 f"round {done + 1} of {arguments.rounds}: {', '.join(f'{each[-1]:.1f} s' for each in times.values())}"
             )
         growth = doubling(arguments, console)
-    used = job.config["trainer"]["compute_dtype"]
+    used = setup.config.trainer.compute_dtype
     console.print(
-        f"model=rope scale={job.config['scale']['name']}, {len(found)} documents, {LENGTHS} lengths to "
+        f"model=rope {shape_label(setup.config.scale)}, {len(found)} documents, {LENGTHS} lengths to "
         f"{needed - 1:,} tokens, {used}; {hardware()}, torch {torch.__version__}; one pass and a pass a length differ "
         f"by {worst:.1e} nats at most"
     )
@@ -173,11 +175,12 @@ def bench_extrapolate(arguments: argparse.Namespace, console: Console) -> list[d
 
 def doubling(arguments: argparse.Namespace, console: Console) -> list[dict[str, Any]]:
     """Cost of one pass of a windowed decoder when the length doubles."""
-    with initialize_config_dir(configuration_folder(), version_base="1.3"):
-        job = Job(compose("train", [*arguments.overrides, "model=window_rope", "logger=csv", "measure=none"]))
-    decoder = job.decoder().to(job.device).eval()
-    lengths = [job.config["scale"]["context"] * count for count in (16, 32, 64)]
-    tokens = torch.randint(0, job.config["scale"]["vocabulary"], (lengths[-1] + 1,), device=job.device)
+    setup = Setup(
+        settings_of("train", TrainSettings, [*arguments.overrides, "model=window_rope", "logger=csv", "measure=none"])
+    )
+    decoder = setup.fresh_decoder().to(setup.device).eval()
+    lengths = [setup.config.scale.context * count for count in (16, 32, 64)]
+    tokens = torch.randint(0, setup.config.scale.vocabulary, (lengths[-1] + 1,), device=setup.device)
     passes = [lambda length=length: losses_in_one_pass(decoder, tokens[: length + 1]) for length in lengths]
     times: list[list[float]] = [[] for _ in lengths]
     for done in range(arguments.rounds + 1):
@@ -188,7 +191,7 @@ def doubling(arguments: argparse.Namespace, console: Console) -> list[dict[str, 
     for before, after, half, whole in zip(times, times[1:], lengths, lengths[1:], strict=False):
         ratios = [b / a for a, b in zip(before, after, strict=True)]
         console.print(
-            f"window {job.window}: {half:,} to {whole:,} tokens costs {spread(ratios, '.2f')} times as much "
+            f"window {setup.window}: {half:,} to {whole:,} tokens costs {spread(ratios, '.2f')} times as much "
             f"({spread(after, '.2f')} s, the fastest of three a round)"
         )
     return [
@@ -225,12 +228,11 @@ def memory(arguments: argparse.Namespace, console: Console) -> list[dict[str, An
 
 def _peak(model: str, overrides: list[str], length: int) -> tuple[float, float]:
     """Peak memory in bytes before and after one pass."""
-    with initialize_config_dir(configuration_folder(), version_base="1.3"):
-        job = Job(compose("train", [*overrides, f"model={model}", "logger=csv", "measure=none"]))
-    decoder = job.decoder().to(job.device).eval()
-    tokens = torch.randint(0, job.config["scale"]["vocabulary"], (length + 1,), device=job.device)
+    setup = Setup(settings_of("train", TrainSettings, [*overrides, f"model={model}", "logger=csv", "measure=none"]))
+    decoder = setup.fresh_decoder().to(setup.device).eval()
+    tokens = torch.randint(0, setup.config.scale.vocabulary, (length + 1,), device=setup.device)
     with torch.inference_mode():
         losses_in_one_pass(decoder, tokens[:257])
-        before = peak_memory(job.device)
+        before = peak_memory(setup.device)
         losses_in_one_pass(decoder, tokens)
-    return before, peak_memory(job.device)
+    return before, peak_memory(setup.device)

@@ -15,7 +15,7 @@ from pathlib import Path
 import tokenizers
 from tokenizers import decoders, models, normalizers
 
-from lab.errors import UserError
+from lab.base.errors import UserError
 
 NORMAL, UNKNOWN, CONTROL, BYTE = 1, 2, 3, 6
 

@@ -9,7 +9,7 @@ import tokenizers
 from jaxtyping import UInt32
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
-from lab.errors import UserError
+from lab.base.errors import UserError
 
 END_OF_DOCUMENT = "<|endoftext|>"
 USUAL_ENDS = (END_OF_DOCUMENT, "</s>")

@@ -1,45 +1,44 @@
 """Context gain: the same target tokens with more and more left context. Does a decoder use it, or merely survive it?"""
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING, Literal
 
-import torch
+from lab.base.errors import UserError
+from lab.base.parts import part
+from lab.base.settings import Count, key
+from lab.observe.measure import Curve, Item, Measure, Row, Source, segment_starts
 
-from lab.errors import UserError
-from lab.measure.losses import losses_of_windows, observed
-from lab.measure.measure import Item, Measure, Row, Source, on_device, positive, positive_or_null, segment_starts
-from lab.model.decoder import Decoder
+if TYPE_CHECKING:
+    from lab.model.decoder import Decoder
 
 GRAIN = 8  # of a context of c tokens, targets get c to c + c/8 - 1
 
 
+@part("measure")
 class ContextGain(Measure):
     """Loss of a stretch's last ``targets`` tokens given the c tokens before each, c = 1, 2, 4, ... ``longest`` C.
 
     Each window starts at position 0 with the first token of its context. To score neighbours in one window, a
     target gets c to c + max(1, c/8) - 1 tokens; ``length_tokens`` is c. The paired experiment: target tokens and
     documents are the same for every c and for every decoder.
-
-    Args:
-        longest: the most context, in contexts C; a power of two.
-        targets: tokens that are scored.
-        segments: stretches of each document, at most.
-        documents: scored at most, the first that are long enough.
-        batch_tokens: read together, at most.
     """
 
-    name = "context_gain"
+    length_is = "left context"
+    curve = Curve("The same tokens with more left context", "left context (tokens)", "loss (nats per token)")
+    same_targets = True
 
-    def __init__(self, longest: int, targets: int, segments: int, documents: int | None, batch_tokens: int) -> None:
-        positive(self.name, longest=longest, targets=targets, segments=segments, batch_tokens=batch_tokens)
-        positive_or_null(self.name, documents=documents)
-        self.longest, self.targets, self.segments = longest, targets, segments
-        self.documents, self.batch_tokens = documents, batch_tokens
+    name: Literal["context_gain"] = "context_gain"
+    longest: Count = key("contexts C of the most left context; a power of two")
+    targets: Count = key("tokens that are scored of each stretch")
+    segments: Count = key("stretches of each document, at most")
+    documents: Count | None = key("scored, at most: the first that are long enough", decides=False)
+    batch_tokens: Count = key("read together, at most", decides=False)
 
-    def check(self, context: int) -> None:
+    def fits(self, context: int) -> None:
         most = self.longest * context
         if most & (most - 1):
             raise UserError(
-                f"measure.{self.name}.longest is {self.longest} and scale.context {context}: left context doubles from "
+                f"measure.{self.name}.longest is {self.longest} and C {context}: left context doubles from "
                 "1 token on, so their product must be a power of two"
             )
 
@@ -51,7 +50,11 @@ class ContextGain(Measure):
     def items(self, source: Source) -> Iterator[Item]:
         return source.long_enough(self.needed(source.context), self.documents)
 
-    def score(self, decoder: Decoder, item: Item, context: int) -> list[Row]:
+    def score(self, decoder: "Decoder", item: Item, context: int) -> list[Row]:
+        import torch
+
+        from lab.observe.losses import losses_of_windows, observed, on_device
+
         needed = self.needed(context)
         first = needed - self.targets  # index of the first target
         rows = []

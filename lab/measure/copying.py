@@ -1,26 +1,21 @@
 """Copy at a distance: can a decoder find again what it has read d tokens ago? Works for decoders too small to obey."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
+from pydantic import Field, model_validator
 
-from lab.errors import UserError
-from lab.measure.losses import losses_in_one_pass, observed
-from lab.measure.measure import (
-    Item,
-    Measure,
-    Row,
-    Source,
-    check_seed,
-    on_device,
-    positive,
-    positive_list,
-    positive_or_null,
-    segment_starts,
-)
-from lab.model.decoder import Decoder
+from lab.base.errors import UserError
+from lab.base.parts import part
+from lab.base.settings import Count, Seed, key
+from lab.observe.measure import Compared, Curve, Item, Measure, Point, Row, Source, segment_starts
+
+if TYPE_CHECKING:
+    from lab.model.decoder import Decoder
 
 
+@part("measure")
 class Copy(Measure):
     """Loss on the second copy of a random token string whose first copy stands d tokens before.
 
@@ -28,38 +23,31 @@ class Copy(Measure):
     foretell, its first token, is not scored. Rows: ``copy`` for the second, ``copy_first`` for the first copy, whose
     loss is that of random tokens. Repeated random strings are the probe for induction heads of Olsson et al. 2022
     (arXiv 2209.11895); the distance is what is varied here.
-
-    Args:
-        distances: d in tokens; None: powers of two from the string's length to ``longest`` contexts.
-        longest: in contexts C, where ``distances`` are not given.
-        string: tokens of the string, drawn evenly from the vocabulary without the end of document.
-        segments: strings of each document, at most, each with its own stretch of text.
-        documents: that give the text between, at most.
-        seed: of the strings, which are the same for every decoder of one vocabulary.
     """
 
-    name = "copy"
+    length_is = "distance of the copies"
+    curve = Curve("Copy at a distance: loss on the second copy", "distance (tokens)", "loss (nats per token)")
+    contrast = ("copy_first", "copy")
+    contrast_label = "nats gained by copying: loss on the first copy minus loss on the second"
 
-    def __init__(
-        self,
-        distances: Sequence[int] | None,
-        longest: int,
-        string: int,
-        segments: int,
-        documents: int | None,
-        seed: int,
-    ) -> None:
-        positive(self.name, longest=longest, string=string, segments=segments)
-        positive_or_null(self.name, documents=documents)
-        positive_list(self.name, distances=distances)
-        check_seed(self.name, seed)
-        if string < 2:
-            raise UserError(f"measure.{self.name}.string is {string}: its first token is not scored; give 2 or more")
-        for distance in distances or []:
-            if distance < string:
-                raise UserError(f"measure.{self.name}.distances holds {distance}, less than the string of {string}")
-        self.distances, self.longest, self.string, self.segments = distances, longest, string, segments
-        self.documents, self.seed = documents, seed
+    name: Literal["copy"] = "copy"
+    distances: Annotated[list[Count], Field(min_length=1)] | None = key(
+        "d in tokens; null: powers of two from the string's length to the longest"
+    )
+    longest: Count = key("contexts C, where distances are not given")
+    string: Annotated[int, Field(ge=2)] = key(
+        "tokens of the string, drawn evenly from the vocabulary; its first is not scored"
+    )
+    segments: Count = key("strings for each document, at most, each with another stretch of its text between")
+    documents: Count | None = key("scored, at most: the first that are long enough", decides=False)
+    seed: Seed = key("of the strings, which are the same for every decoder of one vocabulary")
+
+    @model_validator(mode="after")
+    def _strings_fit(self) -> "Copy":
+        for distance in self.distances or []:
+            if distance < self.string:
+                raise ValueError(f"measure.copy.distances holds {distance}, less than the string of {self.string}")
+        return self
 
     def distances_of(self, context: int) -> list[int]:
         """The distances in tokens, growing."""
@@ -68,7 +56,7 @@ class Copy(Measure):
         most = self.longest * context
         return [2**power for power in range(most.bit_length()) if self.string <= 2**power <= most]
 
-    def check(self, context: int) -> None:
+    def fits(self, context: int) -> None:
         if not self.distances_of(context):
             raise UserError(
                 f"measure.{self.name}.string is {self.string}, and the longest distance {self.longest * context}: "
@@ -84,7 +72,9 @@ class Copy(Measure):
             strings = draw.choice(usable, (self.segments, self.string))
             yield Item(item.name, item.ids, {"strings": strings})
 
-    def score(self, decoder: Decoder, item: Item, context: int) -> list[Row]:
+    def score(self, decoder: "Decoder", item: Item, context: int) -> list[Row]:
+        from lab.observe.losses import losses_in_one_pass, observed, on_device
+
         distances = self.distances_of(context)
         rows = []
         starts = segment_starts(len(item.ids), distances[-1], self.segments)
@@ -103,3 +93,15 @@ class Copy(Measure):
                     }
                     rows.append(place | observed(losses[start : start + self.string - 1].cpu()))
         return rows
+
+    @classmethod
+    def compared(cls, row: Row, context: int) -> Compared | None:
+        if row["measure"] != cls.label():
+            return None
+        return Compared(row["distance_tokens"], row["loss_nats"], row["tokens"])
+
+    @classmethod
+    def point(cls, row: Row) -> Point | None:
+        if row["measure"] not in ("copy", "copy_first"):
+            return None
+        return Point(row["measure"], row["distance_tokens"], row["loss_nats"])

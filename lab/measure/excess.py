@@ -1,15 +1,20 @@
 """Excess: what does the far context cost, or gain, on the same target tokens?"""
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING, Literal
 
-import torch
+from pydantic import field_validator
 
-from lab.errors import UserError
-from lab.measure.losses import losses_in_one_pass, losses_of_windows, observed
-from lab.measure.measure import Item, Measure, Row, Source, on_device, positive, positive_or_null, segment_starts
-from lab.model.decoder import Decoder
+from lab.base.errors import UserError
+from lab.base.parts import part
+from lab.base.settings import Count, key
+from lab.observe.measure import Item, Measure, Row, Source, segment_starts
+
+if TYPE_CHECKING:
+    from lab.model.decoder import Decoder
 
 
+@part("measure")
 class Excess(Measure):
     """The same tokens, those predicted from the second half of ``longest`` contexts, scored twice.
 
@@ -18,31 +23,33 @@ class Excess(Measure):
     towards its end cancels out in the difference. ``length_tokens`` is the longest prefix, or C for the restarted.
 
     Rows: the measures ``whole_prefix``, ``restarted``, and their difference ``excess``.
-
-    Args:
-        longest: length of the whole prefix, in contexts C; even.
-        segments: stretches of each document, at most.
-        documents: scored at most, the first that are long enough.
-        batch_tokens: read together, at most.
     """
 
-    name = "excess"
+    length_is = "the whole prefix; targets are its second half"
 
-    def __init__(self, longest: int, segments: int, documents: int | None, batch_tokens: int) -> None:
-        positive(self.name, longest=longest, segments=segments, batch_tokens=batch_tokens)
-        positive_or_null(self.name, documents=documents)
+    name: Literal["excess"] = "excess"
+    longest: Count = key("contexts C of the whole prefix; even")
+    segments: Count = key("stretches of each document, at most")
+    documents: Count | None = key("scored, at most: the first that are long enough", decides=False)
+    batch_tokens: Count = key("read together, at most", decides=False)
+
+    @field_validator("longest")
+    @classmethod
+    def _even(cls, longest: int) -> int:
         if longest % 2:
-            raise UserError(f"measure.{self.name}.longest is {longest}: give an even number of contexts")
-        self.longest, self.segments, self.documents, self.batch_tokens = longest, segments, documents, batch_tokens
+            raise ValueError(f"measure.excess.longest is {longest}: give an even number of contexts")
+        return longest
 
-    def check(self, context: int) -> None:
+    def fits(self, context: int) -> None:
         if context % 2:
-            raise UserError(f"scale.context is {context}: the measure {self.name} restarts at C / 2: give an even one")
+            raise UserError(f"C is {context}: the measure {self.name} restarts at C / 2: give an even one")
 
     def items(self, source: Source) -> Iterator[Item]:
         return source.long_enough(self.longest * source.context + 1, self.documents)
 
-    def score(self, decoder: Decoder, item: Item, context: int) -> list[Row]:
+    def score(self, decoder: "Decoder", item: Item, context: int) -> list[Row]:
+        from lab.observe.losses import losses_in_one_pass, losses_of_windows, observed, on_device
+
         length, half = self.longest * context, context // 2
         first = length // 2
         rows = []
@@ -55,7 +62,7 @@ class Excess(Measure):
             for name, given, losses in (
                 ("whole_prefix", length, whole),
                 ("restarted", context, restarted),
-                ("excess", length, whole.double() - restarted.double()),
+                (self.name, length, whole.double() - restarted.double()),
             ):
-                rows.append({"measure": name, "length_tokens": given} | place | observed(torch.as_tensor(losses)))
+                rows.append({"measure": name, "length_tokens": given} | place | observed(losses))
         return rows

@@ -1,40 +1,41 @@
 """Loss by position: where in a long text does a decoder begin to fail?"""
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING, Literal
 
-from lab.errors import UserError
-from lab.measure.losses import losses_in_one_pass, observed
-from lab.measure.measure import Item, Measure, Row, Source, on_device, positive, positive_or_null, segment_starts
-from lab.model.decoder import Decoder
+from lab.base.errors import UserError
+from lab.base.parts import part
+from lab.base.settings import Count, key
+from lab.observe.measure import Compared, Curve, Item, Measure, Point, Row, Source, segment_starts
+
+if TYPE_CHECKING:
+    from lab.model.decoder import Decoder
 
 
+@part("measure")
 class LossByPosition(Measure):
-    """One pass over ``longest`` contexts gives the loss at every position (Dong et al. 2024, direct extrapolation).
+    """One pass over ``longest`` contexts gives the loss at every position (Dong et al. 2024, direct extrapolation)."""
 
-    Args:
-        longest: length of the pass, in contexts C.
-        segments: stretches of each document, at most.
-        bin_tokens: positions averaged into one row; divides C, so that no bin lies across the window's edge.
-        documents: scored at most, the first that are long enough.
-    """
+    length_is = "end of a range of positions: [0, C), [C, 2C), [2C, 4C), ..."
+    curve = Curve("Loss by position", "tokens read (position + 1)", "loss (nats per token)")
+    shows_shortest = True
 
-    name = "loss_by_position"
+    name: Literal["loss_by_position"] = "loss_by_position"
+    longest: Count = key("length of the pass, in contexts C")
+    segments: Count = key("stretches of each document, at most")
+    bin_tokens: Count = key("positions averaged into one row of scores.csv; divides C")
+    documents: Count | None = key("scored, at most: the first that are long enough", decides=False)
 
-    def __init__(self, longest: int, segments: int, bin_tokens: int, documents: int | None) -> None:
-        positive(self.name, longest=longest, segments=segments, bin_tokens=bin_tokens)
-        positive_or_null(self.name, documents=documents)
-        self.longest, self.segments, self.bin_tokens, self.documents = longest, segments, bin_tokens, documents
-
-    def check(self, context: int) -> None:
+    def fits(self, context: int) -> None:
         if context % self.bin_tokens:
-            raise UserError(
-                f"measure.{self.name}.bin_tokens is {self.bin_tokens}: it must divide scale.context = {context}"
-            )
+            raise UserError(f"measure.{self.name}.bin_tokens is {self.bin_tokens}: it must divide C = {context}")
 
     def items(self, source: Source) -> Iterator[Item]:
         return source.long_enough(self.longest * source.context + 1, self.documents)
 
-    def score(self, decoder: Decoder, item: Item, context: int) -> list[Row]:
+    def score(self, decoder: "Decoder", item: Item, context: int) -> list[Row]:
+        from lab.observe.losses import losses_in_one_pass, observed, on_device
+
         length = self.longest * context
         rows = []
         for segment, begin in enumerate(segment_starts(len(item.ids), length + 1, self.segments)):
@@ -44,3 +45,36 @@ class LossByPosition(Measure):
                 place = {"segment": segment, "length_tokens": length, "start_position": start, "stop_position": stop}
                 rows.append(place | observed(losses[start:stop]))
         return rows
+
+    @classmethod
+    def compared(cls, row: Row, context: int) -> Compared | None:
+        if row["measure"] != cls.label():
+            return None
+        return Compared(range_end(row["stop_position"], context, row["length_tokens"]), row["loss_nats"], row["tokens"])
+
+    @classmethod
+    def point(cls, row: Row) -> Point | None:
+        if row["measure"] != cls.label():
+            return None
+        centre = (row["start_position"] + row["stop_position"] + 1) / 2  # tokens read, of the bin's centre
+        return Point(cls.label(), centre, row["loss_nats"])
+
+    @classmethod
+    def length_text(cls, length: int, context: int) -> str:
+        return f"{range_start(length, context):,} to {length:,}"
+
+
+def range_end(stop: int, context: int, longest: int) -> int:
+    """The end of the range [0, C), [C, 2C), [2C, 4C), ... that ends with ``longest`` in which a bin lies."""
+    end = context
+    while end < stop:
+        end = min(2 * end, longest)
+    return end
+
+
+def range_start(end: int, context: int) -> int:
+    """The start of the range of positions that ends with ``end``: see :func:`range_end`."""
+    start = 0
+    while range_end(start + 1, context, end) < end:
+        start = range_end(start + 1, context, end)
+    return start

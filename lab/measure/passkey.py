@@ -3,28 +3,23 @@
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from functools import lru_cache
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
+from pydantic import Field, model_validator
 
-from lab.data.tokenizer import Tokenizer
-from lab.errors import UserError
-from lab.measure.measure import (
-    Ids,
-    Item,
-    Measure,
-    Row,
-    Source,
-    check_seed,
-    doublings,
-    on_device,
-    positive,
-    positive_list,
-)
-from lab.model.decoder import Decoder
-from lab.model.decoding import greedy
+from lab.base.errors import UserError
+from lab.base.parts import part
+from lab.base.settings import Count, Seed, Text, key
+from lab.observe.measure import Compared, Ids, Item, Measure, Row, Source, doublings
+
+if TYPE_CHECKING:
+    from lab.data.tokenizer import Tokenizer
+    from lab.model.decoder import Decoder
 
 
+@part("measure")
 class Passkey(Measure):
     """Share of five-digit keys that greedy decoding gives back, by length and by distance from the end.
 
@@ -36,50 +31,42 @@ class Passkey(Measure):
     Three criteria are published, see :func:`largest_distance`, :func:`accuracies`: PI's k_max (the largest k such that
     at least 20 % of the keys are found at every k' <= k), YaRN's passkey context (the largest length with at least
     80 % found), LongRoPE's accuracy at each length.
-
-    Args:
-        lengths: L in tokens; None: C, 2 C, 4 C, ... up to ``longest``.
-        longest: in contexts C, where ``lengths`` are not given.
-        distances: distances of each length.
-        trials: keys at each distance.
-        seed: of the keys.
-        instruction, filler, key_line, question: the wording; ``{key}`` stands for the key. To repeat a paper's figures
-            give its own words.
     """
 
-    name = "passkey"
+    unit = "keys not found"
+    difference_unit = "of the keys"
+    length_is = "prompt; the number is the share of keys not found"
     reads_documents = False
+    detail = "passkeys"
 
-    def __init__(
-        self,
-        lengths: Sequence[int] | None,
-        longest: int,
-        distances: int,
-        trials: int,
-        seed: int,
-        instruction: str,
-        filler: str,
-        key_line: str,
-        question: str,
-    ) -> None:
-        positive(self.name, longest=longest, distances=distances, trials=trials)
-        positive_list(self.name, lengths=lengths)
-        check_seed(self.name, seed)
-        words = {"instruction": instruction, "filler": filler, "key_line": key_line, "question": question}
-        for key, text in words.items():
-            if not isinstance(text, str) or not text.strip():
-                raise UserError(f"measure.{self.name}.{key} is {text!r}: give a text")
-        if "{key}" not in key_line:
-            raise UserError(f"measure.{self.name}.key_line is {key_line!r}: it must hold {{key}}")
-        self.lengths, self.longest, self.distances, self.trials, self.seed = lengths, longest, distances, trials, seed
-        self.instruction, self.filler, self.key_line, self.question = instruction, filler, key_line, question
-        self._filler: dict[str, Ids] = {}  # the longest made so far, by tokenizer
+    name: Literal["passkey"] = "passkey"
+    lengths: Annotated[list[Count], Field(min_length=1)] | None = key(
+        "of the prompts, in tokens; null: C, 2 C, 4 C, ... up to the longest"
+    )
+    longest: Count = key("contexts C, where lengths are not given")
+    distances: Count = key("places of the key in a prompt")
+    trials: Count = key("keys at each place")
+    seed: Seed = key("of the keys")
+    instruction: Text = key("opens the prompt")
+    filler: Text = key("repeated before and after the key")
+    key_line: Text = key("{key} stands for the number")
+    question: Text = key("ends the prompt")
+
+    @model_validator(mode="after")
+    def _words_are_there(self) -> "Passkey":
+        for name in ("instruction", "filler", "key_line", "question"):
+            text = getattr(self, name)
+            if not text.strip():
+                raise ValueError(f"measure.passkey.{name} is {text!r}: give a text")
+        if "{key}" not in self.key_line:
+            raise ValueError(f"measure.passkey.key_line is {self.key_line!r}: it must hold {{key}}")
+        return self
 
     def lengths_of(self, context: int) -> list[int]:
         """The prompts' lengths in tokens, growing."""
         return sorted(set(self.lengths)) if self.lengths else doublings(context, self.longest)[1:]
 
-    def check(self, context: int) -> None:
+    def fits(self, context: int) -> None:
         shortest = self.lengths_of(context)[0]
         if self.distances > shortest:
             raise UserError(
@@ -105,20 +92,17 @@ class Passkey(Measure):
                 details = {"length": length, "distance": distance, "number": number, "tokenizer": source.tokenizer}
                 yield Item(f"length={length} distance={distance}", nothing, details)
 
-    def line(self, tokenizer: Tokenizer, key: str) -> Ids:
+    def line(self, tokenizer: "Tokenizer", key: str) -> Ids:
         """The tokens of the line that holds the key, with the line breaks before and after it."""
         return tokenizer.encode("\n" + self.key_line.replace("{key}", key) + "\n")
 
-    def fill(self, tokenizer: Tokenizer, tokens: int) -> Ids:
+    def fill(self, tokenizer: "Tokenizer", tokens: int) -> Ids:
         """So many tokens of the filler, repeated as one text."""
-        known = self._filler.get(tokenizer.digest)
-        if known is None or len(known) < tokens:
-            once = len(tokenizer.encode(self.filler))
-            known = tokenizer.encode(" ".join([self.filler] * (2 * tokens // max(1, once) + 2)))
-            self._filler[tokenizer.digest] = known
-        return known[:tokens]
+        once = max(1, len(tokenizer.encode(self.filler)))
+        wanted = 2 * tokens // once + 2
+        return filled(tokenizer, self.filler, 1 << (wanted - 1).bit_length())[:tokens]
 
-    def prompt(self, tokenizer: Tokenizer, length: int, distance: int, key: str) -> tuple[Ids, int]:
+    def prompt(self, tokenizer: "Tokenizer", length: int, distance: int, key: str) -> tuple[Ids, int]:
         """A prompt of exactly ``length`` tokens, and the distance of its key: the one wanted, or the nearest possible.
 
         Raises:
@@ -140,31 +124,68 @@ class Passkey(Measure):
             len(line) + after + len(question),
         )
 
-    def score(self, decoder: Decoder, item: Item, context: int) -> list[Row]:
+    def score(self, decoder: "Decoder", item: Item, context: int) -> list[Row]:
+        from lab.model.decoding import greedy
+        from lab.observe.losses import on_device
+
         tokenizer, length = item.details["tokenizer"], item.details["length"]
         rows = []
         # One trial at a time: memory for one long prompt is what is sure to be there.
-        for trial, key in enumerate(self.keys(length, item.details["number"])):
-            ids, distance = self.prompt(tokenizer, length, item.details["distance"], key)
-            new_tokens = 2 + len(tokenizer.encode(f" {key}"))
+        for trial, digits in enumerate(self.keys(length, item.details["number"])):
+            ids, distance = self.prompt(tokenizer, length, item.details["distance"], digits)
+            new_tokens = 2 + len(tokenizer.encode(f" {digits}"))
             answer = tokenizer.decode(greedy(decoder, on_device(ids, decoder)[None], new_tokens)[0].tolist())
-            digits = re.search(r"\d+", answer)
+            found = re.search(r"\d+", answer)
             rows.append(
                 {
                     "segment": trial,
                     "length_tokens": length,
                     "distance_tokens": distance,
-                    "correct": int(digits is not None and digits.group() == key),
+                    "correct": int(found is not None and found.group() == digits),
                 }
             )
         return rows
+
+    @classmethod
+    def compared(cls, row: Row, context: int) -> Compared | None:
+        if row["measure"] != cls.label():
+            return None
+        return Compared(row["length_tokens"], 1.0 - row["correct"], 1)
+
+    @classmethod
+    def point(cls, row: Row) -> None:
+        return None
+
+    @classmethod
+    def notes(cls, rows: Sequence[Row]) -> list[tuple[str, str, str]]:
+        keys = [row for row in rows if row["measure"] == cls.label()]
+        lines = []
+        for length in sorted({row["length_tokens"] for row in keys}):
+            lines.append(("passkey k_max (PI: 20 %)", f"{length:,}", f"{largest_distance(keys, length):,}"))
+        if keys:
+            lines.append(("passkey context (YaRN: 80 %)", "", f"{passkey_context(keys):,}"))
+        return lines
+
+    @classmethod
+    def details(cls, rows: Sequence[Row]) -> list[Row]:
+        return by_depth(rows)
+
+    @classmethod
+    def detail_map(cls) -> tuple[str, str, str, str, str, str]:
+        return "place", "length_tokens", "found", "depth of the key", "length (tokens)", "share of keys found"
+
+
+@lru_cache(maxsize=8)
+def filled(tokenizer: "Tokenizer", filler: str, times: int) -> Ids:
+    """The tokens of a text repeated ``times`` times, as one text; kept, for every prompt has some of it."""
+    return tokenizer.encode(" ".join([filler] * times))
 
 
 def accuracies(rows: Iterable[Row], *columns: str) -> dict[tuple[Any, ...], float]:
     """Share of keys found for each value of some columns, e.g. ``length_tokens`` (LongRoPE's criterion)."""
     found: dict[tuple[Any, ...], list[int]] = defaultdict(list)
     for row in rows:
-        if row["measure"] == Passkey.name:
+        if row["measure"] == Passkey.label():
             found[tuple(row[column] for column in columns)].append(row["correct"])
     return {place: float(np.mean(found[place])) for place in sorted(found)}
 
@@ -173,7 +194,8 @@ def by_depth(rows: Iterable[Row]) -> list[Row]:
     """Share of keys found at each length and depth, the share of the prompt that stands before the key."""
     table = []
     for (length, name), found in accuracies(rows, "length_tokens", "document").items():
-        table.append({"length_tokens": length, "depth": 1 - _asked(name) / length, "found": found})
+        depth = 1 - _asked(name) / length
+        table.append({"length_tokens": length, "depth": depth, "place": f"{100 * depth:.0f} %", "found": found})
     return sorted(table, key=lambda row: (row["length_tokens"], row["depth"]))
 
 

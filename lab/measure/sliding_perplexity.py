@@ -1,27 +1,22 @@
 """Sliding-window perplexity: every token with at least L - S tokens before it, read in windows of L."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated, Literal
 
-import torch
+from pydantic import Field
 
-from lab.errors import UserError
-from lab.measure.losses import losses_in_one_pass, losses_of_windows, observed
-from lab.measure.measure import (
-    Item,
-    Measure,
-    Row,
-    Source,
-    doublings,
-    on_device,
-    positive,
-    positive_list,
-    positive_or_null,
-)
-from lab.model.decoder import Decoder
+from lab.base.errors import UserError
+from lab.base.parts import part
+from lab.base.settings import Count, key
+from lab.observe.measure import Curve, Item, Measure, Point, Row, Source, doublings
+
+if TYPE_CHECKING:
+    from lab.model.decoder import Decoder
 
 STRIDE = 256  # of Position Interpolation, in tokens
 
 
+@part("measure")
 class SlidingPerplexity(Measure):
     """Mean loss over a document's first ``span`` tokens, read in windows of L that move on by ``stride`` S.
 
@@ -30,33 +25,22 @@ class SlidingPerplexity(Measure):
     window ends with the span. That is the recipe of transformers' documentation on perplexity where S divides span
     - L; otherwise its last window is a shorter one. Windows are read together, the head is applied to scored
     positions only.
-
-    Args:
-        lengths: of the windows L, in tokens; None: C/2, C, 2 C, ... up to ``longest``.
-        longest: in contexts C, where ``lengths`` are not given.
-        stride: S in tokens, at most the shortest L; None: 256, or the shortest L if that is less.
-        span: tokens predicted of each document that has them; None: all of every document. A document that is
-            shorter than a window is read in one.
-        documents: scored at most, the first that are long enough.
-        batch_tokens: read together, at most.
     """
 
-    name = "sliding_perplexity"
+    unit = "perplexity"
+    length_is = "window"
+    curve = Curve("Sliding-window perplexity", "window L (tokens)", "perplexity", perplexity=True)
+    pooled = True
 
-    def __init__(
-        self,
-        lengths: Sequence[int] | None,
-        longest: int,
-        stride: int | None,
-        span: int | None,
-        documents: int | None,
-        batch_tokens: int,
-    ) -> None:
-        positive(self.name, longest=longest, batch_tokens=batch_tokens)
-        positive_list(self.name, lengths=lengths)
-        positive_or_null(self.name, stride=stride, span=span, documents=documents)
-        self.lengths, self.longest, self.stride, self.span = lengths, longest, stride, span
-        self.documents, self.batch_tokens = documents, batch_tokens
+    name: Literal["sliding_perplexity"] = "sliding_perplexity"
+    lengths: Annotated[list[Count], Field(min_length=1)] | None = key(
+        "of the windows L, in tokens; null: C/2, C, 2 C, 4 C, ... up to the longest"
+    )
+    longest: Count = key("contexts C, where lengths are not given")
+    stride: Count | None = key("S in tokens, at most the shortest L; null: 256, or the shortest L if that is less")
+    span: Count | None = key("tokens predicted of each document that has them; null: all of every document")
+    documents: Count | None = key("scored, at most: the first that are long enough", decides=False)
+    batch_tokens: Count = key("read together, at most", decides=False)
 
     def lengths_of(self, context: int) -> list[int]:
         """The windows' lengths in tokens, growing."""
@@ -66,9 +50,9 @@ class SlidingPerplexity(Measure):
         """S in tokens."""
         return self.stride or min(STRIDE, self.lengths_of(context)[0])
 
-    def check(self, context: int) -> None:
+    def fits(self, context: int) -> None:
         if context % 2 and not self.lengths:
-            raise UserError(f"scale.context is {context}: give measure.{self.name}.lengths, for C / 2 is no length")
+            raise UserError(f"C is {context}: give measure.{self.name}.lengths, for C / 2 is no length")
         lengths = self.lengths_of(context)
         if self.stride_of(context) > lengths[0]:
             raise UserError(
@@ -85,7 +69,11 @@ class SlidingPerplexity(Measure):
     def items(self, source: Source) -> Iterator[Item]:
         return source.long_enough((self.span or 1) + 1, self.documents)
 
-    def score(self, decoder: Decoder, item: Item, context: int) -> list[Row]:
+    def score(self, decoder: "Decoder", item: Item, context: int) -> list[Row]:
+        import torch
+
+        from lab.observe.losses import losses_in_one_pass, losses_of_windows, observed, on_device
+
         span = self.span or len(item.ids) - 1
         tokens = on_device(item.ids[: span + 1], decoder)
         rows, stride = [], self.stride_of(context)
@@ -104,3 +92,9 @@ class SlidingPerplexity(Measure):
             place = {"segment": 0, "length_tokens": length, "start_position": 0, "stop_position": span}
             rows.append(place | observed(torch.cat(scored)))
         return rows
+
+    @classmethod
+    def point(cls, row: Row) -> Point | None:
+        if row["measure"] != cls.label():
+            return None
+        return Point(cls.label(), row["length_tokens"], row["loss_nats"], row["tokens"])

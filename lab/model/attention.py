@@ -7,7 +7,6 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from lab.errors import UserError
 from lab.model import kernels
 from lab.model.kernels.case import Case
 from lab.model.linear import Linear
@@ -28,27 +27,18 @@ class Attention(nn.Module):
         window: how many keys a query sees, its own included; ``None`` means all before it.
         kernel: ``auto``, ``matched`` or a kernel's name; see :func:`lab.model.kernels.choose`.
 
-    Attributes:
-        temperature: factor on the logits, 1.0 in training; window extensions change it.
-
     Raises:
-        UserError: heads do not divide, or ``window`` is below 1.
+        ValueError: heads do not divide, or ``window`` is below 1.
     """
 
     def __init__(self, width: int, heads: int, kv_heads: int, head_dim: int, window: int | None, kernel: str) -> None:
         super().__init__()
         if kv_heads < 1 or heads % kv_heads:
-            raise UserError(
-                f"scale.heads is {heads} and scale.kv_heads is {kv_heads}: each key head serves heads / kv_heads "
-                "query heads; choose kv_heads that divides heads"
-            )
+            raise ValueError(f"{kv_heads} key heads do not divide {heads} query heads")
         if window is not None and window < 1:
-            raise UserError(
-                f"model.attention.window is {window}: a query sees itself at least; give 1 or more, or null for all"
-            )
+            raise ValueError(f"window is {window}: a query sees itself at least")
         self.heads, self.kv_heads, self.head_dim = heads, kv_heads, head_dim
         self.window = window
-        self.temperature = 1.0
         self.kernel = kernel
         self.query = Linear(width, heads * head_dim)
         self.key = Linear(width, kv_heads * head_dim)
@@ -67,7 +57,9 @@ class Attention(nn.Module):
         positions: Int[Tensor, "time"],
         documents: Int[Tensor, "batch time"] | None,
         cache: "LayerCache | None" = None,
+        scale: float = 1.0,
     ) -> Float[Tensor, "batch time width"]:
+        """``scale`` is a factor on the logits beside 1 / sqrt(head_dim): the position encoding's."""
         batch, time, _ = x.shape
         query = self.query(x).view(batch, time, self.heads, self.head_dim).transpose(1, 2)
         key = self.key(x).view(batch, time, self.kv_heads, self.head_dim).transpose(1, 2)
@@ -81,7 +73,7 @@ class Attention(nn.Module):
             value,
             window=self.window,
             slopes=position.slopes,
-            scale=self.temperature / math.sqrt(self.head_dim),
+            scale=scale / math.sqrt(self.head_dim),
             offset=key.shape[2] - time,
             documents=documents,
             kernel=self.kernel,

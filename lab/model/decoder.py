@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from lab.errors import UserError
 from lab.model.attention import Attention
 from lab.model.initialise import initialise
 from lab.model.linear import Linear
+from lab.model.memory import LOSS_CHUNK
 from lab.model.position import PositionEncoding
 
 if TYPE_CHECKING:
@@ -69,8 +69,9 @@ class Block(nn.Module):
         positions: Tensor,
         documents: Tensor | None,
         cache: "LayerCache | None" = None,
+        scale: float = 1.0,
     ) -> Tensor:
-        x = x + self.attention(self.attention_norm(x), position, positions, documents, cache)
+        x = x + self.attention(self.attention_norm(x), position, positions, documents, cache, scale)
         return x + self.feed_forward(self.feed_forward_norm(x))
 
 
@@ -82,13 +83,13 @@ class Decoder(nn.Module):
         layers, width, hidden: number of blocks, width of the residual stream and of the feed-forward.
         position: the position encoding, shared by all layers.
         attention: makes one layer's attention; called once a layer.
-        seed: of the initial weights (see :mod:`lab.model.initialise`).
+        seed: of the initial weights (see :mod:`lab.model.initialise`); None: they are not drawn, but to be loaded.
         eps: of the norms (TinyLlama: 1e-5).
         tied: the head uses the embedding's matrix.
         compute_dtype: type of activations and matrix products.
 
     Raises:
-        UserError: a size below 1.
+        ValueError: a size below 1.
     """
 
     def __init__(
@@ -99,22 +100,23 @@ class Decoder(nn.Module):
         hidden: int,
         position: PositionEncoding,
         attention: Callable[[], Attention],
-        seed: int,
+        seed: int | None,
         eps: float = 1e-5,
         tied: bool = False,
         compute_dtype: torch.dtype = torch.float32,
     ) -> None:
         super().__init__()
-        for key, size in {"layers": layers, "width": width, "hidden": hidden}.items():
+        for name, size in {"layers": layers, "width": width, "hidden": hidden}.items():
             if size < 1:
-                raise UserError(f"scale.{key} is {size}: give 1 or more")
+                raise ValueError(f"{name} is {size}: it must be 1 or more")
         self.compute_dtype = compute_dtype
         self.position = position
         self.embedding = nn.Parameter(torch.empty(vocabulary, width))
         self.blocks = nn.ModuleList(Block(attention(), width, hidden, eps) for _ in range(layers))
         self.norm = RMSNorm(width, eps)
         self.head = None if tied else Linear(width, vocabulary)
-        initialise(self, seed, width, layers)
+        if seed is not None:
+            initialise(self, seed, width, layers)
 
     def hidden(
         self,
@@ -140,10 +142,11 @@ class Decoder(nn.Module):
                 slopes = self.position.slopes is not None
                 attention.prepare(tokens.shape[1], start, slopes, self.compute_dtype, tokens.device)
         positions = torch.arange(start, length, device=tokens.device)
+        scale = self.position.scale(length)
         layers: Sequence[LayerCache | None] = [None] * len(self.blocks) if cache is None else cache.layers
         x = functional.embedding(tokens, self.embedding).to(self.compute_dtype)
         for block, layer in zip(self.blocks, layers, strict=True):
-            x = block(x, self.position, positions, documents, layer)
+            x = block(x, self.position, positions, documents, layer, scale)
         if cache is not None:
             cache.length = length
         return self.norm(x)
@@ -161,7 +164,7 @@ class Decoder(nn.Module):
         return self.logits(self.hidden(tokens, documents))
 
     def next_token_losses(
-        self, hidden: Float[Tensor, "batch time width"], targets: Int[Tensor, "batch time"], chunk: int = 4096
+        self, hidden: Float[Tensor, "batch time width"], targets: Int[Tensor, "batch time"], chunk: int = LOSS_CHUNK
     ) -> Float[Tensor, "batch time"]:
         """-log p(target) in nats for each position, with the head applied to ``chunk`` positions at a time.
 

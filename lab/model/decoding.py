@@ -1,4 +1,6 @@
-"""Greedy decoding with cached keys and values, for every position encoding and window, at any length."""
+"""Decoding with cached keys and values, greedy or drawn, for every position encoding and window, at any length."""
+
+from collections.abc import Iterator
 
 import torch
 from jaxtyping import Float, Int
@@ -60,3 +62,42 @@ def greedy(decoder: Decoder, prompts: Int[Tensor, "batch time"], new_tokens: int
         tokens = decoder.logits(hidden[:, -1:]).argmax(dim=-1)
         chosen.append(tokens)
     return torch.cat(chosen, dim=1) if chosen else prompts[:, :0]
+
+
+@torch.inference_mode()
+def sample(
+    decoder: Decoder,
+    prompt: Int[Tensor, "1 time"],
+    new_tokens: int,
+    *,
+    temperature: float | None,
+    top_p: float = 1.0,
+    seed: int = 0,
+) -> Iterator[int]:
+    """The tokens that follow a prompt, one at a time, each drawn from what the decoder says.
+
+    Args:
+        temperature: divides the logits; None: the most likely token, of equal ones the lowest id.
+        top_p: drawn from the fewest most likely tokens that together have this share of the probability (nucleus
+            sampling, Holtzman et al. 2020, arXiv 1904.09751).
+        seed: of the draws, which are made on the CPU: the same on every device that gives the same logits.
+
+    Raises:
+        ValueError: a prompt without tokens, or more than one.
+    """
+    if prompt.shape[0] != 1 or prompt.shape[1] < 1:
+        raise ValueError(f"one prompt of at least one token is needed, not shape {tuple(prompt.shape)}")
+    draw = torch.Generator().manual_seed(seed % 2**63)
+    cache = Cache(decoder)
+    tokens = prompt
+    for _ in range(new_tokens):
+        logits = decoder.logits(decoder.hidden(tokens, cache=cache)[0, -1:])[0].double().cpu()
+        if temperature is None:
+            chosen = int(logits.argmax())
+        else:
+            probabilities, ids = torch.softmax(logits / temperature, dim=0).sort(descending=True, stable=True)
+            before = probabilities.cumsum(0) - probabilities
+            probabilities = torch.where(before < top_p, probabilities, 0.0)
+            chosen = int(ids[torch.multinomial(probabilities, 1, generator=draw)])
+        yield chosen
+        tokens = prompt.new_tensor([[chosen]])

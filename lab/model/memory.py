@@ -5,12 +5,13 @@ autograd keeps for an eager backward pass, operation by operation; compiled bloc
 libraries and communication come on top. tests/test_plan.py holds the sum against measured peaks.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+
+from lab.model.settings import ModelSettings, ScaleSettings
 
 FLOAT32 = 4  # bytes
-LOSS_CHUNK = 4096  # positions that the head is applied to at a time, as in Decoder.next_token_losses
+LOSS_CHUNK = 4096  # positions that the head is applied to at a time
+SHARDABLE = ("adamw",)  # optimisers that work on parts of matrices, as FSDP shards them
 
 
 @dataclass(frozen=True)
@@ -46,14 +47,14 @@ class Shape:
         return self.layers * (self.block_matrices + 2 * self.width) + self.outside
 
 
-def shape_of(scale: Mapping[str, Any], model: Mapping[str, Any]) -> Shape:
-    """The shape that the nodes ``scale`` and ``model`` of a configuration describe."""
+def shape_of(scale: ScaleSettings, model: ModelSettings) -> Shape:
+    """The shape that settings describe."""
     keys = ("vocabulary", "context", "layers", "width", "hidden", "heads", "kv_heads", "head_dim")
     return Shape(
-        **{key: scale[key] for key in keys},
-        tied=model["tied"],
-        window=model["attention"]["window"],
-        slopes=model["position"]["_target_"].endswith(".ALiBi"),
+        **{key: getattr(scale, key) for key in keys},
+        tied=model.tied,
+        window=model.attention.window,
+        slopes=model.position.slopes,
     )
 
 
@@ -90,9 +91,9 @@ def moments(shape: Shape, optimizer: str) -> int:
     """Values that the optimiser keeps: Muon one for each value of a block's matrices, all else AdamW's two.
 
     Args:
-        optimizer: the ``_target_`` of its configuration.
+        optimizer: its short name.
     """
-    once = shape.layers * shape.block_matrices if optimizer.endswith(".Muon") else 0
+    once = shape.layers * shape.block_matrices if optimizer == "muon" else 0
     return 2 * shape.parameters - once
 
 
@@ -136,7 +137,7 @@ def step_memory(
     Args:
         micro_batch: blocks computed at a time.
         compute_dtype: ``float32`` or ``bfloat16``.
-        optimizer: the ``_target_`` of its configuration.
+        optimizer: its short name.
         strategy: ``single``, ``ddp`` (gradients are the buckets, so it needs no more) or ``fsdp``, over ``ranks``.
         recompute: ``none``, or what blocks keep less: ``selective`` or ``all``, as in lab/model/recompute.py.
     """

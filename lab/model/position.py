@@ -1,15 +1,17 @@
 """Position encodings: how a decoder knows where a token stands.
 
-A position encoding answers three questions, and the decoder asks nothing else of it:
+A position encoding answers these questions, and the decoder asks nothing else of it:
 
 - ``rotate(query, key, positions)``: what to do to queries and keys (RoPE rotates them, the others do nothing);
 - ``slopes``: the linear bias of each head, or ``None`` (ALiBi);
-- ``name``: what it is called, for the manifest.
+- ``scale(length)``: a factor on the logits, 1 unless an extension says otherwise;
+- ``reach(length)``: whatever is to be made ready for a length.
 
 For those who score it, ``depends_on_length`` says whether a token's score changes with the tokens behind it, as it
 does when the rotation is scaled to the length at hand (dynamic NTK).
 
-Adding one is: a class here, a file in ``conf/model/position/``, a test against an independent formula.
+Adding one is: a class here, its settings in ``lab/model/settings.py``, a file in ``conf/model/position/`` and one in
+``conf/model/``, a test against an independent formula.
 """
 
 import math
@@ -18,7 +20,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from lab.errors import UserError
+from lab.base.errors import UserError
 
 
 class PositionEncoding(nn.Module):
@@ -29,7 +31,6 @@ class PositionEncoding(nn.Module):
         head_dim: width of one head.
     """
 
-    name: str
     depends_on_length = False
     slopes: Float[Tensor, "heads"] | None
 
@@ -41,6 +42,10 @@ class PositionEncoding(nn.Module):
 
     def reach(self, length: int) -> None:
         """Make ready for positions below ``length``; the decoder calls this once a pass, outside compiled code."""
+
+    def scale(self, length: int) -> float:
+        """Factor on the logits of a pass over ``length`` tokens, those in a cache included."""
+        return 1.0
 
     def rotate(
         self,
@@ -54,8 +59,6 @@ class PositionEncoding(nn.Module):
 
 class NoPE(PositionEncoding):
     """No position encoding: the causal mask alone tells order (Haviv et al. 2022; Kazemnejad et al. 2023)."""
-
-    name = "nope"
 
 
 class RoPE(PositionEncoding):
@@ -73,14 +76,13 @@ class RoPE(PositionEncoding):
         UserError: ``head_dim`` is odd.
     """
 
-    name = "rope"
     inverse_frequencies: Float[Tensor, "half"]
     table: Float[Tensor, "two positions half"]
 
     def __init__(self, heads: int, head_dim: int, base: float = 10_000.0) -> None:
         super().__init__(heads, head_dim)
         if head_dim % 2:
-            raise UserError(f"scale.head_dim is {head_dim}: RoPE turns pairs of dimensions; choose an even number")
+            raise UserError(f"head_dim is {head_dim}: RoPE turns pairs of dimensions; choose an even number")
         exponents = torch.arange(0, head_dim, 2, dtype=torch.float64) / head_dim
         self.register_buffer("inverse_frequencies", base**-exponents, persistent=False)
         self.register_buffer("table", torch.empty(2, 0, head_dim // 2), persistent=False)
@@ -112,8 +114,6 @@ class ALiBi(PositionEncoding):
 
     The kernels apply the bias; it is not divided by sqrt(head_dim) (paper, footnote 10).
     """
-
-    name = "alibi"
 
     def __init__(self, heads: int, head_dim: int) -> None:
         super().__init__(heads, head_dim)

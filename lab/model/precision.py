@@ -4,7 +4,7 @@ import os
 
 import torch
 
-from lab.errors import UserError
+from lab.base.errors import UserError
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -24,7 +24,7 @@ def compute_dtype(setting: str, device: str) -> str:
             fast = torch.cuda.is_bf16_supported(including_emulation=False)
         return "bfloat16" if fast else "float32"
     if setting not in DTYPES:
-        raise UserError(f"trainer.compute_dtype is {setting!r}: choose auto, {' or '.join(DTYPES)}")
+        raise UserError(f"compute_dtype is {setting!r}: choose auto, {' or '.join(DTYPES)}")
     return setting
 
 

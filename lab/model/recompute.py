@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
-from lab.errors import UserError
+from lab.base.errors import UserError
 from lab.model.decoder import Decoder
 
 CHOICES = ("none", "selective", "all")
@@ -24,7 +24,7 @@ def recompute(decoder: Decoder, choice: str) -> None:
         UserError: no such choice.
     """
     if choice not in CHOICES:
-        raise UserError(f"trainer.recompute is {choice!r}: choose one of {', '.join(CHOICES)}")
+        raise UserError(f"recompute is {choice!r}: choose one of {', '.join(CHOICES)}")
     if choice == "none":
         return
     contexts: dict[str, Any] = {}

@@ -7,63 +7,90 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from lab.base.tables import Row
+from lab.observe.measure import Measure
 from lab.report.pictures import COLOURS, STYLES
-from lab.tables import Row
 
-# Measure to the title, the label of its lengths and of its numbers.
-CURVES = {
-    "loss_by_position": ("Loss by position", "tokens read (position + 1)", "loss (nats per token)"),
-    "truncated_perplexity": ("Perplexity of the first L tokens", "length L (tokens)", "perplexity"),
-    "sliding_perplexity": ("Sliding-window perplexity", "window L (tokens)", "perplexity"),
-    "context_gain": ("The same tokens with more left context", "left context (tokens)", "loss (nats per token)"),
-    "copy": ("Copy at a distance: loss on the second copy", "distance (tokens)", "loss (nats per token)"),
-}
-PERPLEXITIES = ("truncated_perplexity", "sliding_perplexity")
 HIGHEST_PERPLEXITY = 1e5
 
 
-def curve_figure(curves: Sequence[Row], measure: str, variants: Sequence[str], context: int) -> Figure:
-    """Mean over seeds of a measure's curve for each variant, the range over seeds as a band, the window's edge.
+def curve_figure(rows: Sequence[Row], measure: type[Measure], variants: Sequence[str], context: int) -> Figure:
+    """A measure's curve for each variant, or for one run, with a band and the window's edge.
 
-    Neighbouring bins far along the axis are shown as one; the table has all.
+    The band is the range over seeds, or, of one seed, the 95 % interval over documents: what ``low`` and ``high`` say.
+    Neighbouring points far along the axis are shown as one; the table has all.
 
     Args:
-        curves: rows of one evaluation with measure, variant, tokens, mean, least_of_seeds, most_of_seeds.
+        rows: of one set of documents with measure, line, variant, tokens, mean, low, high, seeds.
         context: C in tokens.
+
+    Raises:
+        ValueError: the measure has no curve.
     """
-    _, along, upward = CURVES[measure]
+    curve = measure.curve
+    if curve is None:
+        raise ValueError(f"{measure.label()} has no curve")
     figure = Figure(figsize=(7, 4.2), layout="constrained")
     axes = figure.subplots()
-    banded = False
+    bands: set[str] = set()
     for index, name in enumerate(variants):
-        rows = sorted(
-            (row for row in curves if row["measure"] == measure and row["variant"] == name),
+        own = sorted(
+            (row for row in rows if row["line"] == measure.label() and row["variant"] == name),
             key=lambda row: float(row["tokens"]),
         )
-        if not rows:
+        if not own:
             continue
-        columns = ("tokens", "mean", "least_of_seeds", "most_of_seeds")
-        tokens, mean, least, most = (
-            np.array([np.mean([row[key] for row in group], dtype=float) for group in grouped(rows)]) for key in columns
+        tokens, mean, low, high = (
+            np.array([np.mean([row[column] for row in group], dtype=float) for group in grouped(own)])
+            for column in ("tokens", "mean", "low", "high")
         )
-        if measure in PERPLEXITIES:
-            mean, least, most = (np.minimum(np.exp(values), HIGHEST_PERPLEXITY) for values in (mean, least, most))
+        if curve.perplexity:
+            mean, low, high = (np.minimum(np.exp(values), HIGHEST_PERPLEXITY) for values in (mean, low, high))
         colour, style = COLOURS[index % len(COLOURS)], STYLES[index % len(STYLES)]
         marker = "o" if len(tokens) < 20 else ""
         axes.plot(tokens, mean, style, color=colour, label=name, linewidth=1.6, marker=marker, markersize=3)
-        if rows[0]["seeds"] > 1:
-            axes.fill_between(tokens, least, most, color=colour, alpha=0.15, linewidth=0)
-            banded = True
+        if np.isfinite(low).all() and (high > low).any():
+            axes.fill_between(tokens, low, high, color=colour, alpha=0.15, linewidth=0)
+            bands.add("range over seeds" if own[0]["seeds"] > 1 else "95 % interval over documents")
     edge(axes, context)
     axes.set_xscale("log", base=2)
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:.0f}")
-    if measure in PERPLEXITIES:
+    if curve.perplexity:
         axes.set_yscale("log")
         axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
-    axes.set_xlabel(along)
-    axes.set_ylabel(upward)
+    axes.set_xlabel(curve.along)
+    axes.set_ylabel(curve.upward)
     axes.grid(alpha=0.25)
-    axes.legend(fontsize=8, frameon=False, title="band: range over seeds" if banded else None, title_fontsize=8)
+    told = f"band: {' or '.join(sorted(bands))}" if bands else None
+    axes.legend(fontsize=8, frameon=False, title=told, title_fontsize=8)
+    return figure
+
+
+def contrast_figure(rows: Sequence[Row], measure: type[Measure]) -> Figure | None:
+    """The difference of a measure's two lines for each variant and length, as a map; None if it has none."""
+    if measure.contrast is None:
+        return None
+    minuend, subtrahend = measure.contrast
+    of_line = {(row["line"], row["variant"], row["tokens"]): row["mean"] for row in rows}
+    gained = [
+        {"variant": name, "tokens": tokens, "gain": of_line[minuend, name, tokens] - value}
+        for (line, name, tokens), value in of_line.items()
+        if line == subtrahend and (minuend, name, tokens) in of_line
+    ]
+    if not gained:
+        return None
+    along = measure.curve.along if measure.curve else "tokens"
+    return heat_map(gained, "variant", "tokens", "gain", ("", along, "nats gained"), reverse=True)
+
+
+def detail_figure(rows: Sequence[Row], measure: type[Measure], title: str) -> Figure | None:
+    """A measure's own table as a map, None if it is not drawn."""
+    told = measure.detail_map()
+    if told is None or not rows:
+        return None
+    down, across, value, *labels = told
+    figure = heat_map(rows, down, across, value, (labels[0], labels[1], labels[2]), reverse=True)
+    figure.axes[0].set_title(title, fontsize=9)
     return figure
 
 
@@ -128,21 +155,6 @@ def heat_map(
     axes.set_ylabel(labels[0])
     axes.set_xlabel(labels[1])
     figure.colorbar(image, ax=axes, label=labels[2])
-    return figure
-
-
-def passkey_figure(keys: Sequence[Row], title: str) -> Figure:
-    """Share of keys found by length and depth; rows with length_tokens, depth (0 is the start), found."""
-    rows = [row | {"place": f"{100 * row['depth']:.0f} %"} for row in sorted(keys, key=lambda row: row["depth"])]
-    figure = heat_map(
-        rows,
-        "place",
-        "length_tokens",
-        "found",
-        ("depth of the key", "length (tokens)", "share of keys found"),
-        True,
-    )
-    figure.axes[0].set_title(title, fontsize=9)
     return figure
 
 

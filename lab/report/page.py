@@ -7,7 +7,7 @@ from pathlib import Path
 
 import jinja2
 
-from lab.files import write_whole
+from lab.base.files import write_whole
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class PageTable:
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture beside the page, ``<name>.png`` and ``<name>.svg``."""
+    """A picture beside the page, ``<name>.png``."""
 
     name: str
     caption: str
@@ -58,8 +58,8 @@ def write_page(folder: Path, title: str, notices: Sequence[str], sections: Seque
     )
 
     def inside(picture: Picture) -> str:
-        content = base64.b64encode((folder / f"{picture.name}.svg").read_bytes()).decode()
-        return f"data:image/svg+xml;base64,{content}"
+        content = base64.b64encode((folder / f"{picture.name}.png").read_bytes()).decode()
+        return f"data:image/png;base64,{content}"
 
     environment.globals["inside"] = inside
     environment.filters["cell"] = lambda text: str(text).replace("|", "\\|").replace("\n", " ")

@@ -13,12 +13,14 @@ from typing import Any
 import lightning
 from tqdm import tqdm
 
-from lab.checkpoints import Checkpoints
-from lab.errors import UserError
-from lab.files import append, write_whole
+from lab.base.errors import UserError
+from lab.base.files import append, write_whole
+from lab.base.interruption import Interruption
+from lab.base.tables import FORMAT
+from lab.cluster.ranks import Ranks
 from lab.model.flops import FlopsPerToken
-from lab.ranks import Ranks
-from lab.training.interruption import Interruption
+from lab.runs.checkpoints import Checkpoints
+from lab.training import private
 from lab.training.module import Training
 from lab.training.resume import random_states, set_random_states
 
@@ -30,9 +32,10 @@ METRICS = (
     "learning_rate",
     "order_fingerprint",
     "validation_loss_nats",
+    "format",
 )
 # Utilisation: of the devices' peak, by visible keys alone, and by 6 N + 12 L H Q T; empty if the peak is not known.
-TIMING = ("step", "seconds", "tokens_per_second", "utilisation_exact", "utilisation_6n_12lhqt")
+TIMING = ("step", "seconds", "tokens_per_second", "utilisation_exact", "utilisation_6n_12lhqt", "format")
 
 
 class StepCallback(lightning.Callback, ABC):
@@ -124,6 +127,7 @@ class Metrics(StepCallback):
             "learning_rate": peak * module.factor(step - 1),
             "order_fingerprint": module.fingerprint.hex,
             "validation_loss_nats": "",
+            "format": FORMAT,
         }
         if validated:
             row["validation_loss_nats"] = float(trainer.callback_metrics["validation_loss_nats"])
@@ -134,7 +138,7 @@ class Metrics(StepCallback):
         self._before = (step, now)
         counts = (self.flops.exact, self.flops.full)
         utilisation = ["" if self.peak is None else round(rate * count / self.peak, 4) for count in counts]
-        self._append("timing.csv", (step, round(now - self._started, 3), round(rate, 1), *utilisation))
+        self._append("timing.csv", (step, round(now - self._started, 3), round(rate, 1), *utilisation, FORMAT))
         if trainer.logger is not None:
             numbers = {name: value for name, value in row.items() if isinstance(value, float)}
             trainer.logger.log_metrics(numbers | {"tokens": row["tokens"], "tokens_per_second": rate}, step=step)
@@ -224,19 +228,10 @@ class Saving(StepCallback):
 
     def on_save_checkpoint(self, trainer: Any, module: Any, checkpoint: dict[str, Any]) -> None:
         checkpoint["random"] = self.ranks.gather(random_states())
-        # Lightning has fetched the next batch already, and would count it twice when it is fetched again.
-        loop = checkpoint["loops"]["fit_loop"]
-        for counts in (loop["epoch_loop.batch_progress"]["total"], loop["epoch_loop.batch_progress"]["current"]):
-            counts["ready"] = counts["completed"]
-        # Only Lightning's own log uses this; after a resume it may be off by one.
-        loop["epoch_loop.state_dict"]["_batches_that_stepped"] = trainer.global_step
+        private.forget_what_is_fetched(checkpoint, trainer.global_step)
 
     def on_load_checkpoint(self, trainer: Any, module: Any, checkpoint: dict[str, Any]) -> None:
-        # Another number of ranks takes another number of micro-batches to a step.
-        count = checkpoint["global_step"] * trainer.accumulate_grad_batches
-        progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
-        for counts in (progress["total"], progress["current"]):
-            counts.update({key: count for key in counts})
+        private.count_micro_batches(checkpoint, checkpoint["global_step"] * trainer.accumulate_grad_batches)
         states = checkpoint["random"]
         self._random = states[min(self.ranks.rank, len(states) - 1)]
 

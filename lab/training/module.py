@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
-from lab.data.fingerprint import Fingerprint
-from lab.data.module import Batch
-from lab.errors import UserError
+from lab.base.errors import UserError
+from lab.base.failpoints import point
+from lab.cluster.ranks import Ranks
+from lab.data.stream.fingerprint import Fingerprint
+from lab.data.stream.module import Batch
 from lab.model.decoder import Decoder
 from lab.model.recompute import recompute
-from lab.points import point
-from lab.ranks import Ranks
 from lab.training.schedules import Factor
 from lab.training.strategies import shard
 

@@ -1,7 +1,6 @@
 """What a run is saved with and continued from."""
 
 import random
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +8,7 @@ import numpy as np
 import torch
 from lightning.pytorch.plugins import CheckpointIO
 
-from lab.checkpoints import Checkpoint, Checkpoints
-from lab.errors import UserError
+from lab.runs.checkpoints import Checkpoint, Checkpoints
 
 DECODER = "decoder."
 
@@ -54,42 +52,3 @@ def set_random_states(states: dict[str, Any]) -> None:
     torch.set_rng_state(states["torch"])
     if states["cuda"]:
         torch.cuda.set_rng_state_all(states["cuda"])
-
-
-# What each word of resume.allow lets differ between two stretches of a run.
-SURROUNDINGS = {
-    "code": ("code",),
-    "packages": ("python", "packages"),
-    "hardware": ("hardware", "kernel"),
-    "ranks": ("ranks", "strategy"),
-}
-
-
-def check_surroundings(before: dict[str, Any], now: dict[str, Any], allow: Iterable[str], run: Path) -> None:
-    """Refuse to continue a run under other code, packages, hardware or ranks, unless `allow` names them.
-
-    Raises UserError for a difference that is not allowed; names its key and both values.
-    """
-    for word, keys in SURROUNDINGS.items():
-        if word in allow:
-            continue
-        for key in keys:
-            for name, old, new in _differences(key, before.get(key), now.get(key)):
-                raise UserError(
-                    f"{run} was trained with {name} = {_short(old)}, now it is {_short(new)}: restore that, or add"
-                    f" resume.allow=[{word}] to continue all the same, which is written down in its manifest"
-                )
-
-
-def _short(value: Any) -> str:
-    return str(value)[:12]
-
-
-def _differences(name: str, old: Any, new: Any) -> Iterable[tuple[str, Any, Any]]:
-    if isinstance(old, dict) and isinstance(new, dict):
-        for key in sorted(old.keys() | new.keys()):
-            # The commit is for the reader; what the code is, its sha256 says.
-            if (name, key) not in (("code", "commit"), ("code", "changed")):
-                yield from _differences(f"{name}.{key}", old.get(key), new.get(key))
-    elif old != new:
-        yield name, old, new

@@ -6,7 +6,7 @@ Each is a function (steps) -> factor(step), for step = 0 .. steps - 1.
 import math
 from collections.abc import Callable
 
-from lab.errors import UserError
+from lab.base.errors import UserError
 
 Factor = Callable[[int], float]
 
@@ -19,7 +19,7 @@ def warm_up(step: int, warmup_steps: int) -> float:
 def check(warmup_steps: int, steps: int) -> None:
     if not 0 <= warmup_steps < steps:
         raise UserError(
-            f"scale.warmup_steps is {warmup_steps} and the run has {steps} optimiser steps: give fewer warm-up steps"
+            f"warmup_steps is {warmup_steps} and the run has {steps} optimiser steps: give fewer warm-up steps"
         )
 
 

@@ -9,12 +9,13 @@ from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, Str
 from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict, set_optimizer_state_dict
 from torch.distributed.fsdp import FullyShardedDataParallel, OptimStateKeyType
 
-from lab.errors import UserError
-from lab.ranks import Ranks
+from lab.base.errors import UserError
+from lab.cluster.ranks import Ranks
+from lab.model.memory import SHARDABLE
 
 
 class Started(ClusterEnvironment):
-    """Tells Lightning what :mod:`lab.ranks` has found out; the connection is made already."""
+    """Tells Lightning what :mod:`lab.cluster.ranks` has found out; the connection is made already."""
 
     def __init__(self, ranks: Ranks) -> None:
         super().__init__()
@@ -84,7 +85,7 @@ class FullySharded(ModelParallelStrategy):
 
 def check_optimizer(strategy: str, optimizer: str) -> None:
     """Raises UserError if the optimiser needs whole matrices and the strategy shards them."""
-    if strategy == "fsdp" and "adamw" not in optimizer:
+    if strategy == "fsdp" and optimizer not in SHARDABLE:
         raise UserError(f"trainer=fsdp shards matrices, which {optimizer} needs whole: use trainer=ddp")
 
 

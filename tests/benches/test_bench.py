@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from lab import bench
-from lab.errors import UserError
+from lab.base.errors import UserError
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:

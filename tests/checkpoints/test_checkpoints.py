@@ -13,9 +13,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lab.checkpoints import Checkpoints
-from lab.errors import UserError
-from lab.states import pack, unpack
+from lab.runs.checkpoints import Checkpoints
+from lab.base.errors import UserError
+from lab.runs.states import pack, unpack
 
 FILES = ("checkpoint.json", "training.json", "training.safetensors", "weights.safetensors")
 
@@ -233,7 +233,7 @@ def test_reading_and_saving_leave_alone_what_is_not_a_checkpoint(tmp_path):
 
 def test_a_checkpoint_that_reads_back_otherwise_is_refused_and_removed(tmp_path, monkeypatch):
     checkpoints = filled(tmp_path, 1)
-    monkeypatch.setattr("lab.checkpoints.point", lambda name: name == "before-verify" and spoil(checkpoints.folder))
+    monkeypatch.setattr("lab.runs.checkpoints.point", lambda name: name == "before-verify" and spoil(checkpoints.folder))
     with pytest.raises(UserError, match=r"weights.safetensors is damaged: its sha256 differs right after it was"):
         checkpoints.save(2, weights(2), {})
     assert [path.name for path in checkpoints.folder.iterdir()] == ["step=00000001"]
@@ -259,7 +259,7 @@ def test_no_checkpoint_at_all_is_none(tmp_path):
 KILLED = """
 import os, sys, torch
 from pathlib import Path
-from lab.checkpoints import Checkpoints
+from lab.runs.checkpoints import Checkpoints
 for place in sys.argv[2:]:
     if os.fork() == 0:
         os.environ["LAB_KILL_AT"] = place
@@ -306,7 +306,7 @@ def test_a_process_killed_while_saving_leaves_a_whole_checkpoint(killed, place, 
 LIMITED = """
 import os, resource, signal, sys, torch
 from pathlib import Path
-from lab.checkpoints import Checkpoints
+from lab.runs.checkpoints import Checkpoints
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
 Checkpoints(Path(sys.argv[1])).save(1, {"a": torch.zeros(100_000)}, {})

@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from lab.errors import UserError
-from lab.lock import hold, holder, lock_path
+from lab.base.errors import UserError
+from lab.runs.lock import hold, holder, lock_path
 
 HOLD = """
 import os, sys, time
 from pathlib import Path
-from lab.lock import hold
+from lab.runs.lock import hold
 with hold(Path(sys.argv[1])):
     if sys.argv[2] == "fork" and os.fork() == 0:
         os.write(1, f"{os.getpid()}\\n".encode())  # whole, beside what the parent writes
@@ -87,7 +87,7 @@ def test_a_child_that_ends_leaves_the_lock_with_its_parent(tmp_path):
 LEAVE = """
 import os, sys
 from pathlib import Path
-from lab.lock import hold, lock_path
+from lab.runs.lock import hold, lock_path
 run, other = Path(sys.argv[1]), Path(sys.argv[2])
 child = -1
 try:
@@ -135,7 +135,7 @@ def test_who_asks_for_the_holder_does_not_stop_a_run_from_starting(tmp_path):
 
 
 def holder_from_another_process(run: Path) -> str:
-    code = "import sys; from pathlib import Path; from lab.lock import holder; print(holder(Path(sys.argv[1])) or '')"
+    code = "import sys; from pathlib import Path; from lab.runs.lock import holder; print(holder(Path(sys.argv[1])) or '')"
     result = subprocess.run([sys.executable, "-c", code, str(run)], capture_output=True, text=True, check=True)
     return result.stdout.strip()
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from lab.data.documents import Corpus, Entry, Sotu
-from lab.data.file_corpus import Files
-from lab.data.rows import usable
+from lab.data.sources.documents import Corpus, Entry, Sotu
+from lab.data.sources.file_corpus import Files
+from lab.data.sources.rows import usable
 from lab.data.tokenizer import Tokenizer
 
 

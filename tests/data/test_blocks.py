@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from safetensors import safe_open
 
-from lab.data import blocks
-from lab.data.blocks import StoredBlocks, read_shard, shard_path, write_blocks
-from lab.data.fingerprint import Fingerprint
-from lab.data.order import BlockStream
+from lab.data.stream import blocks
+from lab.data.stream.blocks import StoredBlocks, read_shard, shard_path, write_blocks
+from lab.data.stream.fingerprint import Fingerprint
+from lab.data.stream.order import BlockStream
 from lab.data.tokenizer import Tokenizer
-from lab.errors import UserError
+from lab.base.errors import UserError
 
 IDENTITY = {"corpus": "mixture", "seed": 3}
 COUNT = 130  # blocks: 33 or 32 of each of four lanes, in shards of five
@@ -146,9 +146,9 @@ def test_fewer_blocks_can_be_read_than_were_written(stream, folder):
 KILLED = """
 import sys
 from pathlib import Path
-from lab.data import blocks
-from lab.data.documents import Sotu
-from lab.data.order import BlockStream
+from lab.data.stream import blocks
+from lab.data.sources.documents import Sotu
+from lab.data.stream.order import BlockStream
 from lab.data.tokenizer import Tokenizer
 
 blocks.SHARD_TOKENS = 12_800

@@ -16,8 +16,8 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from lab.data.evaluation import HubDataset, KingJames, Shakespeare
-from lab.errors import UserError
+from lab.data.sources.evaluation import HubDataset, KingJames, Shakespeare
+from lab.base.errors import UserError
 
 PACKAGED = {KingJames: 66, Shakespeare: 38}
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -190,8 +190,8 @@ def hub(tmp_path_factory):
 
 READ = """
 import json, sys
-from lab.data.evaluation import HubDataset
-from lab.errors import UserError
+from lab.data.sources.evaluation import HubDataset
+from lab.base.errors import UserError
 for settings in json.loads(sys.argv[1]):
     try:
         print(json.dumps([(entry.name, entry.text) for entry in HubDataset(**settings).documents("test", "")]))

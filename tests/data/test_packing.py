@@ -2,7 +2,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lab.data.packing import Packer, document_numbers
+from lab.data.stream.packing import Packer, document_numbers
 
 DOCUMENTS = st.lists(st.lists(st.integers(1, 2**32 - 1), max_size=40), max_size=12)
 

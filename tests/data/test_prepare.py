@@ -7,14 +7,17 @@ import pytest
 from hydra import compose, initialize_config_dir
 from oracles.redpajama_folder import make_redpajama
 
-from lab.commands import configuration_folder, run_command
-from lab.data.documents import SPLITS
-from lab.data.file_corpus import Files
+from lab.base.commandline import run_command
+from lab.experiment.compose import configuration_folder
+from lab.data.sources.documents import SPLITS
+from lab.data.sources.file_corpus import Files
 from lab.data.llama_tokenizer import convert
-from lab.data.redpajama import SUBSETS, RedPajama
+from lab.data.sources.redpajama import SUBSETS, RedPajama
 from lab.data.tokenizer import Tokenizer, shipped_tokenizers
-from lab.errors import UserError
-from lab.job import Job
+from lab.base.errors import UserError
+from lab.experiment.compose import settings_of
+from lab.experiment.settings import TrainSettings
+from lab.experiment.setup import Setup
 from lab.prepare import main
 
 

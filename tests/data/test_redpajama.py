@@ -11,15 +11,15 @@ import pytest
 import zstandard
 from oracles.redpajama_folder import FILES, make_redpajama
 
-from lab.data.documents import SPLITS
-from lab.data.file_corpus import Files
-from lab.data.file_list import Part, manifest_of
-from lab.data.fingerprint import Fingerprint
-from lab.data.order import BlockStream, first_blocks
-from lab.data.redpajama import SUBSETS, RedPajama, divide, locations
-from lab.data.storage import Network
-from lab.errors import UserError
-from lab.runs import write_json
+from lab.data.sources.documents import SPLITS
+from lab.data.sources.file_corpus import Files
+from lab.data.sources.file_list import Part, manifest_of
+from lab.data.stream.fingerprint import Fingerprint
+from lab.data.stream.order import BlockStream, first_blocks
+from lab.data.sources.redpajama import SUBSETS, RedPajama, divide, locations
+from lab.data.sources.storage import Network
+from lab.base.errors import UserError
+from lab.runs.run import write_json
 
 # As in conf/data/redpajama.yaml.
 WEIGHTS = {"common_crawl": 878, "c4": 175, "github": 59, "arxiv": 28, "stackexchange": 20, "wikipedia": 24}

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lab.data.tokenizer import Tokenizer, shipped_tokenizers, train_tokenizer
-from lab.errors import UserError
+from lab.base.errors import UserError
 
 NAMES = {"sotu_1k": ("<|endoftext|>", 1024), "sotu_4k": ("<|endoftext|>", 4096), "llama_32k": ("</s>", 32000)}
 TOKENIZERS = {name: Tokenizer(f"{name}/tokenizer.json", end, vocabulary) for name, (end, vocabulary) in NAMES.items()}

@@ -7,15 +7,16 @@ import pytest
 from commands import lab, the_one_line
 from hydra import compose, initialize_config_dir
 
-from lab.commands import configuration_folder
-from lab.errors import UserError
-from lab.job import Job
-from lab.runs import Run
+from lab.experiment.compose import configuration_folder
+from lab.base.errors import UserError
+from lab.experiment.compose import settings_of
+from lab.experiment.settings import TrainSettings
+from lab.experiment.setup import Setup
+from lab.runs.run import Run
 
 
-def job(*overrides: str) -> Job:
-    with initialize_config_dir(configuration_folder(), version_base="1.3"):
-        return Job(compose("train", ["experiment=smoke", *overrides]))
+def job(*overrides: str) -> Setup:
+    return Setup(settings_of("train", TrainSettings, ["experiment=smoke", *overrides]))
 
 
 REFUSED = {

@@ -12,12 +12,12 @@ import yaml
 from commands import lab, the_one_line
 from hydra import compose, initialize_config_dir
 
-from lab.commands import configuration_folder
+from lab.experiment.compose import configuration_folder
 from lab.compare import compare
-from lab.errors import UserError
+from lab.base.errors import UserError
 from lab.extrapolate import extrapolate
-from lab.job import to_plain
-from lab.runs import digest
+from lab.experiment.setup import to_plain
+from lab.runs.run import digest
 
 SMOKE = ("experiment=smoke", "measure=none", "logger=csv")
 SHORT = ("scoring.longest=4", "scoring.segments=1", "resamples=1000")

@@ -14,8 +14,10 @@ from commands import lab, the_one_line
 from hydra import compose, initialize_config_dir
 
 from lab.bench import make_parser
-from lab.commands import configuration_folder
-from lab.job import Job, to_plain
+from lab.experiment.compose import configuration_folder
+from lab.experiment.compose import composed, settings_of
+from lab.experiment.settings import TrainSettings
+from lab.experiment.setup import Setup
 from lab.prepare import parser as prepare_parser
 from lab.schema import COMPARING_KINDS, PLANNING_KINDS, SCORING_KINDS, check_values
 from lab.status import make_parser as status_parser

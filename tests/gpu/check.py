@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from lab.files import write_whole
+from lab.base.files import write_whole
 from lab.model.flops import peak_flops
 from lab.training.fit import code_digest
 

@@ -2,7 +2,7 @@
 
     python tests/kill/kill_test.py --runs 100 --processes 2 --seed 0
 
-Every run is killed at least twice: at random times, and at named places (LAB_KILL_AT, lab/points.py) before, while and
+Every run is killed at least twice: at random times, and at named places (LAB_KILL_AT, lab/base/failpoints.py) before, while and
 after a checkpoint is written, before it is renamed, while the one before is deleted, between the micro-batches of one
 optimiser step, and during validation. It is then continued by the same command until it is done. Equal must be, byte
 for byte: weights, optimiser and all other tensors, the rest of the state, metrics.csv, and the fingerprint of all
@@ -31,7 +31,7 @@ from typing import NoReturn
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported: the runs share the cores
 
-import lab.commands
+import lab.base.commandline
 import lab.train
 
 TRAIN = (
@@ -91,7 +91,7 @@ def train(folder: Path, settings: tuple[str, ...], kill_at: str) -> NoReturn:
     sys.argv = ["lab.train", *TRAIN, *settings, f"runs={folder}"]
     code = 0
     try:
-        lab.commands.run_command(lab.train.main)
+        lab.base.commandline.run_command(lab.train.main)
     except SystemExit as end:
         code = int(end.code or 0)
     finally:

@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 import yaml
 
-from lab.control import Control
-from lab.errors import UserError
-from lab.measure.comparison import gather
-from lab.measure.evidence import holm
-from lab.measure.interval import document_interval
-from lab.measure.scores import COLUMNS, Scores
-from lab.runs import Run
-from lab.tables import write_table
+from lab.runs.control import Control
+from lab.base.errors import UserError
+from lab.evidence.gather import gather
+from lab.evidence.differences import holm
+from lab.evidence.interval import document_interval
+from lab.observe.scores import COLUMNS, Scores
+from lab.runs.run import Run
+from lab.base.tables import write_table
 
 CONTEXT = 8
 SETTINGS = {"excess": "aaaa1111", "context_gain": "bbbb2222"}

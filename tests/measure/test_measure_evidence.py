@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from lab.errors import UserError
-from lab.measure.evidence import (
+from lab.base.errors import UserError
+from lab.evidence.differences import (
     Difference,
     coverage,
     document_difference,
@@ -16,7 +16,7 @@ from lab.measure.evidence import (
     noise_floor,
     verdict,
 )
-from lab.measure.interval import document_interval
+from lab.evidence.interval import document_interval
 
 
 def named(values) -> dict[str, float]:

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from lab.measure.interval import document_interval
+from lab.evidence.interval import document_interval
 
 DRAWS = {
     "normal": (lambda draw: draw.normal(0.1, 0.3, 11), 0.1),

@@ -20,12 +20,12 @@ from tiny_decoders import (
 )
 from torch import Tensor
 
-from lab.errors import UserError
+from lab.base.errors import UserError
 from lab.measure.context_gain import ContextGain
 from lab.measure.copying import Copy
 from lab.measure.excess import Excess
 from lab.measure.loss_by_position import LossByPosition
-from lab.measure.measure import Measure, segment_starts
+from lab.observe.measure import Measure, segment_starts
 from lab.measure.sliding_perplexity import SlidingPerplexity
 from lab.measure.truncated_perplexity import TruncatedPerplexity, doublings
 from lab.model.decoder import Decoder

@@ -11,10 +11,10 @@ import yaml
 from tiny_decoders import tiny
 from torch import Tensor
 
-from lab.commands import configuration_folder
+from lab.experiment.compose import configuration_folder
 from lab.data.tokenizer import Tokenizer
-from lab.errors import UserError
-from lab.measure.measure import Item, Source
+from lab.base.errors import UserError
+from lab.observe.measure import Item, Source
 from lab.measure.passkey import Passkey, accuracies, largest_distance, passkey_context
 from lab.model.decoder import Decoder
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from lab.measure.quantities import (
+from lab.evidence.quantities import (
     Quantity,
     effective_context,
     length_text,

@@ -2,10 +2,10 @@
 
 import pytest
 
-from lab.errors import UserError
-from lab.measure.measure import OBSERVED
-from lab.measure.scores import COLUMNS, NAMED, Scores, key
-from lab.tables import read_table
+from lab.base.errors import UserError
+from lab.observe.measure import OBSERVED
+from lab.observe.scores import COLUMNS, NAMED, Scores, key
+from lab.base.tables import read_table
 
 
 def row(document: str = "a", start: int = 0, loss: float = 1.5, **changes) -> dict:

@@ -12,18 +12,18 @@ import torch
 import yaml
 from hydra import compose, initialize_config_dir
 
-from lab.checkpoints import Checkpoints
-from lab.commands import configuration_folder
+from lab.runs.checkpoints import Checkpoints
+from lab.experiment.compose import configuration_folder
 from lab.components import make
 from lab.data.tokenizer import Tokenizer
-from lab.errors import UserError
-from lab.job import to_plain
-from lab.measure import scoring
+from lab.base.errors import UserError
+from lab.experiment.setup import to_plain
+from lab.observe import scoring
 from lab.measure.loss_by_position import LossByPosition
-from lab.measure.measure import Item, Source
-from lab.measure.scores import Scores
-from lab.measure.scoring import code_of, make_measures, score_run, setting_of
-from lab.runs import Run, build_decoder
+from lab.observe.measure import Item, Source
+from lab.observe.scores import Scores
+from lab.observe.scoring import code_of, make_measures, score_run, setting_of
+from lab.runs.run import Run, build_decoder
 
 CONTEXT, STEP = 64, 8
 BY_POSITION = {

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from lab.measure.interval import document_interval
-from lab.measure.summary import by_document, summarise
+from lab.evidence.interval import document_interval
+from lab.evidence.summary import by_document, summarise
 
 CONTEXT = 4
 

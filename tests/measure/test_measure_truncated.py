@@ -5,7 +5,7 @@ import pytest
 import torch
 from tiny_decoders import CONTEXT, VARIANTS, document, rows_of, tiny
 
-from lab.measure.losses import losses_in_one_pass
+from lab.observe.losses import losses_in_one_pass
 from lab.measure.truncated_perplexity import TruncatedPerplexity
 from lab.model.decoder import Decoder
 from lab.model.position import RoPE

@@ -8,7 +8,7 @@ import torch
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch.nn import functional
 
-from lab.errors import UserError
+from lab.base.errors import UserError
 from lab.model.attention import Attention
 from lab.model.decoder import Decoder, parameter_count
 from lab.model.kernels import KERNELS, flex

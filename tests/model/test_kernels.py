@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from oracles.attention_loops import attention_loops
 from torch import Tensor
 
-from lab.errors import UserError
+from lab.base.errors import UserError
 from lab.model.kernels import KERNELS, attend, choose, flash
 from lab.model.kernels.case import Case
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from oracles.rotation import rotation
 
-from lab.errors import UserError
+from lab.base.errors import UserError
 from lab.model.position import ALiBi, NoPE, RoPE, alibi_slopes
 
 

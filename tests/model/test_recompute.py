@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from lab.errors import UserError
+from lab.base.errors import UserError
 from lab.model.attention import Attention
 from lab.model.decoder import Decoder
 from lab.model.position import RoPE

@@ -1,4 +1,4 @@
-"""The rule of lab/data/order.py in words, slowly: no cursor, no group, no laziness, and hashes of its own."""
+"""The rule of lab/data/stream/order.py in words, slowly: no cursor, no group, no laziness, and hashes of its own."""
 
 import hashlib
 import itertools

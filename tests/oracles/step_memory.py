@@ -16,11 +16,11 @@ import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from lab.commands import configuration_folder
+from lab.experiment.compose import configuration_folder
 from lab.components import make
 from lab.model.precision import compute_dtype
 from lab.model.recompute import recompute
-from lab.runs import Config, build_decoder
+from lab.runs.run import Config, build_decoder
 
 
 def composed(*overrides: str) -> Config:

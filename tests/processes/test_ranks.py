@@ -15,7 +15,7 @@ import torch
 from commands import lab, the_one_line
 from safetensors.torch import load_file
 
-from lab.tables import read_table
+from lab.base.tables import read_table
 
 SMOKE = (
     *("experiment=smoke", "model=rope", "measure=none", "logger=csv", "scale.tokens=20480", "trainer.accelerator=cpu"),

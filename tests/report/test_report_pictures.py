@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 
-from lab.errors import UserError
+from lab.base.errors import UserError
 from lab.report.pictures import comparison_picture, curve, loss_by_position_picture
 
 CONTEXT = 64
@@ -90,6 +90,6 @@ def test_a_full_disk_is_told_with_the_path(tmp_path):
 
 
 def test_the_report_room_needs_neither_torch_nor_the_model():
-    code = "import sys, lab.report.pictures, lab.report.tables; print({'torch', 'lab.model'} & set(sys.modules))"
+    code = "import sys, lab.report.pictures, lab.report.terminal; print({'torch', 'lab.model'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"

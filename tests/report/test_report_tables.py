@@ -4,7 +4,7 @@ import math
 
 from rich.console import Console
 
-from lab.report.tables import SUMMARY, summary_table
+from lab.report.terminal import SUMMARY, summary_table
 
 
 def summary_row(**changes) -> dict:

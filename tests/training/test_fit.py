@@ -8,26 +8,27 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 
-from lab.commands import configuration_folder
-from lab.errors import UserError
-from lab.files import append
-from lab.job import Job
+from lab.experiment.compose import configuration_folder
+from lab.base.errors import UserError
+from lab.base.files import append
+from lab.experiment.compose import settings_of
+from lab.experiment.settings import TrainSettings
+from lab.experiment.setup import Setup
 from lab.training.fit import fit
-from lab.training.interruption import Interrupted, Interruption
+from lab.base.interruption import Interrupted, Interruption
 from lab.training.module import Training
 
 GOLDEN = Path(__file__).parent / "golden_loss.csv"
 
 
-def job(folder: Path, *overrides: str) -> Job:
-    with initialize_config_dir(configuration_folder(), version_base="1.3"):
-        return Job(compose("train", ["experiment=smoke", "logger=csv", "measure=none", f"runs={folder}", *overrides]))
+def job(folder: Path, *overrides: str) -> Setup:
+    return Setup(settings_of("train", TrainSettings, ["experiment=smoke", "logger=csv", "measure=none", f"runs={folder}", *overrides]))
 
 
-def trained(folder: Path, *overrides: str) -> tuple[Job, Training, list[dict[str, Any]]]:
+def trained(folder: Path, *overrides: str) -> tuple[Setup, Training, list[dict[str, Any]]]:
     made = job(folder, "trainer.compute_dtype=float32", "trainer.accelerator=cpu", *overrides)
     made.run.create(made.config, {"digest": made.digest, "state": "training"})
-    module = fit(made.config, made.run, made.decoder(), made.data, Interruption())
+    module = fit(made.config, made.run, made.decoder, made.data, Interruption())
     with open(made.run.path / "metrics.csv", newline="") as file:
         return made, module, list(csv.DictReader(file))
 
@@ -85,14 +86,14 @@ def test_a_trained_decoder_comes_back_from_its_run_directory_exactly(tmp_path: P
     made, module, _ = trained(tmp_path, "model=window_rope")
     tokens = torch.arange(200).view(1, -1) % 1024
     with torch.no_grad():
-        assert torch.equal(made.run.load_decoder(made.run.checkpoint())(tokens), module.decoder.cpu().eval()(tokens))
+        assert torch.equal(made.run.decoder()(tokens), module.decoder.cpu().eval()(tokens))
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_names_step_and_blocks(tmp_path: Path) -> None:
     made = job(tmp_path, "trainer.compute_dtype=float32", "scale.learning_rate=1e30", "schedule=constant")
     made.run.create(made.config, {"digest": made.digest, "state": "training"})
     with pytest.raises(UserError, match=r"at optimiser step \d+, blocks \d+ to \d+: stopped") as stop:
-        fit(made.config, made.run, made.decoder(), made.data, Interruption())
+        fit(made.config, made.run, made.decoder, made.data, Interruption())
     assert "scale.learning_rate" in str(stop.value)
 
 
@@ -101,7 +102,7 @@ def test_checkpoints_stand_at_their_steps_with_float32_weights(tmp_path: Path) -
     folders = sorted(path.name for path in (made.run.path / "checkpoints").iterdir())
     assert folders == ["step=00000004", "step=00000006", "step=00000008"]
     assert all(
-        value.dtype == torch.float32 for value in made.run.load_decoder(made.run.checkpoint(8)).state_dict().values()
+        value.dtype == torch.float32 for value in made.run.decoder(8).state_dict().values()
     )
 
 
@@ -113,7 +114,7 @@ def test_a_run_that_is_stopped_and_continued_has_one_table_without_gaps(tmp_path
     stop = Interruption()
     stop.received = "SIGTERM"
     with pytest.raises(Interrupted, match="SIGTERM came: saved at optimiser step 1 of 8"):
-        fit(made.config, made.run, made.decoder(), made.data, stop)
+        fit(made.config, made.run, made.decoder, made.data, stop)
     append(made.run.path / "metrics.csv", "7,rows beyond the checkpoint go\n2,half")
     again = job(tmp_path, *settings)
     fit(again.config, again.run, again.decoder(), again.data, Interruption(), again.run.checkpoints.newest())

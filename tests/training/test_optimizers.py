@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from lab.errors import UserError
+from lab.base.errors import UserError
 from lab.model.attention import Attention
 from lab.model.decoder import Decoder
 from lab.model.position import NoPE

@@ -3,10 +3,12 @@
 import pytest
 from hydra import compose, initialize_config_dir
 
-from lab.commands import configuration_folder
-from lab.errors import UserError
-from lab.job import Job
-from lab.ranks import Ranks, detect, tasks_of_nodes
+from lab.experiment.compose import configuration_folder
+from lab.base.errors import UserError
+from lab.experiment.compose import settings_of
+from lab.experiment.settings import TrainSettings
+from lab.experiment.setup import Setup
+from lab.cluster.ranks import Ranks, detect, tasks_of_nodes
 from lab.training.strategies import processes
 
 STEP = {

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from lab.errors import UserError
+from lab.base.errors import UserError
 from lab.model.kernels import flash, flex, sdpa
 from lab.model.kernels.banded import banded
 from lab.model.kernels.case import Case

@@ -1,0 +1,63 @@
+"""What all commands share: how a mistake is told, and with which code they end."""
+
+import argparse
+import io
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+from lab.base.errors import UserError
+from lab.base.files import remedy
+from lab.base.interruption import Interrupted
+
+
+def one_line(error: BaseException) -> str | None:
+    """What tells a user's mistake, a line for each, or None if it is not a user's to mend."""
+    if isinstance(error, UserError):
+        return str(error)
+    if type(error).__module__.partition(".")[0] in ("hydra", "omegaconf"):
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        # The search path follows, of interest to those who write Hydra plugins only.
+        kept = [line for line in lines if not line.startswith(("Config search path", "provider=", "full_key"))]
+        return " ".join(" ".join(kept).split())
+    if isinstance(error, ValueError) and str(error).startswith("Config group override"):
+        return f"{error}; write group=choice, for example model=rope"
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename or 'a file'}: {error.strerror.lower()}; {remedy(error)}"
+    return None
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse with the lab's manner of telling a mistake, and the module's docstring as it stands for --help."""
+
+    def __init__(self, *arguments: Any, **keywords: Any) -> None:
+        if "\n" in keywords.get("description", ""):
+            keywords["formatter_class"] = argparse.RawDescriptionHelpFormatter
+        super().__init__(*arguments, **keywords)
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}; {self.prog} --help tells more")
+
+
+def run_command(main: Callable[[], None]) -> None:
+    """Call ``main``; a user's mistakes become lines on stderr and exit code 1, a bug keeps its traceback."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(line_buffering=True)  # a pipe or a job's file gets each line when it is said
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands its errors on instead of printing them in its own way
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except Interrupted as interrupted:
+        print(interrupted, file=sys.stderr)
+        sys.exit(Interrupted.EXIT_CODE)
+    except Exception as error:
+        told = one_line(error)
+        if told is None:
+            traceback.print_exc()
+        else:
+            for line in told.splitlines():
+                print(f"error: {line}", file=sys.stderr)
+        sys.exit(1)

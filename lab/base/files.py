@@ -1,0 +1,68 @@
+"""How the lab writes: a file is there whole or not at all, and an error names it."""
+
+import errno
+import os
+import tempfile
+from pathlib import Path
+
+from lab.base.errors import UserError
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Written beside and renamed: a reader sees the old file or the new one.
+
+    Raises:
+        UserError: the folder is missing or not writable, or the disk is full.
+    """
+    beside = path.with_name(path.name + ".new")
+    try:
+        beside.write_bytes(content)
+        os.replace(beside, path)
+    except OSError as error:
+        if beside.is_file():
+            beside.unlink()
+        raise unwritable(path, error) from None
+
+
+def append(path: Path, text: str) -> None:
+    """Add text to the end of a file. Raises UserError as :func:`write_whole`."""
+    try:
+        with open(path, "a", encoding="utf-8") as file:
+            file.write(text)
+    except OSError as error:
+        raise unwritable(path, error) from None
+
+
+def writable(path: Path) -> None:
+    """Raises UserError if a file cannot be made at `path`: told before the work whose result it shall hold."""
+    if path.is_dir():
+        raise UserError(f"{path} is a folder: name a file")
+    try:
+        with tempfile.NamedTemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise unwritable(path, error) from None
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder, with those above it, if it is not there. Raises UserError if files cannot be made in it."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path):
+            pass
+    except FileExistsError:
+        raise UserError(f"{path} is a file: name a folder") from None
+    except OSError as error:
+        raise unwritable(path, error) from None
+
+
+def unwritable(path: Path, error: OSError) -> UserError:
+    """What to tell of an error of the file system."""
+    reason = (error.strerror or str(error)).lower()
+    return UserError(f"{path} cannot be written: {reason}; {remedy(error)}")
+
+
+def remedy(error: OSError) -> str:
+    """What the user can do about an error of the file system."""
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    return "free space, or choose another folder" if full else "choose another folder, or make this one writable"

@@ -1,0 +1,221 @@
+"""Typed settings: which keys there are, of what type, within which bounds, and what each of them means.
+
+pydantic checks them. Hydra's structured configurations, the other choice, know no bounds and no explanations, and stop
+at the first mistake; pydantic tells all of them, and its fields carry what ``--help`` and error lines say.
+"""
+
+import difflib
+import math
+from collections.abc import Mapping, Sequence
+from types import UnionType
+from typing import Annotated, Any, Self, Union, get_args, get_origin
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from lab.base.errors import UserError
+
+Count = Annotated[int, Field(ge=1)]
+Positive = Annotated[float, Field(gt=0)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Share = Annotated[float, Field(gt=0, le=1)]
+Text = Annotated[str, Field(min_length=1)]
+Word = Annotated[str, Field(pattern=r"^\w[\w.-]*$")]  # part of a folder's name
+Seed = Annotated[int, Field(ge=0, lt=2**64)]
+
+
+def key(explanation: str, *, decides: bool = True, **bounds: Any) -> Any:
+    """A key of settings.
+
+    Args:
+        explanation: what it is, in its unit; for ``--help``.
+        decides: whether it can change a number of a run or score, and so is part of what these are named by.
+        bounds: of pydantic's Field.
+    """
+    return Field(description=explanation, json_schema_extra=None if decides else {"decides": False}, **bounds)
+
+
+class Settings(BaseModel):
+    """Values that were checked and do not change. A part's settings have its short name as ``name``."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+    @classmethod
+    def check(cls, given: Any, under: str = "") -> Self:
+        """The settings that a mapping of plain values gives.
+
+        Args:
+            under: where the mapping stands, for the message.
+
+        Raises:
+            UserError: a line for each wrong key: what it is, and what it may be.
+        """
+        try:
+            return cls.model_validate(given)
+        except ValidationError as error:
+            raise UserError("\n".join(_lines(cls, error, given, under))) from None
+        except RecursionError:
+            raise UserError(f"{under or 'the configuration'} is nested too deep; restore it") from None
+
+    def with_values(self, **values: Any) -> Self:
+        """The same with other values, checked again. Raises as :meth:`check`."""
+        return type(self).check(self.plain() | values)
+
+    def plain(self) -> dict[str, Any]:
+        """As plain values, for a file."""
+        return self.model_dump()
+
+    def arguments(self) -> dict[str, Any]:
+        """What a part is built with: its keys without its name."""
+        return {name: getattr(self, name) for name in type(self).model_fields if name != "name"}
+
+    def identity(self) -> dict[str, Any]:
+        """As plain values, without the keys that decide no number."""
+        fields = type(self).model_fields
+        told = {name: getattr(self, name) for name in fields if decides(fields[name])}
+        return {name: value.identity() if isinstance(value, Settings) else value for name, value in told.items()}
+
+
+def decides(field: Any) -> bool:
+    extra = field.json_schema_extra
+    return not (isinstance(extra, dict) and extra.get("decides") is False)
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"a": {"b": 1}} as {"a.b": 1}."""
+    flat: dict[str, Any] = {}
+    for name, value in tree.items():
+        flat |= flatten(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
+    return flat
+
+
+def near(word: str, words: Sequence[str]) -> str:
+    """``; did you mean ...?`` for a word that is none of these, or nothing."""
+    found = difflib.get_close_matches(word, list(words), n=3, cutoff=0.7)
+    return f"; did you mean {' or '.join(found)}?" if found else ""
+
+
+def explained(settings: Settings, prefix: str = "") -> list[tuple[str, Any, str]]:
+    """(dotted key, value, explanation) of settings and of those in them."""
+    rows: list[tuple[str, Any, str]] = []
+    for name, field in type(settings).model_fields.items():
+        value = getattr(settings, name)
+        if isinstance(value, Settings):
+            rows += explained(value, f"{prefix}{name}.")
+        elif field.description:
+            rows.append((f"{prefix}{name}", value, field.description))
+    return rows
+
+
+def members(annotation: Any) -> list[Any]:
+    """The types of a union, without None; of another type itself."""
+    if get_origin(annotation) is Annotated:
+        return members(get_args(annotation)[0])
+    if get_origin(annotation) in (Union, UnionType):
+        return [each for part in get_args(annotation) if part is not type(None) for each in members(part)]
+    return [annotation]
+
+
+def kinds(annotation: Any) -> dict[str, type[Settings]]:
+    """The settings that may stand at a field, by the short name of their part (of a group without parts: "")."""
+    found = [each for each in members(annotation) if isinstance(each, type) and issubclass(each, Settings)]
+    return {each.model_fields["name"].default if "name" in each.model_fields else "": each for each in found}
+
+
+def _place(kind: type[Settings], place: Sequence[str | int]) -> tuple[str, type[Settings] | None]:
+    """The dotted key of pydantic's place, which also names members of unions; and the settings that it stands in."""
+    names: list[str] = []
+    holder: type[Settings] | None = None
+    choices: dict[str, type[Settings]] = {}
+    current: type[Settings] | None = kind
+    mapping = False
+    for each in place:
+        if current is not None:
+            names.append(str(each))
+            holder, field = current, current.model_fields.get(str(each))
+            annotation = field.annotation if field else None
+            choices = kinds(annotation)
+            current = choices.get("")
+            mapping = any(get_origin(member) is dict for member in members(annotation))
+        elif each in choices:
+            current, choices = choices[str(each)], {}
+        elif mapping and not str(each).startswith("dict["):
+            names.append(str(each))
+            mapping = False
+    return ".".join(names), holder
+
+
+def _lines(kind: type[Settings], error: ValidationError, given: Any, under: str) -> list[str]:
+    """A line for each wrong key."""
+    told: dict[str, list[str]] = {}
+    for each in error.errors(include_url=False):
+        name, holder = _place(kind, each["loc"])
+        dotted = ".".join(filter(None, (under, name)))
+        told.setdefault(dotted, []).append(_told(each, dotted, holder))
+    return [line for name, parts in told.items() for line in _joined(name, list(dict.fromkeys(parts)))]
+
+
+def _joined(name: str, parts: list[str]) -> list[str]:
+    """One line of the several that the members of a union give."""
+    whole = [part for part in parts if not part.startswith("give ")]
+    if whole or len(parts) == 1:
+        return whole[:1] if whole else [parts[0].replace("give ", "", 1)]
+    head = parts[0].partition(": give ")[0].removeprefix("give ")
+    return [f"{head}: give {' or '.join(part.partition(': give ')[2] for part in parts)}"]
+
+
+def _told(error: Any, name: str, holder: type[Settings] | None) -> str:
+    """What is wrong with a key: a whole line, or ``give KEY is VALUE: give``, which members of a union add to."""
+    sort, value, context = error["type"], error["input"], error.get("ctx", {})
+    if sort == "missing":
+        return f"{name} must be given: add {name}=... to the command"
+    if sort == "extra_forbidden":
+        group, _, last = name.rpartition(".")
+        known = list(holder.model_fields) if holder else []
+        full = [".".join(filter(None, (group, each))) for each in known]
+        hint = near(last, known)
+        return f"{name} is a key that nothing reads{hint}; {group or 'at the top'} has {', '.join(full)}"
+    if sort == "value_error":
+        return str(error["msg"]).removeprefix("Value error, ")
+    if sort in ("model_type", "model_attributes_type", "dict_type") and not isinstance(value, Mapping):
+        return f"{name} is {value!r}: choose one; conf/{name.replace('.', '/')}/ lists them"
+    if sort in ("union_tag_invalid", "union_tag_not_found"):
+        choices = [each.strip("'") for each in str(context.get("expected_tags", "")).split(", ") if each]
+        if sort == "union_tag_not_found":
+            return f"{name}.name must be given: it says which one it is"
+        tag = context.get("tag", "")
+        return f"{name}.name is {tag!r}: choose one of {', '.join(choices)}{near(str(tag), choices)}"
+    return f"give {name} is {value!r}: give {_wanted(sort, context)}"
+
+
+def _wanted(sort: str, context: Mapping[str, Any]) -> str:
+    """What a value must be, by pydantic's name of the error."""
+    if sort == "literal_error":
+        return str(context["expected"]).replace("'", "")
+    bounds = {
+        "greater_than": ("gt", "a number above {}"),
+        "greater_than_equal": ("ge", "{} or more"),
+        "less_than": ("lt", "a number below {}"),
+        "less_than_equal": ("le", "{} or less"),
+        "too_short": ("min_length", "a list of {} or more"),
+        "too_long": ("max_length", "a list of {} or fewer"),
+    }
+    if sort in bounds:
+        word, text = bounds[sort]
+        return text.format(_number(context[word]))
+    return {
+        "int_type": "a whole number",
+        "int_from_float": "a whole number",
+        "float_type": "a number",
+        "finite_number": "a finite number",
+        "bool_type": "true or false",
+        "string_type": "a text",
+        "string_too_short": "a text",
+        "string_pattern_mismatch": "a name of letters, digits and . _ -",
+        "list_type": "a list, such as [a,b]",
+        "dict_type": "a mapping, such as {a:1}",
+        "none_required": "null",
+    }.get(sort, sort.replace("_", " "))
+
+
+def _number(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) and math.isfinite(value) else str(value)

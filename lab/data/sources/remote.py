@@ -1,0 +1,270 @@
+"""Reading over HTTP so that a fault is either mended or told, never passed over."""
+
+import logging
+import os
+import random
+import ssl
+import time
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from urllib.parse import urljoin, urlsplit
+from urllib.request import getproxies, proxy_bypass
+
+import urllib3
+from huggingface_hub import get_token, hf_hub_url
+from urllib3.exceptions import HTTPError, InvalidHeader, LocationValueError, SSLError
+
+from lab.base.errors import UserError
+from lab.data.sources.storage import Network, StoredFile
+
+LOG = logging.getLogger("lab.data")
+NETWORK_PIECE = 2**16
+TRY_AGAIN = (408, 425, 429, 500, 502, 503, 504)
+REDIRECT = (301, 302, 303, 307, 308)
+MENDING = {
+    401: "it needs a login (HF_TOKEN for the Hugging Face hub)",
+    403: "access is refused; log in, or check the address",
+    404: "check the address",
+    410: "it is no longer there; make the manifest again",
+    416: "the file is shorter than it was; make the manifest again",
+}
+
+_pools: dict[tuple[int, str | None], urllib3.PoolManager] = {}
+
+
+def _pool(url: str) -> urllib3.PoolManager:
+    """The connections for an address: through the proxy that the environment names (https_proxy, no_proxy), if any."""
+    try:
+        parts = urlsplit(url)
+    except ValueError as error:
+        raise LocationValueError(str(error)) from None
+    proxy = None if proxy_bypass(parts.netloc) else getproxies().get(parts.scheme)
+    key = (os.getpid(), proxy)  # connections cannot be shared with a forked process
+    if key not in _pools:
+        kinds: Callable[..., urllib3.PoolManager] = (
+            partial(urllib3.ProxyManager, proxy) if proxy else urllib3.PoolManager
+        )
+        _pools[key] = kinds(maxsize=4, retries=False)
+    return _pools[key]
+
+
+class Fault(Exception):
+    """A read that is worth another attempt; `wait` seconds are asked for by the server."""
+
+    def __init__(self, cause: str, wait: float = 0.0) -> None:
+        super().__init__(cause)
+        self.wait = wait
+
+
+class RemoteFile(StoredFile):
+    """A file at http(s):// or hf://datasets/OWNER/NAME@REVISION/PATH.
+
+    Every answer must be of the same version (ETag, else Last-Modified) and total length. A broken read goes on where
+    it broke; a server that does not serve ranges is read from the start again and the beginning is dropped.
+    Raises UserError if the location makes no sense, the server says no, or `network.deadline` passes without a byte.
+    """
+
+    def __init__(self, location: str, network: Network, size: int | None = None, version: str | None = None) -> None:
+        self.location = location
+        self.network = network
+        self.url, self._headers = resolve(location)
+        self.version = version or ""
+        self.size = -1 if size is None else size
+        self._told_of_ranges = False
+        if size is None:
+            self._look()
+
+    def _look(self) -> None:
+        """Ask for size and version, by HEAD or, where that is refused, by reading one byte."""
+        for method, headers in (("HEAD", {}), ("GET", {"Range": "bytes=0-0"})):
+            with_body = method == "GET"
+            response = self._persist(0, partial(self._ask, method, headers))
+            status = response.status
+            response.close()
+            if status in (200, 206):
+                total = total_length(response.headers, status)
+                if total is not None:
+                    self.size, self.version = total, version_of(response.headers)
+                    return
+            elif with_body or status not in (403, 405, 501):
+                raise self._refused(status)
+        raise UserError(f"{self.location}: the server does not tell its length; download it and use the copy")
+
+    def read(self, start: int = 0, stop: int | None = None) -> Iterator[bytes]:
+        stop = self.size if stop is None else min(stop, self.size)
+        position = start
+        attempts, last_progress = 0, time.monotonic()
+        while position < stop:
+            try:
+                for piece in self._body(position, stop):
+                    position += len(piece)
+                    attempts, last_progress = 0, time.monotonic()
+                    yield piece
+                    last_progress = time.monotonic()  # the reader's own time is not the server's
+            except Fault as fault:
+                attempts += 1
+                self._wait(fault, position, attempts, last_progress)
+
+    def _body(self, start: int, stop: int) -> Iterator[bytes]:
+        """One answer's bytes from `start` on; Fault if it breaks or ends before `stop`."""
+        response = self._ask("GET", {"Range": f"bytes={start}-{stop - 1}"})
+        try:
+            if response.status not in (200, 206):
+                raise self._refused(response.status, start)
+            self._check(response, start)
+            if response.status == 200 and start and not self._told_of_ranges:
+                LOG.warning("%s: the server does not serve ranges: read from its start again", self.location)
+                self._told_of_ranges = True
+            skip = start if response.status == 200 else first_byte(response.headers, start)
+            left = stop - start
+            while left:
+                try:
+                    # Not stream(), which loses what has arrived of a piece when the connection breaks.
+                    piece = response.read1(NETWORK_PIECE, decode_content=False)
+                except (HTTPError, OSError) as error:
+                    raise Fault(describe(error)) from None
+                if not piece:
+                    raise Fault(f"the answer ended {left} bytes early")
+                kept = piece[skip:] if skip else piece
+                skip -= len(piece) - len(kept)
+                kept = kept[:left]
+                left -= len(kept)
+                if kept:
+                    yield kept
+        finally:
+            # An answer that was not read to its end cannot share its connection.
+            response.close()
+            response.release_conn()
+
+    def _check(self, response: urllib3.BaseHTTPResponse, start: int) -> None:
+        if response.headers.get("Content-Encoding", "identity") != "identity":
+            raise UserError(
+                f"{self.location}: the server sends it as {response.headers['Content-Encoding']}; use another"
+            )
+        total, version = total_length(response.headers, response.status), version_of(response.headers)
+        if (total is not None and total != self.size) or (version and self.version and version != self.version):
+            expected = f"{self.size} bytes{f', {self.version}' if self.version else ''}"
+            found = f"{total} bytes{f', {version}' if version else ''}"
+            raise UserError(
+                f"{self.location}: has changed, seen at byte {start}: it was {expected}, it is {found};"
+                " make the manifest again with python -m lab.prepare manifest"
+            )
+        # Without one from a manifest, the version of the first answer binds the others.
+        self.version = self.version or version
+
+    def _ask(self, method: str, headers: Mapping[str, str]) -> urllib3.BaseHTTPResponse:
+        """Send one request and follow redirects; Fault for an answer that asks for another attempt."""
+        url, sent = self.url, {"Accept-Encoding": "identity", **self._headers, **headers}
+        timeout = urllib3.Timeout(connect=self.network.timeout, read=self.network.timeout)
+        for _ in range(10):
+            try:
+                response = _pool(url).request(
+                    method, url, headers=sent, timeout=timeout, preload_content=False, redirect=False
+                )
+            except (HTTPError, OSError) as error:
+                raise self._broken(error) from None
+            if response.status in TRY_AGAIN:
+                wait = asked_wait(response.headers)
+                response.close()
+                raise Fault(f"status {response.status}", wait)
+            target = response.headers.get("Location")
+            if response.status not in REDIRECT or target is None:
+                return response
+            response.close()
+            target = urljoin(url, target)
+            if urlsplit(target)[:2] != urlsplit(url)[:2]:
+                # A token is for the host that it was made for, and not to be sent unencrypted.
+                sent.pop("Authorization", None)
+            url = target
+        raise UserError(f"{self.location}: more than 10 redirects; check the address")
+
+    def _persist(self, position: int, ask: Callable[[], urllib3.BaseHTTPResponse]) -> urllib3.BaseHTTPResponse:
+        attempts, started = 0, time.monotonic()
+        while True:
+            try:
+                return ask()
+            except Fault as fault:
+                attempts += 1
+                self._wait(fault, position, attempts, started)
+
+    def _wait(self, fault: Fault, position: int, attempts: int, last_progress: float) -> None:
+        """Sleep before the next attempt. Raises UserError if the deadline has passed."""
+        network = self.network
+        # Full jitter: many readers that fail together do not come back together.
+        wait = random.uniform(0, min(network.longest_wait, network.first_wait * 2 ** (attempts - 1)))
+        wait = max(wait, min(fault.wait, network.longest_wait))
+        left = network.deadline - (time.monotonic() - last_progress)
+        if left <= 0:
+            raise UserError(
+                f"{self.location}: no byte after byte {position} for {time.monotonic() - last_progress:.0f} s,"
+                f" {attempts} attempts; the last: {fault}; try again later, or raise data.corpus.deadline_seconds"
+            )
+        wait = min(wait, left)
+        LOG.warning("%s at byte %d: %s; attempt %d in %.1f s", self.location, position, fault, attempts + 1, wait)
+        time.sleep(wait)
+
+    def _broken(self, error: Exception) -> Exception:
+        """Why no answer came: a Fault, or a UserError if no further attempt can mend it."""
+        if isinstance(error, LocationValueError):
+            return UserError(f"{self.location}: {describe(error)}; check the address")
+        if isinstance(error, SSLError) and isinstance(next(iter(error.args), None), ssl.SSLCertVerificationError):
+            return UserError(f"{self.location}: {describe(error)}; check the address, or set SSL_CERT_FILE")
+        return Fault(describe(error))
+
+    def _refused(self, status: int, position: int = 0) -> UserError:
+        return UserError(
+            f"{self.location}: status {status} at byte {position}; {MENDING.get(status, 'check the address')}"
+        )
+
+
+def resolve(location: str) -> tuple[str, dict[str, str]]:
+    """The address of a location and the headers to ask with. Raises UserError if it makes no sense."""
+    if location.startswith(("http://", "https://")):
+        return location, {}
+    parts = location.removeprefix("hf://datasets/").split("/", 2)
+    if not location.startswith("hf://datasets/") or len(parts) < 3:
+        raise UserError(f"{location}: give a path, http(s)://... or hf://datasets/OWNER/NAME@REVISION/PATH")
+    owner, name, path = parts
+    name, _, revision = name.partition("@")
+    if not revision:
+        raise UserError(f"{location}: lacks a revision; write hf://datasets/{owner}/{name}@COMMIT/{path}")
+    url = hf_hub_url(
+        f"{owner}/{name}", path, repo_type="dataset", revision=revision, endpoint=os.environ.get("HF_ENDPOINT")
+    )
+    token = get_token()
+    return url, {"Authorization": f"Bearer {token}"} if token else {}
+
+
+def version_of(headers: Mapping[str, str]) -> str:
+    """What the server calls the state of a file, "" if nothing."""
+    etag, modified = headers.get("ETag"), headers.get("Last-Modified")
+    return f"etag:{etag}" if etag else f"modified:{modified}" if modified else ""
+
+
+def asked_wait(headers: Mapping[str, str]) -> float:
+    """The seconds of Retry-After, which may be a number or a date; 0 without one."""
+    text = headers.get("Retry-After")
+    try:
+        return urllib3.Retry().parse_retry_after(text) if text else 0.0
+    except InvalidHeader:
+        return 0.0
+
+
+def total_length(headers: Mapping[str, str], status: int) -> int | None:
+    """The length of the whole file in bytes, as an answer tells it."""
+    text = headers.get("Content-Range", "").rpartition("/")[2] if status == 206 else headers.get("Content-Length", "")
+    return int(text) if text.isdigit() else None
+
+
+def first_byte(headers: Mapping[str, str], asked: int) -> int:
+    """How many bytes of a partial answer lie before the one asked for."""
+    start = headers.get("Content-Range", "").removeprefix("bytes ").partition("-")[0]
+    if not start.isdigit() or int(start) > asked:
+        raise Fault("the server sent another range than the one asked for")
+    return asked - int(start)
+
+
+def describe(error: BaseException) -> str:
+    """A network error in a few words."""
+    reason = getattr(error, "reason", None) or error
+    return " ".join(f"{type(error).__name__}: {reason}".split())[:200]

@@ -1,0 +1,74 @@
+"""Documents to token ids, several at a time."""
+
+import os
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+import numpy as np
+from jaxtyping import UInt32
+
+from lab.data.sources.documents import Corpus, Entry
+from lab.data.tokenizer import Tokenizer
+
+Mark = TypeVar("Mark")
+
+# How far a stream reads ahead: enough to keep all cores busy over the lanes, little enough to start at once.
+AHEAD_CHARACTERS = 2**15
+AHEAD_DOCUMENTS = 64
+
+Waiting = tuple[Entry, Mark, "Future[UInt32[np.ndarray, 'tokens']] | None"]
+
+_pools: dict[int, ThreadPoolExecutor] = {}
+
+
+def _pool() -> ThreadPoolExecutor:
+    # The tokenizer leaves Python's lock alone while it works, so threads use all cores, also beside the training.
+    # A forked process has none of its parent's threads.
+    if os.getpid() not in _pools:
+        _pools[os.getpid()] = ThreadPoolExecutor(os.cpu_count(), "tokenise")
+    return _pools[os.getpid()]
+
+
+@dataclass(frozen=True)
+class Tokenised(Generic[Mark]):
+    """A document's token ids without the end token; None if it was skipped. `mark` is whatever came with it."""
+
+    entry: Entry
+    tokens: UInt32[np.ndarray, "tokens"] | None
+    mark: Mark
+
+
+def tokenised(documents: Iterable[tuple[Entry, Mark]], tokenizer: Tokenizer) -> Iterator[Tokenised[Mark]]:
+    """Each document in turn with its token ids, while those after it are being tokenised in the background.
+
+    The first document is given before a second is read; from then on one or more are read ahead.
+    """
+    waiting: deque[Waiting[Mark]] = deque()
+    behind = 0  # characters that wait behind the first
+    started = False
+    for entry, mark in documents:
+        tokens = None if entry.text is None else _pool().submit(tokenizer.encode, entry.text)
+        behind += len(entry.text or "") if waiting else 0
+        waiting.append((entry, mark, tokens))
+        while waiting and (not started or behind >= AHEAD_CHARACTERS or len(waiting) == AHEAD_DOCUMENTS):
+            started = True
+            yield _done(waiting.popleft())
+            behind -= len(waiting[0][0].text or "") if waiting else 0
+    for each in waiting:
+        yield _done(each)
+
+
+def _done(waiting: Waiting[Mark]) -> Tokenised[Mark]:
+    entry, mark, tokens = waiting
+    return Tokenised(entry, None if tokens is None else tokens.result(), mark)
+
+
+def held_out(corpus: Corpus, split: str, tokenizer: Tokenizer) -> Iterator[tuple[str, UInt32[np.ndarray, "tokens"]]]:
+    """Every usable document of a split in corpus order: its name and its token ids, without the end token."""
+    entries = ((entry, None) for subset in corpus.subsets(split) for entry in corpus.documents(split, subset))
+    for document in tokenised(entries, tokenizer):
+        if document.tokens is not None:
+            yield document.entry.name, document.tokens

@@ -1,0 +1,195 @@
+"""From observations to quantities: what is compared, one number a document; and to the points of curves."""
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from lab.base.tables import Row
+from lab.evidence.interval import Interval, document_interval
+from lab.observe.measure import measure_of, measures
+
+MARGIN_NATS = 0.1  # by which a loss may exceed that at context C before the context counts as too long
+
+
+class Quantity(NamedTuple):
+    """A measure at a length in tokens; what the length is, the measure says."""
+
+    measure: str
+    length_tokens: int
+
+    def length_text(self, context: int) -> str:
+        """Its length as it is shown."""
+        measure = measure_of(self.measure)
+        return measure.length_text(self.length_tokens, context) if measure else f"{self.length_tokens:,}"
+
+
+def quantities(rows: Iterable[Row], context: int) -> dict[Quantity, dict[str, float]]:
+    """Each document's number for each quantity, weighted over its segments; lower is better for all.
+
+    The mean of a measure that is ``pooled`` weighs each token alike: see :func:`weighed`.
+    """
+    sums: dict[Quantity, dict[str, list[float]]] = defaultdict(lambda: defaultdict(lambda: [0.0, 0.0]))
+    for row in rows:
+        measure = measure_of(row["measure"])
+        told = measure.compared(row, context) if measure else None
+        if told is not None:
+            entry = sums[Quantity(row["measure"], told.length_tokens)][row["document"]]
+            entry[0] += told.weight * told.value
+            entry[1] += told.weight
+    order = [measure.label() for measure in measures()]
+    found = {}
+    for quantity in sorted(sums, key=lambda each: (order.index(each.measure), each.length_tokens)):
+        values = {name: total / weight for name, (total, weight) in sums[quantity].items()}
+        kind = measure_of(quantity.measure)
+        if kind is not None and kind.pooled:
+            values = weighed(values, {name: weight for name, (_, weight) in sums[quantity].items()})
+        found[quantity] = values
+    return found
+
+
+class Along(NamedTuple):
+    """Where on a curve: measure, line, tokens."""
+
+    measure: str
+    line: str
+    tokens: float
+
+
+def points(rows: Iterable[Row]) -> dict[Along, dict[str, tuple[float, float]]]:
+    """Of each point of each curve the (number, weight) of every document, means over its segments."""
+    sums: dict[Along, dict[str, list[tuple[float, float]]]] = {}
+    curved = [measure for measure in measures() if measure.curve is not None]
+    for row in rows:
+        for measure in curved:
+            point = measure.point(row)
+            if point is not None:
+                along = Along(measure.label(), point.line, point.tokens)
+                sums.setdefault(along, {}).setdefault(row["document"], []).append((point.value, point.weight))
+    return {
+        along: {name: (float(np.mean([value for value, _ in each])), each[-1][1]) for name, each in by_document.items()}
+        for along, by_document in sums.items()
+    }
+
+
+def curves(runs: Sequence[Sequence[Row]], resamples: int = 10_000) -> list[Row]:
+    """The curves of a variant, from the rows of its runs, one a seed: measure, line, tokens, mean, low, high, seeds.
+
+    Of several seeds low and high are the least and the most of them; of one, a 95 % interval over documents.
+    """
+    found = [points(rows) for rows in runs]
+    table: list[Row] = []
+    for along in sorted(set().union(*found)):
+        lines = [each[along] for each in found if along in each]
+        means = [
+            float(np.average([value for value, _ in line.values()], weights=[weight for _, weight in line.values()]))
+            for line in lines
+        ]
+        low, high = min(means), max(means)
+        if len(means) == 1:
+            values = [value for value, _ in lines[0].values()]
+            weights = [weight for _, weight in lines[0].values()]
+            even = weighed(dict(enumerate(values)), dict(enumerate(weights)))  # type: ignore[arg-type]
+            interval = document_interval(list(even.values()), resamples)
+            low, high = interval.low, interval.high
+        table.append(along._asdict() | {"mean": float(np.mean(means)), "low": low, "high": high, "seeds": len(means)})
+    return table
+
+
+def weighed(values: dict[str, float], weights: dict[str, float]) -> dict[str, float]:
+    """Numbers whose plain mean is the weighted mean of ``values``, and whose spread is that of such a mean.
+
+    The mean m plus (value - m) weight / (mean weight): the linearised ratio estimator (Cochran 1977, section 6.3).
+    Differences of two such sets are those of their differences.
+    """
+    heaviness = sum(weights.values()) / len(weights)
+    mean = sum(values[name] * weights[name] for name in values) / (heaviness * len(values))
+    return {name: mean + (value - mean) * weights[name] / heaviness for name, value in values.items()}
+
+
+class EffectiveContext(NamedTuple):
+    """In tokens. The curve's mean stays within the margin up to ``tokens``; the true one surely up to ``low`` and at
+    most up to ``high`` (95 % intervals of each point). ``longest`` is the longest that was tried."""
+
+    tokens: int
+    low: int
+    high: int
+    longest: int
+    documents: int
+
+    @property
+    def told(self) -> tuple[str, str, str]:
+        """``tokens``, ``low`` and ``high`` as they are shown; beyond the longest that was tried nobody knows."""
+        tokens, low, high = (
+            f"{value:,} or more" if value == self.longest else f"{value:,}"
+            for value in (self.tokens, self.low, self.high)
+        )
+        return tokens, low, high
+
+
+def effective_context(rows: Iterable[Row], context: int, margin: float = MARGIN_NATS) -> EffectiveContext | None:
+    """The longest left context up to which the loss is not worse than at context C by more than a margin in nats.
+
+    Paired: the same targets with c and with C tokens of left context, c = C, 2 C, 4 C, ...; it ends before the first
+    c that is worse. None if there are no rows at C of a measure with the same targets at every length.
+    """
+    curve = {
+        each.length_tokens: values
+        for each, values in quantities(rows, context).items()
+        if (kind := measure_of(each.measure)) is not None and kind.same_targets
+    }
+    if context not in curve:
+        return None
+    reached = {"tokens": context, "low": context, "high": context}
+    going = dict.fromkeys(reached, True)
+    longer = sorted(length for length in curve if length > context)
+    for length in longer:
+        gap: Interval = document_interval([curve[length][name] - curve[context][name] for name in curve[length]])
+        for key, value in (("tokens", gap.mean), ("low", gap.high), ("high", gap.low)):
+            # Without an interval nothing is sure: low stays, high goes on.
+            within = value <= margin if value == value else key == "high"
+            going[key] = going[key] and within
+            if going[key]:
+                reached[key] = length
+    return EffectiveContext(**reached, longest=max([context, *longer]), documents=len(curve[context]))
+
+
+def overview(rows: Sequence[Row], context: int) -> list[Row]:
+    """The short table of a run: measure, unit, length_tokens, length_told, mean, low, high, documents, told.
+
+    Perplexities are exponentials of mean losses. ``told`` is how the number is shown where it is none of these.
+    """
+    lines: list[Row] = []
+    for quantity, values in quantities(rows, context).items():
+        interval = document_interval(list(values.values()))
+        kind = measure_of(quantity.measure)
+        assert kind is not None
+        bounds = (interval.mean, interval.low, interval.high)
+        if kind.curve is not None and kind.curve.perplexity:
+            bounds = tuple(math.exp(min(value, 700.0)) for value in bounds)  # type: ignore[assignment]
+        lines.append(_line(quantity.measure, kind.unit, quantity.length_tokens, quantity.length_text(context)))
+        lines[-1] |= dict(zip(("mean", "low", "high"), bounds, strict=True)) | {"documents": interval.documents}
+    for measure in measures():
+        for title, length, number in measure.notes(rows):
+            lines.append(_line(title, "", None, length) | {"told": number})
+    effective = effective_context(rows, context)
+    if effective is not None:
+        tokens, least, most = effective.told
+        between = least if least == most else f"{least} to {most}"
+        lines.append(_line("effective context", "tokens", None, "") | {"told": tokens, "interval_told": between})
+    return lines
+
+
+def _line(measure: str, unit: str, length: int | None, text: str) -> Row:
+    empty = dict.fromkeys(("mean", "low", "high", "documents"))
+    return {
+        "measure": measure,
+        "unit": unit,
+        "length_tokens": length,
+        "length_told": text,
+        **empty,
+        "told": "",
+        "interval_told": "",
+    }

@@ -1,0 +1,111 @@
+"""What the command of a child does not give is its parent's."""
+
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import DictConfig, OmegaConf
+
+from lab.base.settings import flatten
+from lab.experiment.compose import configuration_folder
+from lab.runs.run import open_model
+from lab.runs.settings import RunSettings
+
+OWN = ("start", "trainer")  # a child's own: where it starts, and the hardware that it is trained on
+# But for what decides numbers on any hardware.
+INHERITED_OF_TRAINER = ("gradient_clip", "deterministic")
+
+
+def inherit(composed: DictConfig, overrides: Iterable[str]) -> DictConfig:
+    """A composed configuration, where it starts from a run with the parent's values for all that was not given.
+
+    What is given is what an override names, a key or a whole group, and what an ``experiment`` sets. A value that
+    follows another by reference, as the peak learning rate does that of the scale, follows where the parent's did.
+
+    Raises:
+        UserError: the parent is missing or damaged.
+    """
+    raw: Any = OmegaConf.to_container(composed, resolve=False)
+    start = raw.get("start")
+    if not isinstance(start, Mapping) or start.get("name") != "run" or start.get("run") in (None, "???"):
+        return composed
+    parent = open_model(str(OmegaConf.to_container(composed.start, resolve=True)["run"])).config  # type: ignore[index,call-overload]
+    given = given_keys(overrides)
+    theirs = parent.plain()
+    merged = dict(raw)
+    for name in RunSettings.model_fields:
+        if name not in OWN:
+            merged[name] = _merged(name, theirs[name], raw.get(name), theirs, given)
+    for key in INHERITED_OF_TRAINER:
+        if not _is_given(f"trainer.{key}", given):
+            merged["trainer"][key] = theirs["trainer"][key]
+    child = OmegaConf.create(merged)
+    _fit_micro_batch(child, given)
+    return child
+
+
+def given_keys(overrides: Iterable[str]) -> set[str]:
+    """The dotted keys and groups that overrides name; of an experiment, those that its file sets."""
+    given: set[str] = set()
+    for each in overrides:
+        key, _, value = each.lstrip("+~").partition("=")
+        key = key.partition("@")[0].replace("/", ".")
+        given.add(key)
+        if key == "experiment":
+            given |= _of_experiment(value)
+    return given
+
+
+def _of_experiment(name: str) -> set[str]:
+    path = Path(configuration_folder()) / "experiment" / f"{name}.yaml"
+    content = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    groups = {
+        key.removeprefix("override ").strip("/").replace("/", ".")
+        for each in content.pop("defaults", [])
+        if isinstance(each, dict)
+        for key in each
+    }
+    return groups | set(flatten(content))
+
+
+def _is_given(key: str, given: set[str]) -> bool:
+    parts = key.split(".")
+    return any(".".join(parts[:length]) in given for length in range(1, len(parts) + 1))
+
+
+def _merged(key: str, theirs: Any, raw: Any, parent: Mapping[str, Any], given: set[str]) -> Any:
+    """The value of a key: what was given, or the parent's."""
+    if _is_given(key, given):
+        return raw
+    if not isinstance(theirs, Mapping):
+        return raw if _follows(raw, theirs, parent) else theirs
+    other_part = isinstance(raw, Mapping) and raw.get("name") != theirs.get("name")
+    inside = {} if not isinstance(raw, Mapping) else raw
+    merged = {
+        name: _merged(f"{key}.{name}", value, None if other_part else inside.get(name), parent, given)
+        if not _is_given(f"{key}.{name}", given)
+        else inside.get(name, value)
+        for name, value in theirs.items()
+    }
+    return merged | {name: value for name, value in inside.items() if _is_given(f"{key}.{name}", given)}
+
+
+def _follows(raw: Any, theirs: Any, parent: Mapping[str, Any]) -> bool:
+    """Whether a reference in conf/ gave the parent its value, so that it holds for the child too."""
+    found = re.fullmatch(r"\$\{([\w.]+)\}", raw) if isinstance(raw, str) else None
+    return found is not None and flatten(parent).get(found[1]) == theirs
+
+
+def _fit_micro_batch(child: DictConfig, given: set[str]) -> None:
+    """Another context may leave a batch that its micro-batches do not divide: the next smaller that does is taken."""
+    scale: Any = OmegaConf.to_container(child.scale, resolve=False)
+    context, batch, micro = scale["context"], scale["batch_tokens"], scale["micro_batch"]
+    if "scale.micro_batch" in given or not all(isinstance(each, int) and each > 0 for each in (context, batch, micro)):
+        return
+    if batch % (micro * context) == 0 or batch % context:
+        return
+    chosen = next(count for count in range(micro, 0, -1) if (batch // context) % count == 0)
+    child.scale.micro_batch = chosen
+    print(f"scale.micro_batch is {chosen}: {micro} x C = {micro * context} does not divide batch_tokens = {batch}")

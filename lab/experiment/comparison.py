@@ -1,0 +1,140 @@
+"""Compare trained runs: control first, then scores, then evidence, then the report."""
+
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from lab.base.errors import UserError
+from lab.base.files import make_folder
+from lab.base.interruption import Interruption
+from lab.base.tables import Row, read_table
+from lab.evidence.gather import Evidence, check_reference, gather
+from lab.experiment.compose import settings_of
+from lab.experiment.settings import CompareSettings, TrainSettings
+from lab.experiment.setup import device_of
+from lab.observe.score_runs import score_runs
+from lab.observe.scoring import setting_of
+from lab.report.comparison_page import Compared, headline, write_report
+from lab.runs.control import Control, check
+from lab.runs.finding import runs_of
+
+
+def compare(settings: CompareSettings, command: str) -> None:
+    """Compare the runs that a configuration names.
+
+    Args:
+        command: as it was typed, for the report.
+
+    Raises:
+        UserError: the runs may not be compared, and why.
+    """
+    measures = settings.measure.chosen
+    if not measures:
+        raise UserError("measure is empty: choose from conf/measure/, for example measure=[loss_by_position,copy]")
+    runs = runs_of(settings.runs)
+    if len(runs) < 2:
+        raise UserError(f"{runs[0].path} is one run: a comparison needs two or more, runs=[a,b] or runs='runs/*'")
+    output = Path(settings.output)
+    control = check(runs, settings.factor, settings.allow)
+    console = Console(width=120)
+    for line in control.statement():
+        console.print(line, highlight=False, markup=False)
+    # What would stop the comparison in the end is told before an hour of scoring.
+    check_reference(control, settings.reference)
+    make_folder(output)
+    with Interruption() as interruption:
+        interruption.install()
+
+        def stop(item: str) -> None:
+            interruption.check(f"came before {item} was scored; what is scored is kept")
+
+        score_runs(runs, measures, settings.evaluation, device_of(settings.accelerator), "last", stop)
+    control = check(runs, settings.factor, settings.allow)  # of what was scored now, too
+    digests = {name: setting_of(measure) for name, measure in measures.items()}
+    evidence = gather(control, digests, settings.resamples, settings.reference, settings.margin_nats)
+    write_report(output, compared(control, evidence, command))
+    show(control, evidence, console)
+    print(f"{output / 'report.html'}, report.md, tables (.csv) and pictures (.png)")
+
+
+def compare_trained(settings: TrainSettings, paths: Sequence[Path]) -> None:
+    """What ``compare=NAME`` of lab.train asks for: the runs of its sweep, scored as they were, into <runs>/NAME."""
+    output = Path(settings.runs) / str(settings.compare)
+    given = settings_of("compare", CompareSettings, [])
+    chosen = given.with_values(
+        runs=[str(path) for path in dict.fromkeys(paths)],
+        output=str(output),
+        evaluation=settings.evaluation.plain(),
+        measure=settings.measure.plain(),
+        scoring=settings.scoring.plain(),
+    )
+    compare(chosen, shlex.join(["python", "-m", "lab.train", *sys.argv[1:]]))
+
+
+def compared(control: Control, evidence: Evidence, command: str) -> Compared:
+    """What the report shows."""
+    provenance = []
+    for run in control.runs:
+        facts = run.facts
+        commits = dict.fromkeys(str(stretch["code"]["commit"])[:10] for stretch in facts["stretches"])
+        commands = dict.fromkeys(stretch.get("command", "not recorded") for stretch in facts["stretches"])
+        provenance.append(
+            (
+                run.path.name,
+                run.digest[:16],
+                ", ".join(commits),
+                facts["blocks"]["fingerprint"],
+                "; ".join([*commands, *([run.manifest["command"]] if "command" in run.manifest else [])]),
+            )
+        )
+    return Compared(
+        factor=control.factor,
+        variants=list(control.variants),
+        statement=control.statement(),
+        allowed=control.allowed,
+        control=control.rows,
+        training=training_curves(control),
+        provenance=provenance,
+        command=command,
+        context=control.runs[0].context,
+        **vars(evidence),
+    )
+
+
+def training_curves(control: Control) -> list[Row]:
+    """Validation losses of all runs that were trained: variant, seed, tokens, validation_loss_nats."""
+    rows: list[Row] = []
+    for variant, by_seed in control.variants.items():
+        for seed, run in by_seed.items():
+            path = run.path / "metrics.csv"
+            if run.manifest.get("kind") == "derived":
+                continue
+            metrics = read_table(path, ("tokens", "validation_loss_nats"), remedy="restore it, or leave the run out")
+            rows += [
+                {
+                    "variant": variant,
+                    "seed": seed,
+                    "tokens": row["tokens"],
+                    "validation_loss_nats": row["validation_loss_nats"],
+                }
+                for row in metrics
+                if row["validation_loss_nats"] is not None
+            ]
+    return rows
+
+
+def show(control: Control, evidence: Evidence, console: Console) -> None:
+    """The verdicts on the terminal."""
+    for evaluation in evidence.evaluations:
+        table = Table("measure", title=f"{evaluation}: minus {evidence.reference}", title_justify="left")
+        table.add_column("length (tokens)", justify="right")
+        table.add_column("verdict")
+        for row in headline(evidence.differences, evaluation):
+            table.add_row(row["measure"], row["length_told"], row["verdict"])
+        console.print(table)
+    for line in control.allowed:
+        console.print(f"allowed: {line}", highlight=False, markup=False)

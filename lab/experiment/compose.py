@@ -1,0 +1,195 @@
+"""From the command line and conf/ to checked settings; and what ``--help`` says of them. No torch here."""
+
+import sys
+import textwrap
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from lab.base.commandline import run_command
+from lab.base.errors import UserError
+from lab.base.settings import Settings, explained, flatten
+
+Checked = TypeVar("Checked", bound=Settings)
+
+
+def configuration_folder() -> str:
+    """``lab/conf`` in an installed wheel, ``conf`` at the top of a source tree."""
+    package = Path(__file__).resolve().parents[1]
+    inside = package / "conf"
+    return str(inside if inside.is_dir() else package.parent / "conf")
+
+
+def composed(name: str, overrides: Sequence[str], folder: str | None = None) -> Any:
+    """conf/<name>.yaml as overrides change it, an omegaconf DictConfig.
+
+    Args:
+        folder: a folder with further choices, searched before conf/.
+
+    Raises:
+        UserError: a line for each override whose key does not exist.
+        HydraException: an override that cannot be read, or a choice that does not exist.
+    """
+    from hydra import compose, initialize_config_dir
+    from hydra.errors import ConfigCompositionException
+
+    search = [f"hydra.searchpath=[file://{Path(folder).resolve()}]"] if folder else []
+    with initialize_config_dir(configuration_folder(), version_base="1.3"):
+        try:
+            return compose(name, [*overrides, *search])
+        except ConfigCompositionException as error:
+            if "Could not override" not in str(error):
+                raise
+            # Hydra stops at the first; added by force, all of them reach the settings, which tell all.
+            return compose(name, [*(_forced(each) for each in overrides), *search])
+
+
+def _forced(override: str) -> str:
+    key = override.partition("=")[0]
+    group = (Path(configuration_folder()) / key.partition("@")[0]).is_dir()
+    return override if group or override[:1] in "+~" or key.startswith("hydra.") or not key else f"++{override}"
+
+
+def checked(settings: type[Checked], given: Any, literal: dict[str, str] | None = None) -> Checked:
+    """The settings of a composed configuration; ``literal`` texts are taken as they are.
+
+    Raises:
+        UserError: a line for each key that is wrong, or still to be given.
+    """
+    from omegaconf import OmegaConf
+
+    raw: Any = OmegaConf.to_container(given, resolve=False)
+    missing = [key for key, value in flatten(raw).items() if value == "???"]
+    if missing:
+        raise UserError("\n".join(f"{key} must be given: add {key}=... to the command" for key in missing))
+    return settings.check(OmegaConf.to_container(given, resolve=True) | (literal or {}))
+
+
+def missing_keys(given: Any) -> list[str]:
+    """The keys that have no value yet (``???`` in conf/)."""
+    from omegaconf import OmegaConf
+
+    raw: Any = OmegaConf.to_container(given, resolve=False)
+    return [key for key, value in flatten(raw).items() if value == "???"]
+
+
+def settings_of(name: str, settings: type[Checked], overrides: Sequence[str]) -> Checked:
+    """Both of the above."""
+    return checked(settings, composed(name, overrides))
+
+
+def run_composed(
+    name: str,
+    settings: type[Checked],
+    act: Callable[[Checked], None],
+    description: str,
+    literal: Sequence[str] = (),
+    arguments: Sequence[str] | None = None,
+) -> None:
+    """A command whose arguments are overrides of conf/<name>.yaml: check them, call ``act``, tell mistakes.
+
+    Args:
+        description: what ``--help`` begins with.
+        literal: keys whose text is taken as it is typed, never read by Hydra's grammar.
+    """
+    given = sys.argv[1:] if arguments is None else list(arguments)
+
+    def main() -> None:
+        texts, rest = take_literal(given, literal)
+        if wants_help(rest):
+            print_help(name, settings, description, plain_overrides(rest))
+            return
+        folder, overrides = take_folder(rest, name)
+        act(checked(settings, composed(name, overrides, folder), texts))
+
+    run_command(main)
+
+
+def take_literal(given: Iterable[str], keys: Sequence[str]) -> tuple[dict[str, str], list[str]]:
+    """The texts of ``KEY=TEXT`` for some keys, and the other arguments. Raises UserError for one given twice."""
+    texts: dict[str, str] = {}
+    rest = []
+    for each in given:
+        key, equals, text = each.partition("=")
+        if equals and key in keys:
+            if key in texts:
+                raise UserError(f"{key} is given twice: give it once")
+            texts[key] = text
+        else:
+            rest.append(each)
+    return texts, rest
+
+
+def wants_help(given: Sequence[str]) -> bool:
+    return any(each in ("--help", "-h") for each in given)
+
+
+def plain_overrides(given: Sequence[str]) -> list[str]:
+    return [each for each in given if not each.startswith("-")]
+
+
+def take_folder(given: Sequence[str], command: str) -> tuple[str | None, list[str]]:
+    """``--config-dir FOLDER`` and the overrides. Raises UserError for another option."""
+    folder, rest, arguments = None, [], iter(given)
+    for each in arguments:
+        if each in ("--config-dir", "-cd"):
+            folder = next(arguments, None)
+            if folder is None or not Path(folder).is_dir():
+                raise UserError(f"--config-dir is {folder}: name a folder with choices laid out as in conf/")
+        elif each.startswith("-"):
+            raise UserError(f"{each}: no such option; give key=value, --config-dir FOLDER or --help")
+        else:
+            rest.append(each)
+    return folder, rest
+
+
+def choices(group: str, folder: Path | None = None) -> list[str]:
+    """The choices of a group."""
+    return sorted(path.stem for path in ((folder or Path(configuration_folder())) / group).glob("*.yaml"))
+
+
+def groups_of(name: str) -> list[str]:
+    """The groups that conf/<name>.yaml chooses from."""
+    import yaml
+
+    content = yaml.safe_load((Path(configuration_folder()) / f"{name}.yaml").read_text(encoding="utf-8"))
+    named = [next(iter(each)) for each in content["defaults"] if isinstance(each, dict)]
+    return [each for each in named if not each.startswith("override ")]
+
+
+def print_help(name: str, settings: type[Settings], description: str, overrides: Sequence[str]) -> None:
+    """What the command is for, its groups and choices, and every key with its value and explanation."""
+    from omegaconf import OmegaConf
+
+    given = composed(name, overrides)
+    for key in missing_keys(given):  # shown as they are, with a value that passes
+        OmegaConf.update(given, key, 1 if key.endswith(("vocabulary", "step")) else "???")
+    try:
+        rows = explained(settings.check(OmegaConf.to_container(given, resolve=True)))
+    except UserError:
+        raise
+    print(description.strip())
+    print("\nChoices (group=choice):\n")
+    nested = {"model": ("model/position", "model/attention")}
+    for group in (each for top in groups_of(name) for each in (top, *nested.get(top, ()))):
+        _print_wrapped(f"  {group}: ", ", ".join(choices(group)))
+    if name == "train":
+        _print_wrapped("  hydra/launcher: ", "slurm")
+    print("\nKeys (key=value), with the values of the choices made so far:\n")
+    for key, value, explanation in rows:
+        _print_wrapped(f"  {key}={_shown(value)}", f"  {explanation}", indent=6)
+
+
+def _shown(value: object) -> str:
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, list):
+        return f"[{','.join(map(_shown, value))}]"
+    text = str(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _print_wrapped(head: str, text: str, indent: int = 4) -> None:
+    print(textwrap.fill(head + text, width=110, subsequent_indent=" " * indent, break_on_hyphens=False))

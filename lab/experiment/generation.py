@@ -1,0 +1,117 @@
+"""Text from a decoder: one prompt to the terminal as it comes, many into a table."""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from lab.base.errors import UserError
+from lab.base.files import writable
+from lab.base.tables import Row, write_table
+from lab.data.tokenizer import Tokenizer
+from lab.experiment.settings import GenerateSettings
+from lab.experiment.setup import device_of
+from lab.model.decoder import Decoder
+from lab.model.decoding import sample
+from lab.runs.run import Model, open_model
+
+
+def generate(settings: GenerateSettings) -> None:
+    """Write on what is given.
+
+    Raises:
+        UserError: the run cannot be read, there is no prompt, or a file cannot be read or written.
+    """
+    if settings.prompts is not None and settings.prompt is not None:
+        raise UserError("prompt and prompts are both given: give one")
+    if (settings.prompts is None) != (settings.to is None):
+        raise UserError("prompts and to belong together: prompts=FILE to=TABLE.csv")
+    lines = None if settings.prompts is None else read_lines(Path(settings.prompts))
+    if settings.to is not None:
+        writable(Path(settings.to))
+    model = open_model(settings.run)
+    model.check()
+    if lines is None and settings.prompt is None and sys.stdin.isatty():
+        raise UserError("prompt must be given: add prompt=... to the command, or write to its standard input")
+    text = "" if lines is not None else read_input() if settings.prompt is None else settings.prompt
+    step = None if settings.checkpoint == "last" else settings.checkpoint
+    decoder = model.decoder(step).to(device_of(settings.accelerator))
+    if lines is None:
+        stream(model, decoder, text, settings)
+    else:
+        rows: list[Row] = []
+        for number, line in enumerate(tqdm(lines, "prompts", unit=" prompts", file=sys.stderr)):
+            continued = "".join(pieces(model, decoder, line, settings, settings.seed + number))
+            rows.append({"prompt": line, "continuation": continued, "seed": settings.seed + number})
+        write_table(Path(str(settings.to)), rows)
+        print(f"{settings.to}: {len(rows)} prompts continued")
+
+
+def read_lines(path: Path) -> list[str]:
+    """The prompts of a file, one a line. Raises UserError if it cannot be read, or has none."""
+    try:
+        lines = [line for line in path.read_text(encoding="utf-8").split("\n") if line]
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror.lower() if isinstance(error, OSError) and error.strerror else "it is not UTF-8"
+        raise UserError(f"{path} cannot be read: {reason}; give a text file with one prompt a line") from None
+    if not lines:
+        raise UserError(f"{path} is empty; give a text file with one prompt a line")
+    return lines
+
+
+def read_input() -> str:
+    """Standard input without its last line break. Raises UserError if it is not UTF-8."""
+    try:
+        return sys.stdin.buffer.read().decode("utf-8").removesuffix("\n")
+    except UnicodeDecodeError:
+        raise UserError("standard input is not UTF-8: convert it") from None
+
+
+def stream(model: Model, decoder: Decoder, prompt: str, settings: GenerateSettings) -> None:
+    """Print a prompt and what follows, piece by piece; Ctrl-C ends it with the line."""
+    sys.stdout.write(prompt)
+    try:
+        for piece in pieces(model, decoder, prompt, settings, settings.seed):
+            sys.stdout.write(piece)
+            sys.stdout.flush()
+    except KeyboardInterrupt:
+        sys.stdout.write("\n")
+        raise
+    except BrokenPipeError:
+        raise UserError("standard output was closed before the text was written") from None
+    sys.stdout.write("\n")
+
+
+def pieces(model: Model, decoder: Decoder, prompt: str, settings: GenerateSettings, seed: int) -> Iterator[str]:
+    """What follows a prompt, in pieces of whole characters; it ends with the document."""
+    tokenizer = model.tokenizer()
+    # A decoder never saw a text without a beginning: what stands before a document's first token is an end.
+    ids = tokenizer.encode(prompt).tolist() or [tokenizer.end_of_document]
+    given = torch.tensor([ids], device=decoder.embedding.device)
+    chosen: list[int] = []
+    told = ""
+    for token in sample(
+        decoder,
+        given,
+        settings.tokens,
+        temperature=None if settings.greedy else settings.temperature,
+        top_p=settings.top_p,
+        seed=seed,
+    ):
+        if token == tokenizer.end_of_document:
+            break
+        chosen.append(token)
+        text = after(tokenizer, ids, chosen)
+        if text.endswith("\ufffd"):  # half a character: the next token has the rest
+            continue
+        yield text[len(told) :]
+        told = text
+    yield after(tokenizer, ids, chosen)[len(told) :]
+
+
+def after(tokenizer: Tokenizer, ids: list[int], chosen: list[int]) -> str:
+    """The text that tokens add behind others: a tokenizer may write a first token otherwise than a later one."""
+    context = ids[-8:]
+    return tokenizer.decode(context + chosen)[len(tokenizer.decode(context)) :]

@@ -1,0 +1,48 @@
+"""Hydra runs lab.train: one run, or a sweep of them by a launcher."""
+
+import sys
+
+import hydra
+
+from lab.base.errors import UserError
+from lab.experiment.compose import configuration_folder, settings_of
+from lab.experiment.settings import TrainSettings
+from lab.experiment.slurm_launcher import register
+from lab.experiment.sweep import Sweep
+
+
+def train_by_hydra() -> None:
+    """Train what the command line asks for.
+
+    Raises:
+        UserError: a mistake in it, or runs of a sweep that failed.
+        Interrupted: a signal came; what runs is saved.
+    """
+    register()
+    sweep = Sweep()
+    try:
+        hydra.main(version_base="1.3", config_path=configuration_folder(), config_name="train")(sweep.run)()
+    except hydra.errors.ConfigCompositionException as error:
+        raise _all_wrong_keys(error) from None
+    except Exception:
+        if not sweep.failed or sweep.interrupted:
+            raise
+    if sweep.interrupted is not None:
+        raise sweep.interrupted
+    if sweep.error is not None:
+        raise sweep.error
+    sweep.conclude()
+
+
+def _all_wrong_keys(error: Exception) -> Exception:
+    """What to raise for a key that does not exist: Hydra stops at the first, the settings tell all."""
+    if "Could not override" not in str(error):
+        return error
+    overrides = [each for each in sys.argv[1:] if not each.startswith("-")]
+    try:
+        settings_of("train", TrainSettings, overrides)
+    except UserError as told:
+        return told
+    except Exception:
+        return error
+    return error

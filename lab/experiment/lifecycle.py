@@ -1,0 +1,184 @@
+"""A run from its beginning to its table: made, continued or found finished; trained; scored; shown."""
+
+import os
+import shlex
+import sys
+from contextlib import ExitStack
+from functools import partial
+from typing import Any
+
+from lab.base.errors import UserError
+from lab.base.interruption import Interruption
+from lab.cluster.launch import launch
+from lab.cluster.queue import job_of
+from lab.experiment.settings import TrainSettings
+from lab.experiment.setup import Setup
+from lab.model.decoder import parameter_count
+from lab.model.initialise import fingerprints
+from lab.observe.scoring import rows_of, score_run, setting_of
+from lab.runs.checkpoints import Checkpoint
+from lab.training.callbacks import last_step
+from lab.training.environment import check_environment, environment
+from lab.training.fit import fit
+
+
+def train(setup: Setup) -> None:
+    """Make the run, continue it, or find it finished; score it and show its table.
+
+    If several ranks train it, all call this; the first alone writes and scores.
+    """
+    if setup.processes > 1:
+        launch(train_as_rank, setup.given.plain(), setup.processes)
+        return
+    if not setup.run.path.exists():
+        for measure in setup.measures.values():
+            next(measure.items(setup.source))  # what cannot be scored is refused before anything is written
+    with ExitStack() as held, Interruption(setup.ranks.first) as interruption:
+        with setup.ranks.connected(setup.device):
+            after = setup.ranks.from_first(partial(begin, setup, held))
+            if after is not None:
+                fit_and_conclude(setup, interruption, after)
+        if setup.ranks.first:
+            complete(setup, interruption)
+
+
+def train_as_rank(given: dict[str, Any]) -> None:
+    """What each process does that :func:`train` starts."""
+    train(Setup(TrainSettings.check(given)))
+
+
+def begin(setup: Setup, held: ExitStack) -> int | None:
+    """Hold the run, make it or find it; the optimiser step to go on after, 0 for a new run, None if it is finished."""
+    held.enter_context(setup.run.locked())
+    state = setup.run.state(setup.digest)
+    if setup.given.overwrite and state != "new" and not begun_by_this_job(setup):
+        setup.run.delete()
+        state = "new"
+    if state == "finished":
+        print(f"{setup.run.path} is finished{lost(setup)}")
+        return None
+    return continue_run(setup) if state == "unfinished" else make_run(setup)
+
+
+def lost(setup: Setup) -> str:
+    """What of a finished run is no longer there, in words."""
+    steps = [step for step, _, _, flaw in setup.run.checkpoints.listing(verify=False) if not flaw]
+    missing = ["its weights"] * (setup.steps not in steps)
+    missing += ["metrics.csv"] * (not (setup.run.path / "metrics.csv").exists())
+    return f", but {' and '.join(missing)} are gone; overwrite=true trains it again" if missing else ""
+
+
+def environment_of(setup: Setup) -> dict[str, Any]:
+    """What this process trains on."""
+    return environment(setup.kernel, setup.ranks.world, setup.config.trainer.strategy)
+
+
+def make_run(setup: Setup) -> int:
+    """Make a new run directory."""
+    parent = setup.start.record()
+    if parent is not None:
+        print(f"child of {parent['name']}, step {parent['step']}: {'; '.join(setup.differences) or 'nothing differs'}")
+    manifest = {
+        "digest": setup.digest,
+        "identity": setup.identity,
+        "state": "training",
+        "parameters": parameter_count(setup.decoder),
+        "tokens": setup.trained_tokens,
+        "first_block": setup.first_block,
+        "flops_per_token": {"exact": setup.flops.exact, "full": setup.flops.full},
+        "corpus": setup.corpus_manifest,
+        "initial_weights": fingerprints(setup.decoder),
+        "stretches": [environment_of(setup) | begun(1)],
+        **({"parent": parent, "extensions": setup.start.extensions} if parent else {}),
+    }
+    setup.run.create(setup.config, manifest)
+    print(f"{setup.run.path}: {manifest['parameters']:,} parameters, {setup.trained_tokens:,} tokens")
+    return 0
+
+
+def begun(first_step: int) -> dict[str, Any]:
+    """How a stretch of training came about: its first step, what was typed (under a launcher, how that starts this),
+    and the SLURM job."""
+    command = shlex.join(["python", "-m", "lab.train", *sys.argv[1:]])
+    return {"first_step": first_step, "command": command, "job": job_of(os.environ)}
+
+
+def begun_by_this_job(setup: Setup) -> bool:
+    """Whether the run was made or continued by this SLURM job before it was requeued: it is not to be deleted again."""
+    now = job_of(os.environ)
+    if now is None:
+        return False
+    before = [stretch.get("job") or {} for stretch in setup.run.manifest["stretches"]]
+    return any(
+        (each.get("id"), each.get("cluster")) == (now["id"], now["cluster"]) and each["restarts"] < now["restarts"]
+        for each in before
+    )
+
+
+def continue_run(setup: Setup) -> int:
+    """The step of the newest checkpoint, or 0 if the run was stopped before its first."""
+    run, trainer = setup.run, setup.config.trainer
+    checkpoint = run.checkpoints.newest()
+    now = environment_of(setup)
+    stretches, stored = run.manifest["stretches"], run.config.trainer
+    allow = list(setup.given.resume.allow)
+    if checkpoint is not None:
+        check_environment(stretches[-1], now, allow, run.path)
+    elif last_step(run.path) > stored.checkpoint_every:
+        raise UserError(
+            f"{run.path / 'checkpoints'} is empty, but the run has come to step {last_step(run.path)}: restore"
+            " the checkpoints, or start the run again with overwrite=true"
+        )
+    for key in ("log_every", "validate_every"):  # they decide which rows metrics.csv has
+        before, given = getattr(stored, key), getattr(trainer, key)
+        if given != before:
+            raise UserError(
+                f"trainer.{key} is {given}, but {run.path} was begun with {before}: give trainer.{key}={before}, or"
+                " start the run again with overwrite=true"
+            )
+    step = checkpoint.step if checkpoint else 0
+    run.update_manifest(stretches=[*stretches, now | begun(step + 1) | {"allowed": allow}])
+    print(f"{run.path}: continuing after optimiser step {step} of {setup.steps}")
+    return step
+
+
+def fit_and_conclude(setup: Setup, interruption: Interruption, after: int) -> None:
+    """Train on after an optimiser step, and say in the manifest that the run is finished."""
+    run = setup.run
+    checkpoint = Checkpoint(run.checkpoints.path(after), after) if after else None
+    module = fit(
+        setup.config,
+        run,
+        setup.decoder,
+        setup.data,
+        interruption,
+        checkpoint,
+        setup.ranks,
+        setup.given.logger,
+    )
+    skipped = setup.data.state_dict()["skipped"]
+    if setup.ranks.first:
+        run.update_manifest(
+            blocks={"count": setup.block_count, "fingerprint": module.fingerprint.hex},
+            skipped_documents=skipped,
+            state="finished",
+        )
+
+
+def complete(setup: Setup, interruption: Interruption) -> None:
+    """Score a trained run, as far as it is not scored; table and pictures go to the run directory."""
+
+    def check(item: str) -> None:
+        interruption.check(f"came before {item} was scored; what is scored is kept")
+
+    evaluation = setup.evaluation_label
+    fresh = score_run(setup.run, setup.measures, evaluation, setup.source, setup.device, setup.steps, check)
+    skipped = setup.run.manifest["skipped_documents"]
+    if skipped:
+        print(f"skipped {len(skipped)} document{'s' * (len(skipped) > 1)}: {', '.join(skipped)}")
+    settings = {setting_of(measure) for measure in setup.measures.values()}
+    rows = rows_of(setup.run, settings, evaluation, setup.steps)
+    if rows:
+        from lab.report.terminal import show_run  # what shows a run has no part in training it
+
+        show_run(setup.run, rows, fresh)

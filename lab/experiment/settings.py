@@ -1,0 +1,106 @@
+"""Keys of the commands. No torch here."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from lab.base.parts import one_of, several_of
+from lab.base.settings import Count, Positive, Seed, Settings, Share, Text, Word, key
+from lab.data.settings import EvaluationSettings
+from lab.runs.settings import RunSettings
+
+Paths = Text | list[Text]
+Accelerator = Literal["auto", "cpu", "gpu"]
+
+
+class ScoringSettings(Settings):
+    """How long the texts are that are scored, and how many."""
+
+    longest: Count = key("contexts C in the longest text")
+    documents: Count = key("scored by each measure, at most: the first that are long enough")
+    segments: Count = key("stretches taken from each document, at most")
+    batch_tokens: Count = key("tokens read together, at most; more is faster until memory ends")
+
+
+class ResumeSettings(Settings):
+    """What may differ when a run is continued."""
+
+    allow: list[Literal["code", "packages", "hardware", "ranks"]] = key(
+        "what may differ when a run is continued: code, packages, hardware, ranks; it is written down"
+    )
+
+
+class TrainSettings(RunSettings):
+    """lab.train."""
+
+    evaluation: EvaluationSettings
+    logger: one_of("logger")  # type: ignore[valid-type]
+    measure: several_of("measure")  # type: ignore[valid-type]
+    scoring: ScoringSettings
+    resume: ResumeSettings
+    runs: Text = key("folder that holds the run directories")
+    overwrite: bool = key("true: delete the run of the same name, if there is one, and train it again")
+    plan: bool | Annotated[str, Field(pattern=r"\.txt$")] = key(
+        "true: train nothing; print what would be run; a .txt file: and write it there, for slurm/sweep.sbatch"
+    )
+    compare: Word | None = key("a name: after a multirun compare its runs by lab.compare, into <runs>/<name>")
+
+    def of_run(self) -> RunSettings:
+        """What is the run's own."""
+        return RunSettings.check(
+            {name: value for name, value in self.plain().items() if name in RunSettings.model_fields}
+        )
+
+
+class ScoreSettings(Settings):
+    """lab.extrapolate."""
+
+    evaluation: EvaluationSettings
+    measure: several_of("measure")  # type: ignore[valid-type]
+    scoring: ScoringSettings
+    runs: Paths = key("run directories or patterns: runs=[runs/a,runs/b] or runs='runs/*'")
+    checkpoint: Count | Literal["last"] = key("last of a finished run, or the number of an optimiser step")
+    accelerator: Accelerator = key("auto, cpu or gpu")
+
+
+class CompareSettings(Settings):
+    """lab.compare."""
+
+    evaluation: EvaluationSettings
+    measure: several_of("measure")  # type: ignore[valid-type]
+    scoring: ScoringSettings
+    runs: Paths = key("run directories or patterns: runs=[runs/a,runs/b] or runs='runs/*'")
+    factor: Text = key("what the runs may differ in: a group or key of their configuration")
+    reference: Text | None = key("variant that the others are held against; null: that of the first run")
+    allow: list[Text] = key("keys or groups that may differ beside the factor; told on every table and picture")
+    output: Text = key("folder of report.html, report.md, tables and pictures")
+    margin_nats: Positive = key("by how much a loss may exceed that at context C before the context counts as too long")
+    resamples: int = key("of the bootstrap", ge=1000)
+    accelerator: Accelerator = key("auto, cpu or gpu")
+    noise: Text | None = key(
+        "a run directory: train the same configuration with other seeds, and one seed twice; compares nothing"
+    )
+    noise_seeds: list[Seed] = key("of these")
+
+
+class ExtendSettings(Settings):
+    """lab.extend."""
+
+    run: Text = key("directory of the run whose weights are read otherwise")
+    extension: one_of("extension")  # type: ignore[valid-type]
+
+
+class GenerateSettings(Settings):
+    """lab.generate."""
+
+    run: Text = key("directory of a run, or of one derived of it")
+    prompt: str | None = key("text to continue, taken literally; null: prompts, or standard input")
+    prompts: Text | None = key("a file with one prompt a line, continued into the table to")
+    to: Text | None = key("the .csv table of what prompts were continued with")
+    tokens: Count = key("generated at most; fewer if the document ends")
+    greedy: bool = key("true: always the most likely token")
+    temperature: Positive = key("divides the logits before a token is drawn")
+    top_p: Share = key("of the probability: drawn from the fewest tokens that have it together")
+    seed: Seed = key("of the draws")
+    checkpoint: Count | Literal["last"] = key("last, or the number of an optimiser step")
+    accelerator: Accelerator = key("auto, cpu or gpu")

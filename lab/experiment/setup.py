@@ -1,0 +1,207 @@
+"""From a checked configuration to everything a run needs, checked before anything is written."""
+
+import os
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import UInt32
+
+from lab.base.errors import UserError
+from lab.base.parts import build
+from lab.base.settings import flatten
+from lab.cluster.ranks import detect
+from lab.data.sources.documents import Corpus
+from lab.data.stream.blocks import StoredBlocks
+from lab.data.stream.module import DataModule
+from lab.data.stream.order import BlockStream
+from lab.data.stream.tokenised import held_out
+from lab.data.tokenizer import Tokenizer
+from lab.experiment.settings import TrainSettings
+from lab.model.building import build_decoder, load_weights
+from lab.model.decoder import Decoder
+from lab.model.flops import FlopsPerToken
+from lab.model.kernels import choose
+from lab.model.kernels.case import Case
+from lab.model.precision import DTYPES, compute_dtype
+from lab.observe.measure import Measure, Source
+from lab.runs.identity import digest, identity, order_identity
+from lab.runs.parents import FromRun, Start
+from lab.runs.run import Run, extended, read_extensions
+from lab.runs.settings import RunSettings
+from lab.training.fit import flops_of, steps_of
+from lab.training.loggers import check_wandb
+from lab.training.strategies import check_optimizer, processes
+
+
+class Setup:
+    """One configuration, checked, with everything that its run needs; nothing is written yet.
+
+    Args:
+        given: as composed.
+
+    Raises:
+        UserError: something in it cannot be, or does not fit together.
+    """
+
+    def __init__(self, given: TrainSettings) -> None:
+        trainer = given.trainer
+        self.device = device_of(trainer.accelerator)
+        compiled = self.device == "cuda" if trainer.compile == "auto" else trainer.compile
+        dtype = compute_dtype(trainer.compute_dtype, self.device)
+        self.given = given.with_values(trainer=trainer.plain() | {"compute_dtype": dtype, "compile": compiled})
+        self.config: RunSettings = self.given.of_run()
+        config, trainer, scale, data = self.config, self.config.trainer, self.config.scale, self.config.data
+        if given.logger.name == "wandb":
+            check_wandb()
+        self.ranks = detect(os.environ)
+        self.processes = processes(self.ranks, trainer.devices, trainer.strategy, self.device)
+        world = max(self.ranks.world, self.processes)
+        self.steps, self.accumulate = steps_of(scale, world)
+        if world > 1:
+            check_optimizer(trainer.strategy, config.optimizer.name)
+        build("schedule", config.schedule, steps=self.steps)
+        self.tokenizer: Tokenizer = build("tokenizer", config.tokenizer)
+        if scale.vocabulary != self.tokenizer.vocabulary:
+            raise UserError(
+                f"scale.vocabulary is {scale.vocabulary} but the tokenizer {self.tokenizer.path} has "
+                f"{self.tokenizer.vocabulary} token ids; leave scale.vocabulary to follow the tokenizer"
+            )
+        corpus: Corpus = build("corpus", data.corpus)
+        self.corpus_manifest = corpus.manifest()
+        self.measures: dict[str, Measure] = given.measure.chosen
+        for measure in self.measures.values():
+            measure.fits(scale.context)
+        self.start: Start = build("start", config.start)
+        with torch.device("meta"):
+            self.shape = self._built(seed=config.seed)
+        self.kernel = self.choose_kernel()
+        self.order = order_identity(config, self.corpus_manifest["digest"], self.tokenizer.digest)
+        self.first_block = self.start.first_block(self.order)
+        self.stream = BlockStream(
+            corpus,
+            "train",
+            self.tokenizer,
+            context=scale.context,
+            seed=data.seed,
+            lanes=data.lanes,
+            weights=data.weights,
+            tile=data.tile,
+        )
+        self.data = DataModule(
+            corpus,
+            self.tokenizer,
+            self.training_blocks(),
+            context=scale.context,
+            micro_batch=scale.micro_batch,
+            micro_batches=self.steps * self.accumulate,
+            validation_blocks=scale.validation_blocks,
+            weights=data.weights,
+            # A written block is read faster than it is handed from one process to another.
+            workers=data.workers if data.mode == "stream" else 0,
+            isolate_documents=data.isolate_documents,
+        )
+        self._go_on_in_the_data()
+        self.evaluation: Corpus = build("evaluation", given.evaluation.corpus) if given.evaluation.corpus else corpus
+        self.source = Source(self.held_out, self.tokenizer, scale.context)
+        self.identity = identity(
+            config,
+            self.corpus_manifest["digest"],
+            self.tokenizer.digest,
+            self.start.ancestry(self.order),
+            self.start.extensions,
+        )
+        self.digest = digest(self.identity)
+        self.run = Run(Path(given.runs) / Run.name(config, self.digest))
+
+    def _built(self, seed: int | None) -> Decoder:
+        config = self.config
+        decoder = build_decoder(
+            config.model, config.scale, kernel=config.kernel, compute_dtype=config.trainer.compute_dtype, seed=seed
+        )
+        return extended(decoder, read_extensions(self.start.extensions, Path("start")))
+
+    def fresh_decoder(self) -> Decoder:
+        """A decoder as the run starts with it, made anew: its weights drawn, or a parent's."""
+        weights = self.start.weights()
+        if weights is None:
+            return self._built(self.config.seed)
+        decoder = self._built(None)
+        load_weights(decoder, *weights)
+        return decoder
+
+    @cached_property
+    def decoder(self) -> Decoder:
+        """The one that is trained: made, and its weights drawn or loaded, once."""
+        return self.fresh_decoder()
+
+    def _go_on_in_the_data(self) -> None:
+        """A child that reads on where its parent ended begins there."""
+        if self.first_block == 0:
+            return
+        cursors = self.start.cursors(self.order) or {}
+        self.data.load_state_dict({"next_block": self.first_block, "cursors": cursors, "skipped": {}})
+
+    @property
+    def differences(self) -> list[str]:
+        """Of a child, what is not as its parent's: ``key: theirs -> its own``; [] of a run from scratch."""
+        if not isinstance(self.start, FromRun):
+            return []
+        theirs, ours = flatten(self.start.parent.identity), flatten(self.identity)
+        keys = [key for key in sorted(theirs.keys() | ours.keys()) if not key.startswith(("start.", "extensions"))]
+        differing = [key for key in keys if theirs.get(key) != ours.get(key)]
+        return [f"{key}: {theirs.get(key, 'absent')} -> {ours.get(key, 'absent')}" for key in differing]
+
+    def training_blocks(self) -> BlockStream | StoredBlocks:
+        """Where the blocks of training come from, by ``data.mode``."""
+        if self.config.data.mode == "stream":
+            return self.stream
+        return StoredBlocks(self.blocks_folder, self.order, self.first_block + self.block_count)
+
+    def held_out(self) -> Iterator[tuple[str, UInt32[np.ndarray, "tokens"]]]:
+        """The documents that are scored: (name, token ids without the end token)."""
+        return held_out(self.evaluation, "test", self.tokenizer)
+
+    @property
+    def evaluation_label(self) -> str:
+        """What the held-out documents are called in scores.csv: name and digest."""
+        return f"{self.given.evaluation.label}-{self.evaluation.manifest()['digest'][:8]}"
+
+    @property
+    def blocks_folder(self) -> Path:
+        """Where ``data.mode=blocks`` reads, named by what decides the blocks."""
+        return Path(self.config.data.blocks) / f"{self.config.data.corpus.label}-{digest(self.order)[:8]}"
+
+    @property
+    def block_count(self) -> int:
+        """The blocks that the whole run trains on."""
+        return self.trained_tokens // self.config.scale.context
+
+    def choose_kernel(self) -> str:
+        """The attention kernel that will serve this run. Raises UserError if the one asked for cannot."""
+        dtype = DTYPES[self.config.trainer.compute_dtype]
+        isolated = self.config.data.isolate_documents
+        case = Case(self.device, dtype, self.window, self.shape.position.slopes is not None, isolated)
+        return choose(self.config.kernel, case)
+
+    @property
+    def window(self) -> int | None:
+        window: int | None = self.config.model.attention.window
+        return window
+
+    @property
+    def flops(self) -> FlopsPerToken:
+        return flops_of(self.config)
+
+    @property
+    def trained_tokens(self) -> int:
+        return self.steps * self.config.scale.batch_tokens
+
+
+def device_of(accelerator: str) -> str:
+    """``cpu`` or ``cuda``. Raises UserError for a GPU where there is none."""
+    if accelerator == "gpu" and not torch.cuda.is_available():
+        raise UserError("accelerator is gpu, but torch finds no GPU here; use trainer=cpu, or accelerator=cpu")
+    return "cuda" if accelerator != "cpu" and torch.cuda.is_available() else "cpu"

@@ -1,0 +1,93 @@
+"""Keys of the decoder: position encodings, attentions, shape. No torch here."""
+
+from typing import ClassVar, Literal
+
+from pydantic import model_validator
+
+from lab.base.parts import one_of, part
+from lab.base.settings import Count, Positive, Settings, key
+
+
+class PositionSettings(Settings):
+    """What every position encoding has. ``slopes``: whether it biases logits by distance."""
+
+    slopes: ClassVar[bool] = False
+
+
+@part("position", "lab.model.position:NoPE")
+class NoPESettings(PositionSettings):
+    """No position encoding: order is known from the causal mask alone."""
+
+    name: Literal["nope"] = "nope"
+
+
+@part("position", "lab.model.position:RoPE")
+class RoPESettings(PositionSettings):
+    """Rotary position embedding."""
+
+    name: Literal["rope"] = "rope"
+    base: Positive = key("wavelength base (TinyLlama: 10,000)")
+
+
+@part("position", "lab.model.position:ALiBi")
+class ALiBiSettings(PositionSettings):
+    """Attention with linear biases; slopes follow from the number of heads."""
+
+    slopes = True
+
+    name: Literal["alibi"] = "alibi"
+
+
+@part("attention", "lab.model.attention:Attention")
+class FullAttentionSettings(Settings):
+    """Every query sees all keys before it."""
+
+    name: Literal["full"] = "full"
+    window: None = key("null: all keys")
+
+
+@part("attention", "lab.model.attention:Attention")
+class WindowedAttentionSettings(Settings):
+    """Every query sees the last keys only."""
+
+    name: Literal["window"] = "window"
+    window: Count = key("keys that a query sees, its own included")
+
+
+class ModelSettings(Settings):
+    """What variants differ in: position encoding x attention."""
+
+    position: one_of("position")  # type: ignore[valid-type]
+    attention: one_of("attention")  # type: ignore[valid-type]
+    tied: bool = key("true: the head uses the embedding's matrix")
+    eps: Positive = key("of the norms (TinyLlama: 1e-5)")
+
+
+class ScaleSettings(Settings):
+    """Shape, context, windows, budget and batch of a run."""
+
+    vocabulary: Count = key("token ids of embedding and head; the tokenizer's")
+    context: int = key("C, in tokens: a block is C + 1", ge=2)
+    layers: Count = key("blocks of attention and feed-forward")
+    width: Count = key("of the residual stream")
+    hidden: Count = key("width of the feed-forward (SwiGLU)")
+    heads: Count = key("query heads")
+    kv_heads: Count = key("key and value heads; divides heads")
+    head_dim: Count = key("width of one head")
+    window: Count = key("keys seen by model=window_*")
+    narrow_window: Count = key("keys seen by model=narrow_window_*")
+    tokens: Count = key("budget of the run: tokens trained on")
+    batch_tokens: Count = key("tokens of one optimiser step, of all ranks together")
+    micro_batch: Count = key("blocks computed at a time; batch_tokens is reached by accumulation")
+    learning_rate: Positive = key("peak")
+    warmup_steps: int = key("optimiser steps of linear warm-up", ge=0)
+    validation_blocks: Count = key("blocks of the validation loss")
+
+    @model_validator(mode="after")
+    def _heads_divide(self) -> "ScaleSettings":
+        if self.heads % self.kv_heads:
+            raise ValueError(
+                f"scale.heads is {self.heads} and scale.kv_heads is {self.kv_heads}: each key head serves heads / "
+                "kv_heads query heads; choose kv_heads that divides heads"
+            )
+        return self

@@ -1,0 +1,59 @@
+"""Score many runs on one set of held-out documents, which is read once for all that share tokenizer and context."""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+
+from lab.base.parts import build
+from lab.data.settings import EvaluationSettings
+from lab.data.sources.documents import Corpus
+from lab.data.stream.tokenised import held_out
+from lab.observe.measure import Measure, Source
+from lab.observe.scoring import score_run
+from lab.runs.finding import step_of
+from lab.runs.run import Model
+
+
+def score_runs(
+    runs: Sequence[Model],
+    measures: Mapping[str, Measure],
+    evaluation: EvaluationSettings,
+    device: str,
+    checkpoint: str | int = "last",
+    check: Callable[[str], None] = lambda before: None,
+) -> list[tuple[str, int]]:
+    """Score runs with measures, as far as they are not scored; each is held for this process meanwhile.
+
+    Args:
+        measures: by name.
+        evaluation: the documents to score; without a corpus the test split of each run's own.
+
+    Returns:
+        For each run what its rows of this evaluation are called in scores.csv, and the step that was scored.
+
+    Raises:
+        UserError: as :func:`lab.observe.scoring.score_run`, :func:`step_of`; anything that can be known beforehand is
+            told before the first is scored.
+    """
+    steps = [step_of(run, checkpoint) for run in runs]
+    sources: dict[tuple[str, str, int], Source] = {}
+    labels, chosen = [], []
+    corpora: dict[str, Corpus] = {}
+    for run in runs:
+        own = evaluation.corpus is None
+        settings = run.config.data.corpus if own else evaluation.corpus
+        if repr(settings) not in corpora:
+            corpora[repr(settings)] = build("corpus" if own else "evaluation", settings)
+        corpus, tokenizer, context = corpora[repr(settings)], run.tokenizer(), run.context
+        digest = corpus.manifest()["digest"]
+        place = (digest, tokenizer.digest, context)
+        if place not in sources:
+            sources[place] = Source(partial(held_out, corpus, "test", tokenizer), tokenizer, context)
+            for measure in measures.values():
+                measure.fits(context)
+                next(measure.items(sources[place]))
+        chosen.append(sources[place])
+        labels.append(f"{evaluation.label}-{digest[:8]}")
+    for run, label, source, step in zip(runs, labels, chosen, steps, strict=True):
+        with run.locked():
+            score_run(run, measures, label, source, device, step, check)
+    return list(zip(labels, steps, strict=True))

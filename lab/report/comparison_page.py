@@ -1,0 +1,279 @@
+"""The report of a comparison: verdicts first, then pictures, then what is proven equal, then how it was made."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from lab.base.files import make_folder
+from lab.base.tables import Row, write_table
+from lab.observe.measure import measure_of, measures
+from lab.report.figures import contrast_figure, curve_figure, detail_figure, difference_figure, training_figure
+from lab.report.page import PageTable, Picture, Section, write_page
+from lab.report.pictures import save
+
+
+@dataclass(frozen=True)
+class Compared:
+    """All that the report shows: tables of rows, and how they came about.
+
+    Attributes:
+        statement: what is equal, what follows, what is allowed, in lines.
+        control, estimates, differences, seeds, curves, effective, details: see :class:`lab.runs.control.Control` and
+            :class:`lab.evidence.gather.Evidence`.
+        training: validation losses: variant, seed, tokens, validation_loss_nats.
+        provenance: name, digest, commits, fingerprint of the blocks and command of each run.
+        context: C in tokens.
+    """
+
+    factor: str
+    variants: list[str]
+    statement: list[str]
+    allowed: list[str]
+    control: list[Row]
+    reference: str
+    evaluations: list[str]
+    estimates: list[Row]
+    differences: list[Row]
+    seeds: list[Row]
+    curves: list[Row]
+    effective: list[Row]
+    details: dict[str, list[Row]]
+    training: list[Row]
+    provenance: Sequence[tuple[str, ...]]
+    command: str
+    context: int
+
+
+def headline(differences: Sequence[Row], evaluation: str) -> list[Row]:
+    """The differences that matter first: of each measure those at its longest length, and at its shortest if it asks."""
+    chosen = []
+    here = [row for row in differences if row["evaluation"] == evaluation]
+    for measure in dict.fromkeys(row["measure"] for row in here):
+        lengths = sorted({row["length_tokens"] for row in here if row["measure"] == measure})
+        kind = measure_of(measure)
+        wanted = {lengths[-1]} | ({lengths[0]} if kind is not None and kind.shows_shortest else set())
+        chosen += [row for row in here if row["measure"] == measure and row["length_tokens"] in wanted]
+    return chosen
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """A number as it is shown; what is not known says so."""
+    if value is None or value != value:
+        return "not known"
+    return f"{value:.{digits}f}"
+
+
+def interval(row: Row, digits: int = 3) -> str:
+    """``low to high``."""
+    low, high = number(row["low"], digits), number(row["high"], digits)
+    if row["low"] == row["high"]:
+        return "all equal"
+    return "not known" if "not known" in (low, high) else f"{low} to {high}"
+
+
+def titled(evaluation: str) -> str:
+    """A set of documents as it is shown."""
+    return "texts made up" if evaluation == "none" else evaluation
+
+
+def write_report(folder: Path, compared: Compared) -> None:
+    """Tables (.csv), pictures (.png), report.html and report.md into a folder.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
+    make_folder(folder)
+    tables = {
+        "control": compared.control,
+        "estimates": compared.estimates,
+        "differences": compared.differences,
+        "seeds": compared.seeds,
+        "curves": compared.curves,
+        "effective_context": compared.effective,
+        "training": compared.training,
+        **compared.details,
+    }
+    for name, rows in tables.items():
+        if rows:
+            write_table(folder / f"{name}.csv", rows)
+    notices = [f"Allowed to differ beside {compared.factor}: {line}" for line in compared.allowed]
+    drawn = Drawing(folder, compared.allowed)
+    sections = [_verdicts(compared), *(_pictures(drawn, compared, evaluation) for evaluation in compared.evaluations)]
+    drawn.add("training", training_figure(compared.training, compared.variants))
+    caption = "Validation loss against tokens trained, a line a run"
+    sections.append(Section("Training", pictures=[Picture("training", caption)]))
+    sections += [_control(compared), *_details(compared), _made_with(compared)]
+    title = f"{len(compared.variants)} variants that differ in {compared.factor}"
+    write_page(folder, title, notices, sections)
+
+
+class Drawing:
+    """Saves figures; what was allowed to differ is told on each of them."""
+
+    def __init__(self, folder: Path, allowed: Sequence[str]) -> None:
+        self.folder = folder
+        self.note = f"allowed to differ: {'; '.join(allowed)}" if allowed else ""
+
+    def add(self, name: str, figure: Figure) -> None:
+        if self.note:
+            figure.suptitle(self.note, fontsize=7, color="#D55E00", wrap=True)
+        save(figure, self.folder / name, ("png",))
+
+
+def _verdicts(compared: Compared) -> Section:
+    """The verdict table of each set of documents, and each variant's effective context."""
+    tables = []
+    for evaluation in compared.evaluations:
+        rows = headline(compared.differences, evaluation)
+        effective = [row for row in compared.effective if row["evaluation"] == evaluation]
+        if not rows:
+            continue
+        tables.append(
+            PageTable(
+                ("measure", "length (tokens)", "verdict", "documents", "seeds", "noise floor", "measured coverage"),
+                [
+                    (
+                        row["measure"],
+                        row["length_told"],
+                        row["verdict"],
+                        str(row["documents"]),
+                        str(row["seeds"]),
+                        "one seed" if row["noise_floor"] is None else number(row["noise_floor"]),
+                        "" if row["coverage"] is None else f"{100 * row['coverage']:.0f} %",
+                    )
+                    for row in rows
+                ],
+                f"{titled(evaluation)}: verdicts against {compared.reference}",
+                "all differences: differences.csv; seed by seed: seeds.csv",
+            )
+        )
+        if effective:
+            names = list(dict.fromkeys(row["variant"] for row in effective))
+            lines = []
+            for name in names:
+                own = [row for row in effective if row["variant"] == name]
+                shown, spans = ([row[key] for row in own] for key in ("told", "interval_told"))
+                lines.append((name, "; ".join(shown), "; ".join(spans)))
+            margin = effective[0]["margin_nats"]
+            tables.append(
+                PageTable(
+                    ("variant", "effective context (tokens), a number a seed", "95 % interval"),
+                    lines,
+                    f"{titled(evaluation)}: the longest left context whose loss is within {margin:g} nats of that at C",
+                    "effective_context.csv",
+                )
+            )
+    paragraphs = (
+        "Lower is better everywhere: losses in nats per token, or the share of keys not found. A difference is between "
+        "means over the same documents; its interval is a 95 % studentised bootstrap over documents, the seeds' runs "
+        "averaged (from five seeds on, over seeds too). p-values are corrected by Holm over all differences of one "
+        "measure on one set of documents. The noise floor is the largest difference between two seeds of one of the "
+        "two variants. With fewer than 40 documents the interval's measured coverage is told: its nominal one is 95 %.",
+    )
+    return Section("Verdict", paragraphs, tables)
+
+
+def _pictures(drawn: Drawing, compared: Compared, evaluation: str) -> Section:
+    """The pictures of one set of documents."""
+    curves = [row for row in compared.curves if row["evaluation"] == evaluation]
+    pictures = []
+    name_only = evaluation.rpartition("-")[0] or evaluation
+    alike = [other for other in compared.evaluations if other.rpartition("-")[0] == name_only]
+    stem = evaluation if len(alike) > 1 else name_only  # two sets of documents may have one name
+
+    def add(name: str, figure: Figure, caption: str) -> None:
+        drawn.add(f"{stem}_{name}", figure)
+        pictures.append(Picture(f"{stem}_{name}", caption))
+
+    for measure in measures():
+        name = measure.label()
+        own = [row for row in curves if row["measure"] == name]
+        if own and measure.curve is not None:
+            figure = curve_figure(own, measure, compared.variants, compared.context)
+            add(name, figure, f"{measure.curve.title}, {titled(evaluation)}")
+        map_of_lines = contrast_figure(own, measure)
+        if map_of_lines is not None:
+            add(f"{name}_map", map_of_lines, f"{measure.contrast_label.capitalize()}, {titled(evaluation)}")
+        differing = [row for row in headline(compared.differences, evaluation) if row["measure"] == name]
+        if differing and measure.curve is None:
+            figure = difference_figure(differing, compared.variants, measure.difference_unit)
+            add(name, figure, f"{name} against {compared.reference}, {titled(evaluation)}")
+        details = [row for row in compared.details.get(measure.detail, []) if row["evaluation"] == evaluation]
+        for variant in dict.fromkeys(row["variant"] for row in details):
+            drawn_map = detail_figure([row for row in details if row["variant"] == variant], measure, variant)
+            if drawn_map is not None:
+                add(f"{name}_{variant}", drawn_map, f"{name} of {variant}")
+    return Section(f"Curves: {titled(evaluation)}", pictures=pictures)
+
+
+def _control(compared: Compared) -> Section:
+    """What is equal, what follows, what was allowed."""
+    # How the runs were scored is a hundred keys, equal or refused: control.csv has them.
+    shown = [row for row in compared.control if not row["key"].startswith("measured.")]
+    differing = [row for row in shown if row["kind"] != "equal"]
+    equal = [row for row in shown if row["kind"] == "equal"]
+    keys = dict.fromkeys((row["key"], row["kind"]) for row in differing)
+    lines = []
+    for key, kind in keys:
+        values = dict.fromkeys(row["value"] for row in differing if row["key"] == key)
+        told = ", ".join(value[:60] for value in list(values)[:8]) + (", ..." if len(values) > 8 else "")
+        lines.append((key, kind if kind != "follows" else f"follows from {compared.factor}", told))
+    return Section(
+        "Control",
+        compared.statement,
+        [
+            PageTable(("key", "kind", "values"), lines, "What differs between the runs", "control.csv, run by run"),
+            PageTable(
+                ("key", "value in all runs"),
+                [(row["key"], row["value"][:80]) for row in equal],
+                "What is equal in all runs",
+            ),
+        ],
+    )
+
+
+def _details(compared: Compared) -> list[Section]:
+    """All differences."""
+    sections = []
+    for evaluation in compared.evaluations:
+        rows = [row for row in compared.differences if row["evaluation"] == evaluation]
+        lines = [
+            (
+                row["measure"],
+                row["length_told"],
+                row["variant"],
+                number(row["mean"]),
+                interval(row),
+                "not known" if row["p_holm"] != row["p_holm"] else f"{row['p_holm']:.2g}",
+                ""
+                if row["least_of_seeds"] is None
+                else f"{number(row['least_of_seeds'])} to {number(row['most_of_seeds'])}",
+                "" if row["noise_floor"] is None else number(row["noise_floor"]),
+            )
+            for row in rows
+        ]
+        columns = (
+            "measure",
+            "length",
+            "variant",
+            f"minus {compared.reference}",
+            "95 % interval",
+            "p (Holm)",
+            "seeds, least to most",
+            "noise floor",
+        )
+        if lines:
+            sections.append(Section(f"All differences: {titled(evaluation)}", tables=[PageTable(columns, lines)]))
+    return sections
+
+
+def _made_with(compared: Compared) -> Section:
+    """The commands, and what each run is."""
+    return Section(
+        "How this was made",
+        ["Digests name what decides a run's numbers; its whole configuration is in its config.yaml."],
+        [PageTable(("run", "digest", "commit", "blocks", "command"), compared.provenance, "Runs")],
+        code=[compared.command],
+    )

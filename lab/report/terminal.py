@@ -1,0 +1,76 @@
+"""What is shown of scored runs: one short table, on the terminal and as summary.csv, and a picture a measure."""
+
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.table import Table
+
+from lab.base.tables import Row, write_table
+from lab.evidence.quantities import curves, overview
+from lab.observe.measure import measures
+from lab.report.figures import curve_figure, detail_figure
+from lab.report.pictures import save
+from lab.runs.run import Model
+
+
+def show_run(run: Model, rows: Sequence[Row], fresh: bool) -> None:
+    """The table of one run; written with its pictures to its directory if it was scored now, or they are not there."""
+    lines = overview(rows, run.context)
+    if fresh or not (run.path / "summary.csv").exists():
+        write_table(run.path / "summary.csv", lines)
+        draw(run, rows)
+    print_table([(run.path.name, lines)])
+    pictures = sorted(path.name for path in run.path.glob("*.png"))
+    print(f"tables and pictures: {run.path}/scores.csv, summary.csv{''.join(f', {name}' for name in pictures)}")
+
+
+def show_runs(tables: Sequence[tuple[Model, Sequence[Row]]]) -> None:
+    """One table of several runs; their pictures go to their directories."""
+    for run, rows in tables:
+        draw(run, rows)
+    print_table([(run.path.name, overview(rows, run.context)) for run, rows in tables])
+    print(f"every observation: scores.csv in {', '.join(str(run.path) for run, _ in tables)}")
+
+
+def draw(run: Model, rows: Sequence[Row]) -> None:
+    """A picture of each measure of one run."""
+    lines = [{"variant": run.label} | row for row in curves([rows])]
+    for measure in measures():
+        own = [row for row in lines if row["measure"] == measure.label()]
+        if own:
+            save(curve_figure(own, measure, [run.label], run.context), run.path / measure.label())
+        figure = detail_figure(measure.details(rows), measure, run.path.name)
+        if figure is not None:
+            save(figure, run.path / measure.label())
+
+
+def summary_table(tables: Sequence[tuple[str, Sequence[Row]]]) -> Table:
+    """Lines of :func:`lab.evidence.quantities.overview`, of each run by its name."""
+    one = len(tables) == 1
+    title = tables[0][0] if one else "Scored"
+    table = Table(*([] if one else ["run"]), "measure", title=title, title_justify="left", title_style="bold")
+    for column in ("length (tokens)", "mean", "95 % interval", "documents"):
+        table.add_column(column, justify="right")
+    for name, lines in tables:
+        for row in lines:
+            unit = f" ({row['unit']})" if row["unit"] else ""
+            cells = (f"{row['measure']}{unit}", row["length_told"], *_numbers(row))
+            table.add_row(*([] if one else [name]), *cells)
+        table.add_section()
+    return table
+
+
+def _numbers(row: Row) -> tuple[str, str, str]:
+    """Mean, interval and documents of a line as they are shown."""
+    if row["mean"] is None:
+        return row["told"], row["interval_told"], ""
+    form = ".1f" if row["unit"] == "perplexity" else ".3f"
+    low, high = row["low"], row["high"]
+    between = "not known" if low != low or high != high else f"{low:{form}} to {high:{form}}"
+    return f"{row['mean']:{form}}", "all equal" if low == high else between, str(row["documents"])
+
+
+def print_table(tables: Sequence[tuple[str, Sequence[Row]]]) -> None:
+    """The short table on the terminal, whole, however narrow that is."""
+    table = summary_table(tables)
+    Console(width=max(80, Console(width=1000).measure(table).maximum)).print(table)

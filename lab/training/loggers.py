@@ -1,0 +1,33 @@
+"""What a run is logged to besides metrics.csv; a run that is continued continues its curves."""
+
+import importlib.util
+from pathlib import Path
+from typing import Any, Literal
+
+from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
+
+from lab.base.errors import UserError
+
+
+def nothing(run: Path, first_step: int) -> Literal[False]:
+    """Nothing more."""
+    return False
+
+
+def tensorboard(run: Path, first_step: int) -> Logger:
+    """TensorBoard event files in the run directory."""
+    # What was logged beyond the checkpoint, before the run was killed, is logged again.
+    purge: dict[str, Any] = {"purge_step": first_step} if first_step > 1 else {}
+    return TensorBoardLogger(save_dir=run, name="", version="tensorboard", **purge)
+
+
+def wandb(project: str, offline: bool, run: Path, first_step: int) -> Logger:
+    """Weights & Biases. Raises UserError if its package is missing."""
+    check_wandb()
+    return WandbLogger(project=project, offline=offline, name=run.name, id=run.name, save_dir=run, resume="allow")
+
+
+def check_wandb() -> None:
+    """Raises UserError if the package wandb is missing."""
+    if importlib.util.find_spec("wandb") is None:
+        raise UserError("logger=wandb needs the package wandb: pip install wandb")

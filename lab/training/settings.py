@@ -1,0 +1,87 @@
+"""Keys of training: optimisers, schedules, loggers. No torch here."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from lab.base.parts import part
+from lab.base.settings import Fraction, Positive, Settings, Text, key
+
+Betas = Annotated[list[Annotated[float, Field(ge=0, lt=1)]], Field(min_length=2, max_length=2)]
+
+
+class AdamSettings(Settings):
+    """What both optimisers have."""
+
+    learning_rate: Positive = key("peak; the schedule multiplies it")
+    betas: Betas = key("of AdamW: pair of fractions")
+    eps: Positive = key("of AdamW")
+    weight_decay: float = key("on every parameter, as TinyLlama", ge=0)
+
+
+@part("optimizer", "lab.training.optimizers:adamw")
+class AdamWSettings(AdamSettings):
+    """AdamW as TinyLlama uses it."""
+
+    name: Literal["adamw"] = "adamw"
+
+
+@part("optimizer", "lab.training.optimizers:Muon")
+class MuonSettings(AdamSettings):
+    """Muon for the matrices inside the blocks, AdamW for embedding, head and vectors."""
+
+    name: Literal["muon"] = "muon"
+    momentum: Annotated[float, Field(ge=0, lt=1)] = key("of Muon (Nesterov)")
+
+
+class ScheduleSettings(Settings):
+    """What every schedule has."""
+
+    warmup_steps: int = key("optimiser steps of linear warm-up", ge=0)
+
+
+@part("schedule", "lab.training.schedules:cosine")
+class CosineSettings(ScheduleSettings):
+    """Linear warm-up, then half a cosine."""
+
+    name: Literal["cosine"] = "cosine"
+    final_fraction: Fraction = key("of the peak, at the last step (TinyLlama: 0.1)")
+
+
+@part("schedule", "lab.training.schedules:wsd")
+class WSDSettings(ScheduleSettings):
+    """Warm-up, stable, decay."""
+
+    name: Literal["wsd"] = "wsd"
+    decay_fraction: Fraction = key("of all steps, at the end: the decay")
+    final_fraction: Fraction = key("of the peak, at the last step")
+
+
+@part("schedule", "lab.training.schedules:constant")
+class ConstantSettings(ScheduleSettings):
+    """Linear warm-up, then the peak."""
+
+    name: Literal["constant"] = "constant"
+
+
+@part("logger", "lab.training.loggers:nothing")
+class CSVSettings(Settings):
+    """metrics.csv and timing.csv in the run directory, which every run writes, and nothing more."""
+
+    name: Literal["csv"] = "csv"
+
+
+@part("logger", "lab.training.loggers:tensorboard")
+class TensorBoardSettings(Settings):
+    """TensorBoard event files in the run directory."""
+
+    name: Literal["tensorboard"] = "tensorboard"
+
+
+@part("logger", "lab.training.loggers:wandb")
+class WandbSettings(Settings):
+    """Weights & Biases."""
+
+    name: Literal["wandb"] = "wandb"
+    project: Text = key("where the run goes")
+    offline: bool = key("true: nothing is sent")

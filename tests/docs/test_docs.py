@@ -1,0 +1,376 @@
+"""The pages say what is so: their commands run, their Python runs, their links and paths lead somewhere.
+
+Every line of a ```bash block is run, in a folder of its page that is empty at first, in the form that the first fitting
+row of RULES gives it. To write a command of a new kind, add a row. A row that fits no command fails, too.
+"""
+
+import functools
+import itertools
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import NamedTuple
+from urllib.parse import unquote, urlsplit
+
+import pytest
+from markdown_it import MarkdownIt
+from markdown_it.token import Token
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = [
+    page for page in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/*.md"))] if page.exists()
+]
+LINKING_PAGES = [*PAGES, ROOT / "docs" / "pilot" / "report.md"]
+README_LINES = 150
+
+
+# ------------------------------------------------------------------------------------------ how a command is run ------
+
+
+def as_it_is(command: str) -> list[str]:
+    return [command]
+
+
+def planned(command: str) -> list[str]:
+    """lab.train composes and checks every run, and trains none."""
+    return [command if re.search(r" (plan=\S+|--help)( |$)", command) else f"{command} plan=true"]
+
+
+def asked_for_help(command: str) -> list[str]:
+    """Hydra composes the overrides before it helps; the options of the others must be among those told."""
+    return [f"{command} --help"]
+
+
+def asked_for_help_and_composed(command: str) -> list[str]:
+    """The same, for commands whose keys are those of lab.train: it composes them."""
+    keys = [word for word in command.split() if re.match(r"[\w./]+=", word)]
+    return asked_for_help(command) + ([f"python -m lab.train {' '.join(keys)} --help"] if keys else [])
+
+
+def as_one_process(command: str) -> list[str]:
+    """What is trained, without what starts the processes."""
+    arguments = re.split(r"slurm/train\.sbatch|-m lab\.train", command)[1]
+    return [f"python -m lab.train{arguments} --help"]
+
+
+def told_by_make(command: str) -> list[str]:
+    """make prints the target's commands, and runs none."""
+    return [re.sub(r"^make\b", "make --dry-run", command)]
+
+
+def evaluated(command: str) -> list[str]:
+    """bash forgets the exit code of a command inside eval."""
+    return [re.sub(r'^eval "\$\((.*)\)"$', r'made=$(\1) && test -n "$made" && eval "$made"', command)]
+
+
+def not_run(command: str) -> list[str]:
+    return []
+
+
+class Rule(NamedTuple):
+    pattern: str  # a regular expression that is looked for in the command
+    form: Callable[[str], list[str]]
+    reason: str
+
+
+LAB = r"^(?:\w+=\S+ )*(?:python -m lab\.|lab )"
+RULES = [
+    Rule(r"^pip install ", not_run, "needs a package index"),
+    Rule(r"^sbatch .*sweep\.sbatch ", not_run, "needs SLURM; what it trains stands in the plan"),
+    Rule(r"hydra/launcher=slurm", not_run, "needs SLURM"),
+    Rule(r"^sbatch .*train\.sbatch ", as_one_process, "needs SLURM"),
+    Rule(r"^torchrun ", as_one_process, "needs eight GPUs"),
+    Rule(r'^eval "\$\(lab completion ', evaluated, "takes a second and needs nothing"),
+    Rule(LAB + "train .*experiment=smoke", as_it_is, "takes seconds and needs nothing"),
+    Rule(LAB + "train .*data=redpajama", asked_for_help, "needs the manifest of a corpus that is far away"),
+    Rule(LAB + "train .*data=files", asked_for_help, "needs files of the reader's own"),
+    Rule(LAB + "train .*tokenizer=file", asked_for_help, "needs the tokenizer that the command before it makes"),
+    Rule(LAB + "train ", planned, "is dear; a plan checks it"),
+    Rule(LAB + "plan .*bench=", asked_for_help, "needs what a bench of an hour has written"),
+    Rule(LAB + "plan ", as_it_is, "takes a second and needs nothing"),
+    Rule(LAB + "(bench|prepare) ", asked_for_help_and_composed, "is dear, or needs the network"),
+    Rule(LAB + "(compare|extrapolate|status) ", asked_for_help, "needs trained runs"),
+    Rule(r"^make ", told_by_make, "is dear"),
+]
+# (page, text of the block, reason)
+PYTHON_NOT_RUN: list[tuple[str, str, str]] = []
+
+
+def rule_of(command: str) -> Rule | None:
+    """The first that fits."""
+    return next((rule for rule in RULES if re.search(rule.pattern, command)), None)
+
+
+@functools.cache
+def run(line: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """One line of shell, as somebody types it who has activated the environment; equal ones run once."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
+    environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
+    environment["COLUMNS"] = "200"
+    return subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", line],
+        cwd=folder,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+
+def complaint(command: str, folder: Path) -> str:
+    """What is wrong with a command of the pages; empty if nothing is."""
+    rule = rule_of(command)
+    if rule is None:
+        return "no row of RULES fits it: add one"
+    for line in rule.form(command):
+        result = run(line, folder)
+        if result.returncode != 0:
+            return f"exit code {result.returncode}\n{result.stdout}{result.stderr}"
+        if line.endswith(" --help"):
+            unknown = set(re.findall(r" (--[\w-]+)", line)) - {*re.findall(r"--[\w-]+", result.stdout), "--help"}
+            if unknown:
+                return f"its --help does not tell of {', '.join(sorted(unknown))}"
+    return ""
+
+
+# ---------------------------------------------------------------------------------------- what stands in a page -------
+
+
+@functools.cache
+def tokens_of(page: Path) -> list[Token]:
+    return MarkdownIt("commonmark").enable("table").parse(page.read_text(encoding="utf-8"))
+
+
+def name(page: Path) -> str:
+    return str(page.relative_to(ROOT))
+
+
+def blocks(page: Path, *languages: str) -> Iterator[tuple[int, str]]:
+    """(line of the page, content) of every fenced block in one of these languages."""
+    for token in tokens_of(page):
+        if token.type == "fence" and token.map and token.info.strip() in languages:
+            yield token.map[0] + 2, token.content
+
+
+def commands_in(block: str) -> Iterator[str]:
+    """The commands of a block of shell, one a line unless the line ends with a backslash, without comments."""
+    for line in re.sub(r"\s*\\\n\s*", " ", block).splitlines():
+        command = re.sub(r"(^|\s+)#.*$", "", line).strip()
+        if command:
+            yield command
+
+
+def commands() -> Iterator[tuple[Path, str]]:
+    """Every command, once; but one that is run as it is, once on each page."""
+    seen = set()
+    for page in PAGES:
+        for _, block in blocks(page, "bash"):
+            for command in commands_in(block):
+                rule = rule_of(command)
+                key = (command, page if rule and rule.form is as_it_is else None)
+                if key not in seen:
+                    seen.add(key)
+                    yield page, command
+
+
+def python_of(page: Path) -> str:
+    """The ```python blocks of a page as one script, each at the page's own line numbers; empty if there is none."""
+    lines: list[str] = []
+    for line, block in blocks(page, "python"):
+        if not any(name(page) == where and text in block for where, text, _ in PYTHON_NOT_RUN):
+            lines += [""] * (line - 1 - len(lines)) + block.splitlines()
+    return "\n".join(lines)
+
+
+def inline(page: Path, *kinds: str) -> Iterator[Token]:
+    """Links, pictures, code: what stands inside the lines of a page."""
+    for token in tokens_of(page):
+        yield from (child for child in token.children or () if child.type in kinds)
+
+
+def links(page: Path) -> Iterator[str]:
+    """Targets of links and pictures that are not addresses of the web."""
+    for token in inline(page, "link_open", "image"):
+        target = str(token.attrs.get("href") or token.attrs.get("src"))
+        if not urlsplit(target).scheme:
+            yield target
+
+
+def followed(page: Path, target: str) -> Path:
+    """The file that a link leads to."""
+    path = unquote(urlsplit(target).path)
+    return (page.parent / path).resolve() if path else page
+
+
+@functools.cache
+def anchors(page: Path) -> frozenset[str]:
+    """What GitHub calls the headings of a page."""
+    found: list[str] = []
+    for token, after in itertools.pairwise(tokens_of(page)):
+        if token.type == "heading_open":
+            text = "".join(child.content for child in after.children or ())
+            anchor = re.sub(r"[^\w\- ]", "", text.lower()).replace(" ", "-")
+            count = sum(re.fullmatch(rf"{re.escape(anchor)}(-\d+)?", other) is not None for other in found)
+            found.append(f"{anchor}-{count}" if count else anchor)
+    return frozenset(found)
+
+
+def paths_in_code(page: Path) -> Iterator[str]:
+    """Paths of the repository that stand in backticks; what is in capitals (conf/GROUP/) the reader is to fill in."""
+    for token in inline(page, "code_inline"):
+        for word in token.content.split():
+            to_fill_in = any(part.isupper() and part.isalpha() for part in word.split("/"))
+            if re.fullmatch(r"(lab|conf|tests|docs|slurm)/[\w./*-]*", word) and not to_fill_in:
+                yield word
+
+
+# ------------------------------------------------------------------------------------------------------ commands ------
+
+
+@pytest.fixture(scope="session")
+def folder_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], Path]:
+    """The folder in which the commands of a page are run."""
+
+    @functools.cache
+    def make(page: Path) -> Path:
+        return tmp_path_factory.mktemp(page.stem)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What a clone has: no environment, no runs."""
+    folder = tmp_path_factory.mktemp("clone")
+    for entry in ROOT.iterdir():
+        if entry.name not in (".git", ".venv", "runs"):
+            (folder / entry.name).symlink_to(entry)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("page", "command"), [pytest.param(*each, id=f"{name(each[0])}: {each[1]}") for each in commands()]
+)
+def test_a_command_of_the_pages_runs(page: Path, command: str, folder_of: Callable[[Path], Path], clone: Path) -> None:
+    wrong = complaint(command, clone if command.startswith("make ") else folder_of(page))
+    assert not wrong, wrong
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "python -m lab.train no_such_key=1",
+        "python -m lab.train data=files data.corpus.no_such_key=1",
+        "python -m lab.extrapolate runs=runs/a no_such_key=1",
+        "python -m lab.plan gpus=8 no_such_key=1",
+        "python -m lab.prepare blocks scale=small no_such_key=1",
+        "python -m lab.bench attention --no-such-option 1",
+        'eval "$(lab completion no_such_shell)"',
+        "make no_such_target",
+    ],
+)
+def test_a_command_with_a_mistake_would_be_noticed(command: str, tmp_path: Path, clone: Path) -> None:
+    assert "no_such" in complaint(command, clone if command.startswith("make ") else tmp_path).replace("-", "_")
+
+
+def test_every_rule_fits_a_command_of_the_pages() -> None:
+    used = {rule_of(command) for _, command in commands()}
+    unused = [rule.pattern for rule in RULES if rule not in used]
+    assert not unused, f"no command of the pages needs them any more: {unused}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_commands_stand_in_bash_blocks_only(page: Path) -> None:
+    others = [token for token in tokens_of(page) if token.type in ("fence", "code_block")]
+    hidden = [
+        line
+        for token in others
+        if token.info.strip() not in ("bash", "python")
+        for line in token.content.splitlines()
+        if re.match(rf"\s*\$ |{LAB}|make |sbatch |pip |torchrun ", line)
+    ]
+    assert not hidden, f"write them in a block that begins with ```bash: {hidden}"
+
+
+# -------------------------------------------------------------------------------------------------------- Python ------
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if python_of(page)], ids=name)
+def test_the_python_of_a_page_runs_after_the_runs_that_the_page_has_trained(
+    page: Path, folder_of: Callable[[Path], Path]
+) -> None:
+    for where, command in commands():
+        rule = rule_of(command)
+        if where == page and rule is not None and rule.form is as_it_is:
+            assert not complaint(command, folder_of(page))
+    script = folder_of(page) / f"blocks_of_{page.stem.replace('-', '_')}.py"
+    script.write_text(python_of(page), encoding="utf-8")
+    result = run(f"python {script.name}", folder_of(page))
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+def test_every_exception_for_a_python_block_fits_one() -> None:
+    unused = [
+        (where, text)
+        for where, text, _ in PYTHON_NOT_RUN
+        if not any(name(page) == where and text in block for page in PAGES for _, block in blocks(page, "python"))
+    ]
+    assert not unused
+
+
+# ---------------------------------------------------------------------------------------------- links and layout ------
+
+
+@pytest.mark.parametrize("page", LINKING_PAGES, ids=name)
+def test_every_link_and_picture_leads_to_a_file_of_the_repository_and_to_a_heading(page: Path) -> None:
+    broken = []
+    for target in links(page):
+        path, anchor = followed(page, target), urlsplit(target).fragment
+        if not path.is_relative_to(ROOT) or not path.exists():
+            broken.append(f"{target}: there is no such file")
+        elif anchor and path.suffix == ".md" and anchor not in anchors(path):
+            broken.append(f"{target}: there is no such heading")
+    assert not broken
+
+
+@pytest.mark.parametrize("page", LINKING_PAGES, ids=name)
+def test_every_path_in_backticks_exists(page: Path) -> None:
+    missing = [path for path in paths_in_code(page) if not any(ROOT.glob(path.rstrip("/")))]
+    assert not missing
+
+
+def test_every_page_is_reached_from_the_readme() -> None:
+    reached, ahead = set(), [ROOT / "README.md"]
+    while ahead:
+        page = ahead.pop()
+        if page not in reached and page.suffix == ".md" and page.exists():
+            reached.add(page)
+            ahead += [followed(page, target) for target in links(page)]
+    assert not [name(page) for page in ROOT.glob("docs/**/*.md") if page not in reached]
+
+
+def test_the_readme_is_a_front_door() -> None:
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) < README_LINES
+
+
+def test_docs_holds_no_svg() -> None:
+    assert not [name(path) for path in ROOT.glob("docs/**/*.svg")]
+
+
+@pytest.mark.parametrize("report", sorted(ROOT.glob("docs/**/*.html")), ids=name)
+def test_a_report_needs_no_other_file(report: Path) -> None:
+    elsewhere = []
+
+    class Reader(HTMLParser):
+        def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+            targets = [value or "" for key, value in attrs if key in ("href", "src")]
+            elsewhere.extend(target for target in targets if not target.startswith(("data:", "#")))
+
+    Reader().feed(report.read_text(encoding="utf-8"))
+    assert not elsewhere
