@@ -1,99 +1,165 @@
 """Every file in conf/ composes, and the scales keep what they promise."""
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, get_args
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 
-from lab.experiment.compose import configuration_folder
-from lab.experiment.setup import missing_keys, to_plain
-from lab.observe.scoring import make_measures
-from lab.model.decoder import parameter_count
+from lab.base.parts import DECLARED, parts_of
+from lab.base.settings import Settings, flatten
+from lab.experiment.compose import checked, choices, composed, configuration_folder, missing_keys, settings_of
+from lab.experiment.settings import CompareSettings, ExtendSettings, GenerateSettings, ScoreSettings, TrainSettings
+from lab.model.building import build_decoder
+from lab.model.decoder import Decoder, parameter_count
 from lab.model.flops import mean_keys, training_flops
-from lab.runs.run import Config, build_decoder, digest, identity
+from lab.model.settings import ScaleSettings
+from lab.planning.settings import PlanSettings
+from lab.runs.identity import digest, identity, variant
 
 CONF = Path(configuration_folder())
 VARIANTS = ["nope", "rope", "alibi", "window_nope", "window_rope", "window_alibi", "narrow_window_nope"]
 SCALES = ["pilot", "small", "tinyllama_120m", "tinyllama_1b"]
+COMMANDS: dict[str, type[Settings]] = {
+    "train": TrainSettings,
+    "extrapolate": ScoreSettings,
+    "compare": CompareSettings,
+    "plan": PlanSettings,
+    "extend": ExtendSettings,
+    "generate": GenerateSettings,
+}
+# What some choices leave to be given, with a value that passes.
+GIVEN = {"tokenizer.path": "tokenizer.json", "tokenizer.vocabulary": 1000, "start.run": "runs/parent", "run": "runs/one"}
 CHOICES = [
     f"{path.parent.relative_to(CONF)}={path.stem}" for path in sorted(CONF.rglob("*.yaml")) if path.parent != CONF
 ]
+COMMAND_OF = {"preset": "extrapolate", "extension": "extend"}  # of the other groups: train
 
 
-def composed(*overrides: str) -> DictConfig:
-    command = "extrapolate" if overrides and overrides[0].startswith("preset=") else "train"
-    with initialize_config_dir(configuration_folder(), version_base="1.3"):
-        return compose(command, list(overrides))
+def plain(*overrides: str) -> TrainSettings:
+    return settings_of("train", TrainSettings, overrides)
 
 
-def plain(*overrides: str) -> Config:
-    config = to_plain(composed(*overrides))
-    config["trainer"]["compute_dtype"] = "float32"
-    return config
+def decoder_of(config: TrainSettings) -> Decoder:
+    return build_decoder(config.model, config.scale, kernel=config.kernel, compute_dtype="float32", seed=config.seed)
+
+
+def checked_with_given(command: str, *overrides: str) -> tuple[dict[str, Any], Settings]:
+    """A command's configuration as composed and as checked, with values for what is still to be given."""
+    config = composed(command, overrides)
+    missing = missing_keys(config)
+    assert set(missing) <= GIVEN.keys() | ({"extension"} if command == "extend" else set())
+    for key in missing:
+        OmegaConf.update(config, key, GIVEN[key])
+    raw: Any = OmegaConf.to_container(config, resolve=True)
+    return raw, checked(COMMANDS[command], config)
+
+
+def keys_of(raw: Any, settings: Settings) -> None:
+    """Each mapping of the configuration has exactly the keys of its settings; nothing comes from a default but a
+    part's name and parts of a role of which any number may stand."""
+    several = type(settings).__name__ in ("Measures",)
+    fields = {name for name in type(settings).model_fields if not several or getattr(settings, name) is not None}
+    assert set(raw) == fields, type(settings).__name__
+    for name in fields:
+        if isinstance(value := getattr(settings, name), Settings):
+            keys_of(raw[name], value)
+
+
+def settings_in(annotation: Any) -> Iterator[type[Settings]]:
+    """The settings that a type may hold, however deep."""
+    if isinstance(annotation, type) and issubclass(annotation, Settings):
+        yield annotation
+        for field in annotation.model_fields.values():
+            yield from settings_in(field.annotation)
+    for each in get_args(annotation):
+        yield from settings_in(each)
 
 
 @pytest.mark.parametrize("choice", CHOICES)
-def test_every_file_composes(choice: str) -> None:
-    config = composed(choice)
-    missing = missing_keys(config)
-    assert set(missing) <= {"data.corpus.train", "data.corpus.validation", "data.corpus.test"} | {
-        "tokenizer.path",
-        "tokenizer.vocabulary",
-    }
-    assert OmegaConf.to_container(config, resolve=not missing)
+def test_every_choice_gives_exactly_the_keys_of_its_settings(choice: str) -> None:
+    command = COMMAND_OF.get(choice.partition("=")[0], "train")
+    if choice.startswith("hydra/launcher"):  # Hydra's own, not read by the lab's settings
+        checked_with_given(command, choice)
+        return
+    keys_of(*checked_with_given(command, choice))
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_gives_exactly_the_keys_of_its_settings(command: str) -> None:
+    keys_of(*checked_with_given(command, *(["extension=temperature"] if command == "extend" else [])))
+
+
+def test_there_is_a_choice_of_every_part() -> None:
+    for role in ("optimizer", "schedule", "logger", "measure", "extension"):
+        assert set(parts_of(role)) == set(choices(role)) - {"none"}
+    for role in ("position", "attention"):
+        assert set(parts_of(role)) <= set(choices(f"model/{role}"))
 
 
 @pytest.mark.parametrize("preset", sorted(path.stem for path in (CONF / "preset").glob("*.yaml")))
 def test_a_published_protocol_fits_the_context_that_it_was_published_for(preset: str) -> None:
-    (measure,) = make_measures(to_plain(composed(f"preset={preset}"))["measure"], 2048)
-    lengths = measure.lengths_of(2048)  # type: ignore[attr-defined]
+    (measure,) = settings_of("extrapolate", ScoreSettings, [f"preset={preset}"]).measure.chosen.values()
+    measure.fits(2048)
+    lengths = measure.lengths_of(2048)
     assert lengths[0] >= 2048
     assert lengths[-1] >= 32768
 
 
 def test_the_seven_variants_and_the_scales_are_those_offered() -> None:
-    assert {path.stem for path in (CONF / "model").glob("*.yaml")} == set(VARIANTS)
-    assert {path.stem for path in (CONF / "scale").glob("*.yaml")} == set(SCALES)
+    assert set(choices("model")) == set(VARIANTS)
+    assert set(choices("scale")) == set(SCALES)
 
 
-def test_every_key_is_explained_in_place() -> None:
+@pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize("model", VARIANTS)
+def test_a_variant_is_called_as_its_choice(model: str, scale: str) -> None:
+    config = plain(f"model={model}", f"scale={scale}")
+    assert variant(config.model, config.scale) == model
+
+
+def test_every_key_is_explained() -> None:
+    """By --help, from the settings; a file of choices says what it is."""
     for path in CONF.rglob("*.yaml"):
-        text = path.read_text()
-        assert text.startswith("#"), f"{path} does not say what it is"
-        if path.parent.name in ("scale", "trainer", "measure", "scoring", "data", "tokenizer"):
-            values = [line for line in text.splitlines() if ": " in line and not line.lstrip().startswith(("#", "-"))]
-            if "defaults: [auto]" in values:
-                assert "auto.yaml explains the keys" in text
-                continue
-            bare = [line for line in values if "#" not in line]
-            bare = [line for line in bare if line.split(":")[0].strip() not in ("name", "_target_", "devices")]
-            assert not bare, f"{path}: {bare}"
+        assert path.read_text().startswith("#"), f"{path} does not say what it is"
+    parts = [part.settings for role in DECLARED if role != "study" for part in parts_of(role).values()]
+    found = {each for top in (*COMMANDS.values(), *parts) for each in settings_in(top)}
+    assert found >= {*COMMANDS.values(), *parts, ScaleSettings}
+    bare = [
+        f"{settings.__name__}.{name}"
+        for settings in found
+        for name, field in settings.model_fields.items()
+        if name != "name" and not field.description and not list(settings_in(field.annotation))
+    ]
+    assert not bare
+    silent = [settings.__name__ for settings in found if not settings.__doc__]
+    assert not silent
 
 
 @pytest.mark.parametrize("scale", SCALES)
 def test_the_window_reaches_far_beyond_the_context_and_the_narrow_window_stays_inside(scale: str) -> None:
-    shape = plain(f"scale={scale}")["scale"]
-    reach = shape["layers"] * (shape["window"] - 1) + 1
-    narrow = shape["layers"] * (shape["narrow_window"] - 1) + 1
-    assert reach >= 2.5 * shape["context"]
-    assert narrow <= 0.9 * shape["context"]
+    shape = plain(f"scale={scale}").scale
+    reach = shape.layers * (shape.window - 1) + 1
+    narrow = shape.layers * (shape.narrow_window - 1) + 1
+    assert reach >= 2.5 * shape.context
+    assert narrow <= 0.9 * shape.context
 
 
 @pytest.mark.parametrize(("scale", "parameters"), [("tinyllama_120m", 121_129_728), ("tinyllama_1b", 1_100_048_384)])
 def test_the_tinyllama_scales_have_exactly_tinyllamas_parameters(scale: str, parameters: int) -> None:
     config = plain(f"scale={scale}", "model=rope")
-    assert (config["scale"]["context"], config["scale"]["window"], config["scale"]["narrow_window"]) == (2048, 512, 80)
+    assert (config.scale.context, config.scale.window, config.scale.narrow_window) == (2048, 512, 80)
     with torch.device("meta"):
-        assert parameter_count(build_decoder(config)) == parameters
+        assert parameter_count(decoder_of(config)) == parameters
 
 
 def test_small_has_28_million_parameters_beside_its_vocabulary() -> None:
     config = plain("scale=small")
     with torch.device("meta"):
-        decoder = build_decoder(config)
-    vocabulary = 2 * config["scale"]["vocabulary"] * config["scale"]["width"]
+        decoder = decoder_of(config)
+    vocabulary = 2 * config.scale.vocabulary * config.scale.width
     assert 27.5e6 < parameter_count(decoder) - vocabulary < 28.5e6
 
 
@@ -104,9 +170,9 @@ def test_flops_count_what_the_mask_lets_through() -> None:
 
 
 def test_tinyllamas_flops_are_the_published_7_31_gigaflop_a_token() -> None:
-    shape = plain("scale=tinyllama_1b")["scale"]
+    shape = plain("scale=tinyllama_1b").scale
     keys = ("vocabulary", "layers", "width", "hidden", "heads", "kv_heads", "head_dim", "context")
-    flops = training_flops(**{key: shape[key] for key in keys}, window=None)
+    flops = training_flops(**{key: getattr(shape, key) for key in keys}, window=None)
     assert flops.full == pytest.approx(7.314e9, rel=1e-3)
 
 
@@ -117,8 +183,8 @@ def test_the_digest_changes_with_what_decides_the_numbers_and_with_nothing_else(
     base = of()
     same = ["logger=csv", "runs=elsewhere", "trainer.log_every=3", "measure=none", "overwrite=true", "plan=true"]
     assert {of(override) for override in same} == {base}
-    fixed = "trainer.compile=false"  # what Job makes of auto on a CPU
-    assert {of(trainer, fixed) for trainer in ("trainer=gpu", "trainer=ddp", "trainer=fsdp")} == {of(fixed)}
+    fixed = ("trainer.compile=false", "trainer.compute_dtype=float32")  # what Setup makes of auto on a CPU
+    assert {of(trainer, *fixed) for trainer in ("trainer=gpu", "trainer=ddp", "trainer=fsdp")} == {of(*fixed)}
     different = ["seed=1", "model=rope", "scale.tokens=8192", "optimizer=muon", "schedule=wsd", "kernel=matched"]
     different += ["data.lanes=16", "trainer.gradient_clip=2.0", "scale.micro_batch=4", "trainer.compile=true"]
     digests = [base, of(corpus="d"), of(tokenizer="u"), *map(of, different)]

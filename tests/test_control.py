@@ -9,16 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hydra import compose, initialize_config_dir
 
-from lab import train
-from lab.experiment.compose import configuration_folder
-from lab.runs.control import Control, check
 from lab.base.errors import UserError
+from lab.experiment import lifecycle
 from lab.experiment.compose import settings_of
 from lab.experiment.settings import TrainSettings
 from lab.experiment.setup import Setup
+from lab.runs.control import Control, check
+from lab.runs.identity import digest
 from lab.runs.run import Run
+from lab.training.environment import environment
 
 Make = Callable[..., Run]
 
@@ -27,22 +27,20 @@ Make = Callable[..., Run]
 def stored(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """Run directories that are whole but for the training: the manifest is the one that lab.train writes."""
     folder = tmp_path_factory.mktemp("stored")
-    surroundings = train.surroundings("banded")  # of all runs: the code may be edited while the tests run
+    surroundings = environment("banded")  # of all runs: the code may be edited while the tests run
 
     @cache
     def build(*overrides: str) -> Path:
-        with initialize_config_dir(configuration_folder(), version_base="1.3"):
-            runs = f"runs={folder / str(len(list(folder.iterdir())))}"
-            job = Job(compose("train", ["experiment=smoke", "kernel=matched", *overrides, runs]))
+        runs = f"runs={folder / str(len(list(folder.iterdir())))}"
+        setup = Setup(settings_of("train", TrainSettings, ["experiment=smoke", "kernel=matched", *overrides, runs]))
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(train, "surroundings", lambda kernel, *ranks: surroundings | {"kernel": kernel})
-            patch.setattr(train, "fit_and_conclude", lambda *arguments: None)
-            train.make_run(job)
+            patch.setattr(lifecycle, "environment_of", lambda setup: surroundings | {"kernel": setup.kernel})
+            lifecycle.make_run(setup)
         # Stands for the blocks that training would read: it depends on what decides them.
-        order = json.dumps([job.order, job.block_count], sort_keys=True)
-        blocks = {"count": job.block_count, "fingerprint": hashlib.sha256(order.encode()).hexdigest()[:32]}
-        job.run.update_manifest(blocks=blocks, skipped_documents=[], state="finished")
-        return job.run.path
+        order = json.dumps([setup.order, setup.block_count], sort_keys=True)
+        blocks = {"count": setup.block_count, "fingerprint": hashlib.sha256(order.encode()).hexdigest()[:32]}
+        setup.run.update_manifest(blocks=blocks, skipped_documents=[], state="finished")
+        return setup.run.path
 
     return build
 
@@ -97,7 +95,7 @@ def stretches_of(run: Run, *stretches: tuple[int, int]) -> None:
     )
 
 
-MODEL = ["model.name", "model.position._target_", "model.position.base"]
+MODEL = ["model.position.base", "model.position.name"]
 
 
 def test_variants_that_differ_in_the_model_alone_may_be_compared(make: Make) -> None:
@@ -116,8 +114,8 @@ def test_a_window_brings_its_flops_and_under_kernel_auto_its_kernel(make: Make) 
     follows = ["flops_per_token.exact", "flops_per_token.full", "kernel_served"]
     assert kinds(check(runs, "model"))["follows"] == follows
     assert kinds(check(runs, "model.attention")) == {
-        "factor": ["model.attention.window"],
-        "follows": sorted([*follows, "model.name"]),
+        "factor": ["model.attention.name", "model.attention.window"],
+        "follows": follows,
     }
 
 
@@ -138,7 +136,7 @@ HIDDEN: list[tuple[list[str], dict[str, Any], str, str, str]] = [
     (["optimizer.learning_rate=0.001"], {}, "optimizer.learning_rate", "0.002", "0.001"),
     (["optimizer.weight_decay=0.2"], {}, "optimizer.weight_decay", "0.1", "0.2"),
     (["optimizer.betas=[0.9,0.99]"], {}, "optimizer.betas", "[0.9, 0.95]", "[0.9, 0.99]"),
-    (["schedule=wsd"], {}, "schedule._target_", "lab.training.schedules.cosine", "lab.training.schedules.wsd"),
+    (["schedule=wsd"], {}, "schedule.name", "cosine", "wsd"),
     (["kernel=reference"], {}, "kernel", "matched", "reference"),
     (["model.eps=1e-6"], {}, "model.eps", "1e-05", "1e-06"),
     (["trainer.gradient_clip=2.0"], {}, "gradient_clip", "1.0", "2.0"),
@@ -374,14 +372,14 @@ def test_scores_of_one_label_must_be_scored_alike_and_those_that_a_run_lacks_are
     assert "measured.excess/ab12/kjv-cd34/8/float32.code is c0de in " in refusal([*runs, more])
 
 
-def test_factor_optimizer_takes_all_its_keys_and_labels_by_class(make: Make) -> None:
+def test_factor_optimizer_takes_all_its_keys_and_labels_by_name(make: Make) -> None:
     runs = [make("model=nope"), make("model=nope", "optimizer=muon")]
     control = check(runs, "optimizer")
-    assert kinds(control) == {"factor": ["optimizer._target_", "optimizer.momentum"]}
-    assert list(control.variants) == ["adamw", "Muon"]
+    assert kinds(control) == {"factor": ["optimizer.momentum", "optimizer.name"]}
+    assert list(control.variants) == ["adamw", "muon"]
 
 
-def test_labels_tell_apart_variants_of_one_class_by_their_keys(make: Make) -> None:
+def test_labels_tell_apart_variants_of_one_name_by_their_keys(make: Make) -> None:
     runs = [make("model=nope"), make("model=nope", "optimizer.eps=1e-7")]
     assert list(check(runs, "optimizer").variants) == ["eps=1e-08", "eps=1e-07"]
     assert list(check(runs, "optimizer.eps").variants) == ["1e-08", "1e-07"]
@@ -397,7 +395,7 @@ def test_factor_seed_compares_the_runs_of_one_variant_and_needs_no_balance(make:
     control = check(runs, "seed")
     assert kinds(control) == {"factor": ["seed"], "follows": ["blocks.fingerprint", "data.seed", "initial_weights"]}
     assert control.variants == {str(seed): {seed: run} for seed, run in enumerate(runs)}
-    assert "model.name is nope in " in refusal([*runs, make("model=rope", "seed=3")], "seed")
+    assert "model.position.name is nope in " in refusal([*runs, make("model=rope", "seed=3")], "seed")
 
 
 def test_factor_scale_tokens_brings_its_tokens_and_blocks(make: Make) -> None:
@@ -464,9 +462,201 @@ def test_the_statement_tells_what_is_equal_what_follows_and_what_is_allowed(make
     runs = [make(f"model={model}", f"seed={seed}", "scale.window=20") for model in models for seed in (0, 1)]
     lines = check(runs, "model").statement()
     assert lines[0] == "4 runs, model: nope, window_nope; seed 0, 1"
-    assert lines[1] == "differs within model: model.attention.window, model.name"
+    assert lines[1] == "differs within model: model.attention.name, model.attention.window"
     assert lines[2].startswith("equal in all runs: tokens 8192, data.corpus, tokenizer, optimizer, schedule, kernel ")
     assert "code.sha256 " in lines[2]
     assert lines[3] == "equal in all runs of a seed: blocks.fingerprint, initial_weights"
     assert lines[4] == "follows from model: flops_per_token.exact, flops_per_token.full"
     assert len(lines) == 5
+
+
+# --- children ---
+
+Child = Callable[..., Run]
+
+
+def sha256(*content: Any) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+@pytest.fixture
+def child(stored: Callable[..., Path], tmp_path: Path) -> Child:
+    """child(parent, "model=rope", step=4): a run of these overrides, as it is when it starts from a parent.
+
+    A keyword changes the start; a path changes a key in the parent's identity, as if the parent were another.
+    """
+
+    def one(parent: Run, *overrides: str, **changes: Any) -> Run:
+        source = Run(stored(*overrides))
+        start: dict[str, Any] = {"parent": parent.identity, "step": 8, "data": "on"}
+        for path, value in changes.items():
+            *above, last = path.split("/")
+            node = start
+            for key in above:
+                node = node[key]
+            node[last] = value
+        identity = source.identity | {"start": start}
+        run = Run(tmp_path / Run.name(source.config, digest(identity)))
+        shutil.copytree(source.path, run.path)
+        manifest = run.manifest
+        blocks = manifest["blocks"]["fingerprint"]
+        if start["data"] == "on":  # it begins where its parent ended, and so does that
+            blocks = sha256(blocks, start["step"], start["parent"]["scale"]["batch_tokens"], before(start))[:32]
+        run.update_manifest(
+            identity=identity,
+            digest=digest(identity),
+            # What a parent had learnt depends on all that it was.
+            initial_weights={name: sha256(name, start) for name in manifest["initial_weights"]},
+            blocks=manifest["blocks"] | {"fingerprint": blocks},
+        )
+        return run
+
+    def before(start: dict[str, Any]) -> Any:
+        above = start["parent"].get("start")
+        return above and [above["step"], above["data"], before(above)]
+
+    return one
+
+
+PARENTS_MODEL = [f"start.parent.{key}" for key in MODEL]
+
+
+def test_factor_model_compares_children_whose_parents_differ_in_the_model_too(make: Make, child: Child) -> None:
+    runs = [child(make(model), model) for model in ("model=nope", "model=rope")]
+    control = check(runs, "model")
+    assert kinds(control) == {"factor": [*MODEL, *PARENTS_MODEL], "follows": ["initial_weights"]}
+    assert control.variants == {"nope": {0: runs[0]}, "rope": {0: runs[1]}}
+    assert "follows from model: initial_weights" in control.statement()
+
+
+def test_children_of_one_model_whose_parents_differ_are_labelled_by_the_parents(make: Make, child: Child) -> None:
+    runs = [child(make(model), "model=rope") for model in ("model=nope", "model=rope")]
+    control = check(runs, "model")
+    assert kinds(control) == {"factor": PARENTS_MODEL, "follows": ["initial_weights"]}
+    assert list(control.variants) == [
+        "start.parent.model.position.base=absent, start.parent.model.position.name=nope",
+        "start.parent.model.position.base=10000.0, start.parent.model.position.name=rope",
+    ]
+
+
+def test_factor_start_compares_children_of_different_parents_seed_by_seed(make: Make, child: Child) -> None:
+    runs = [
+        child(make(f"model={model}", f"seed={seed}"), "model=rope", f"seed={seed}")
+        for model in ("nope", "rope")
+        for seed in (0, 1)
+    ]
+    control = check(runs, "start")
+    seeds = ["data.seed", "seed"]
+    assert kinds(control) == {
+        "factor": PARENTS_MODEL,
+        "seed": ["blocks.fingerprint", *seeds, *(f"start.parent.{key}" for key in seeds)],
+        "follows": ["initial_weights"],
+    }
+    labels = [
+        "parent.model.position.base=absent, parent.model.position.name=nope",
+        "parent.model.position.base=10000.0, parent.model.position.name=rope",
+    ]
+    assert control.variants == {
+        label: {0: runs[2 * index], 1: runs[2 * index + 1]} for index, label in enumerate(labels)
+    }
+    assert "lacks seed 1" in refusal(runs[:3], "start")
+    assert "more than start: model.position.base is " in refusal([*runs[:3], child(make("model=alibi"))], "start")
+
+
+def test_factor_start_compares_a_run_from_scratch_with_a_child(make: Make, child: Child) -> None:
+    runs = [make("model=rope"), child(make("model=nope"), "model=rope")]
+    control = check(runs, "start")
+    assert control.variants == {"scratch": {0: runs[0]}, "run": {0: runs[1]}}
+    assert kinds(control)["follows"] == ["blocks.fingerprint", "initial_weights"]
+    assert all(key.startswith("start.") for key in kinds(control)["factor"])
+    assert kinds(control).keys() == {"factor", "follows"}
+    assert "more than start: optimizer.eps is " in refusal(
+        [runs[0], child(runs[0], "model=rope", "optimizer.eps=1e-7")], "start"
+    )
+
+
+def test_a_child_of_a_later_step_reads_later_blocks_from_other_weights(make: Make, child: Child) -> None:
+    parent = make("model=nope")
+    runs = [child(parent, step=step) for step in (4, 8)]
+    assert kinds(check(runs, "start")) == {"factor": ["start.step"], "follows": ["blocks.fingerprint", "initial_weights"]}
+    again = [child(parent, step=step, data="again") for step in (4, 8)]
+    assert kinds(check(again, "start.step")) == {"factor": ["start.step"], "follows": ["initial_weights"]}
+    assert "start.data is again in " in refusal([again[0], runs[1]], "start.step")
+
+
+def test_grandchildren_are_compared_over_all_generations(make: Make, child: Child) -> None:
+    eldest = {model: make(model) for model in ("model=nope", "model=rope")}
+    runs = [child(child(eldest["model=nope"], step=step)) for step in (4, 8)]
+    assert kinds(check(runs, "start")) == {
+        "factor": ["start.parent.start.step"],
+        "follows": ["blocks.fingerprint", "initial_weights"],
+    }
+    models = [child(child(eldest[model], model, step=6), model) for model in eldest]
+    assert kinds(check(models, "model"))["factor"] == [
+        *MODEL,
+        *PARENTS_MODEL,
+        *(f"start.parent.start.parent.{key}" for key in MODEL),
+    ]
+    other = child(child(eldest["model=rope"], "model=rope", **{"step": 6, "parent/optimizer/eps": 1e-7}), "model=rope")
+    assert "start.parent.start.parent.optimizer.eps is 1e-08 in " in refusal([models[0], other])
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "mine", "other"),
+    [
+        ("parent/optimizer/learning_rate", 0.001, "0.002", "0.001"),
+        ("parent/schedule/name", "wsd", "cosine", "wsd"),
+        ("parent/scale/tokens", 16384, "8192", "16384"),
+        ("parent/data/corpus/digest", ELSEWHERE, "2a35e639aafa", "f00df00df00d"),
+        ("parent/kernel", "reference", "matched", "reference"),
+        ("step", 4, "8", "4"),
+        ("data", "again", "on", "again"),
+    ],
+)
+def test_a_hidden_difference_of_parents_is_refused_with_its_key_both_values_and_both_runs(
+    make: Make, child: Child, path: str, value: Any, mine: str, other: str
+) -> None:
+    nope = child(make("model=nope"), "model=nope")
+    rope = child(make("model=rope"), "model=rope", **{path: value})
+    key = f"start.{path.replace('/', '.')}"
+    clause = next(part for part in refusal([nope, rope]).split("; ") if f"{key} is " in part)
+    assert f"{key} is {mine} in {nope.path.name} and {other} in {rope.path.name}" in clause
+    assert key in kinds(check([nope, rope], "model", ["start", "blocks"]))["allowed"]
+
+
+def test_a_child_is_not_compared_with_a_run_from_scratch_unless_that_is_the_factor(make: Make, child: Child) -> None:
+    rope = make("model=rope")
+    message = refusal([make("model=nope"), child(rope, "model=rope")])
+    assert "start.data is absent in " in message
+
+
+def test_children_of_other_data_may_begin_anywhere_but_alike(make: Make, child: Child) -> None:
+    runs = [child(make(model), model, data="other") for model in ("model=nope", "model=rope")]
+    check(runs, "model")
+    runs[1].update_manifest(blocks={"count": 128, "fingerprint": ELSEWHERE[:32]})
+    assert "more than model: blocks.fingerprint is " in refusal(runs)
+
+
+def test_children_are_paired_by_the_seeds_of_the_chain(make: Make, child: Child) -> None:
+    seeds = [(0, 0), (1, 0), (0, 1), (10, 1), (2, 1)]  # of the child, of its parent
+    parents = {(model, seed): make(f"model={model}", f"seed={seed}") for model in ("nope", "rope") for seed in (0, 1)}
+    runs = [
+        child(parents[model, above], f"model={model}", f"seed={seed}")
+        for model in ("nope", "rope")
+        for seed, above in seeds
+    ]
+    control = check(runs, "model")
+    paired = [0, "1 of 0", "0 of 1", "10 of 1", "2 of 1"]
+    assert control.variants == {
+        "nope": dict(zip(paired, runs[:5], strict=True)),
+        "rope": dict(zip(paired, runs[5:], strict=True)),
+    }
+    assert control.statement()[0] == "10 runs, model: nope, rope; seed 0, 0 of 1, 1 of 0, 2 of 1, 10 of 1"
+    assert "rope lacks seed 2 of 1; train these" in refusal(runs[:-1])
+
+
+def test_factor_seed_compares_children_of_parents_of_other_seeds(make: Make, child: Child) -> None:
+    runs = [child(make("model=nope", f"seed={seed}"), "model=nope") for seed in (0, 1)]
+    control = check(runs, "seed")
+    assert kinds(control)["factor"] == ["start.parent.seed"]
+    assert control.variants == {"start.parent.seed=0": {0: runs[0]}, "start.parent.seed=1": {"0 of 1": runs[1]}}

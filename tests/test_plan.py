@@ -12,21 +12,21 @@ from typing import Any
 import pytest
 import torch
 from commands import lab, the_one_line
-from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
 
 from lab import bench
-from lab.experiment.compose import configuration_folder
-from lab.components import make
 from lab.base.errors import UserError
-from lab.model.decoder import parameter_count
+from lab.base.parts import build
+from lab.base.tables import write_table
+from lab.experiment.compose import choices, settings_of
+from lab.experiment.settings import TrainSettings
+from lab.model.building import build_decoder
+from lab.model.decoder import Decoder, parameter_count
 from lab.model.memory import Memory, kept_by_block, moments, shape_of, step_memory
 from lab.planning.forecast import DEVICES, Batch, Measured, amount, plan, rate_of, read_bench, rows
-from lab.runs.run import Config, build_decoder
-from lab.base.tables import write_table
+from lab.planning.settings import PlanSettings
 from lab.training.strategies import check_optimizer
 
-VARIANTS = sorted(path.stem for path in (Path(configuration_folder()) / "model").glob("*.yaml"))
+VARIANTS = choices("model")
 MEASURE = Path(__file__).parent / "oracles" / "step_memory.py"
 SMALL_SHAPE = [
     *("scale.vocabulary=96", "scale.context=128", "scale.layers=3", "scale.width=64", "scale.hidden=160"),
@@ -34,18 +34,24 @@ SMALL_SHAPE = [
 ]
 
 
-def composed(name: str, *overrides: str) -> Config:
-    with initialize_config_dir(configuration_folder(), version_base="1.3"):
-        config: Any = OmegaConf.to_container(compose(name, list(overrides)), resolve=True)
-    return config
+def training(*overrides: str) -> TrainSettings:
+    return settings_of("train", TrainSettings, overrides)
 
 
-def memory_of(config: Config, dtype: str, **keywords: Any) -> Memory:
+def planned(*overrides: str) -> PlanSettings:
+    return settings_of("plan", PlanSettings, overrides)
+
+
+def decoder_of(config: TrainSettings, dtype: str = "float32") -> Decoder:
+    return build_decoder(config.model, config.scale, kernel=config.kernel, compute_dtype=dtype, seed=config.seed)
+
+
+def memory_of(config: TrainSettings, dtype: str, **keywords: Any) -> Memory:
     return step_memory(
-        shape_of(config["scale"], config["model"]),
-        micro_batch=config["scale"]["micro_batch"],
+        shape_of(config.scale, config.model),
+        micro_batch=config.scale.micro_batch,
         compute_dtype=dtype,
-        optimizer=config["optimizer"]["_target_"],
+        optimizer=config.optimizer.name,
         **keywords,
     )
 
@@ -69,8 +75,8 @@ def test_the_memory_of_a_step_is_within_30_percent_of_the_measured_peak(override
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900, check=False)
     assert done.returncode == 0, done.stderr
     measured = json.loads(done.stdout)
-    config = composed("train", *overrides)
-    model = memory_of(config, measured["compute_dtype"], recompute=config["trainer"]["recompute"])
+    config = training(*overrides)
+    model = memory_of(config, measured["compute_dtype"], recompute=config.trainer.recompute)
     assert model.total == pytest.approx(measured["bytes"], rel=0.3)
     # Neither the state nor the activations alone would do.
     assert model.state < 0.7 * measured["bytes"]
@@ -80,21 +86,21 @@ def test_the_memory_of_a_step_is_within_30_percent_of_the_measured_peak(override
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize(("model", "kernel"), [*((each, "banded") for each in VARIANTS), ("rope", "reference")])
 def test_activations_and_copies_are_what_autograd_keeps(model: str, kernel: str, dtype: str) -> None:
-    config = composed("train", f"model={model}", f"kernel={kernel}", f"trainer.compute_dtype={dtype}", *SMALL_SHAPE)
-    decoder, scale = build_decoder(config), config["scale"]
+    config = training(f"model={model}", f"kernel={kernel}", *SMALL_SHAPE)
+    decoder, scale = decoder_of(config, dtype), config.scale
     kept: dict[int, int] = {}
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
         kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
         return tensor
 
-    tokens = torch.zeros(scale["micro_batch"], scale["context"] + 1, dtype=torch.int64)
+    tokens = torch.zeros(scale.micro_batch, scale.context + 1, dtype=torch.int64)
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         loss = decoder.next_token_losses(decoder.hidden(tokens[:, :-1]), tokens[:, 1:]).mean()
     for parameter in decoder.parameters():
         kept.pop(parameter.untyped_storage().data_ptr(), None)
     predicted = memory_of(config, dtype, kernel=kernel)
-    gradient = 2 * 4 * scale["vocabulary"] * tokens[:, 1:].numel()  # not yet there
+    gradient = 2 * 4 * scale.vocabulary * tokens[:, 1:].numel()  # not yet there
     assert predicted.activations + predicted.copies + predicted.logits - gradient == pytest.approx(
         sum(kept.values()), rel=0.05
     )
@@ -104,27 +110,27 @@ def test_activations_and_copies_are_what_autograd_keeps(model: str, kernel: str,
 @pytest.mark.parametrize("scale", ["pilot", "small", "tinyllama_120m", "tinyllama_1b"])
 @pytest.mark.parametrize("tied", ["false", "true"])
 def test_parameters_are_those_of_the_decoder(scale: str, tied: str) -> None:
-    config = composed("train", f"scale={scale}", f"model.tied={tied}", "trainer.compute_dtype=float32")
+    config = training(f"scale={scale}", f"model.tied={tied}")
     with torch.device("meta"):
-        decoder = build_decoder(config)
-    assert shape_of(config["scale"], config["model"]).parameters == parameter_count(decoder)
+        decoder = decoder_of(config)
+    assert shape_of(config.scale, config.model).parameters == parameter_count(decoder)
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 def test_the_optimiser_states_are_those_of_the_optimiser(optimizer: str) -> None:
-    config = composed("train", f"optimizer={optimizer}", "trainer.compute_dtype=float32", *SMALL_SHAPE)
-    decoder = build_decoder(config)
-    made = make(config["optimizer"], model=decoder)
+    config = training(f"optimizer={optimizer}", *SMALL_SHAPE)
+    decoder = decoder_of(config)
+    made = build("optimizer", config.optimizer, model=decoder)
     decoder(torch.zeros(1, 4, dtype=torch.int64)).sum().backward()
     made.step()
     parts = getattr(made, "parts", [made])
     held = [value for part in parts for state in part.state.values() for value in state.values()]
     counted = sum(value.numel() for value in held if torch.is_tensor(value) and value.ndim)
-    assert moments(shape_of(config["scale"], config["model"]), config["optimizer"]["_target_"]) == counted
+    assert moments(shape_of(config.scale, config.model), config.optimizer.name) == counted
 
 
 def test_fsdp_shards_the_state_and_not_the_activations() -> None:
-    config = composed("train", "scale=tinyllama_1b")
+    config = training("scale=tinyllama_1b")
     ddp = memory_of(config, "bfloat16", strategy="ddp", ranks=16)
     fsdp = memory_of(config, "bfloat16", strategy="fsdp", ranks=16)
     assert ddp == memory_of(config, "bfloat16")
@@ -134,8 +140,8 @@ def test_fsdp_shards_the_state_and_not_the_activations() -> None:
 
 
 def test_only_a_kernel_that_writes_its_scores_out_keeps_more_than_linear_in_the_length() -> None:
-    config = composed("train", "scale=tinyllama_1b", "model=window_alibi")
-    shape = shape_of(config["scale"], config["model"])
+    config = training("scale=tinyllama_1b", "model=window_alibi")
+    shape = shape_of(config.scale, config.model)
     assert kept_by_block(shape, 2, "reference") > 2 * kept_by_block(shape, 2, "banded")
     masked = memory_of(config, "bfloat16", kernel="sdpa").activations - memory_of(config, "bfloat16").activations
     assert masked == 22 * 2 * 2048**2 * 32
@@ -166,7 +172,7 @@ def test_wrong_amounts_are_refused(text: Any) -> None:
 
 
 def test_a_plan_is_what_its_parts_say() -> None:
-    config = composed("plan", "scale=tinyllama_1b", "model=rope", "tokens=50B", "gpus=16")
+    config = planned("scale=tinyllama_1b", "model=rope", "tokens=50B", "gpus=16")
     found = plan(config, [])
     assert (found.steps, found.batch.micro_batches, found.batch.divides) == (23_841, 8, True)
     # 40 % of 989 TFLOP/s by 6N + 12LHQT: 6 x 1.034512e9 weights of products, 12 x 22 x 32 x 64 x 2048.
@@ -186,13 +192,13 @@ def test_a_plan_is_what_its_parts_say() -> None:
 
 
 def test_a_vocabulary_beyond_16_bits_takes_4_bytes_a_token() -> None:
-    narrow, wide = (plan(composed("plan", f"scale.vocabulary={count}"), []).block_bytes for count in (2**16, 2**16 + 1))
+    narrow, wide = (plan(planned(f"scale.vocabulary={count}"), []).block_bytes for count in (2**16, 2**16 + 1))
     assert wide == 2 * narrow
 
 
 def test_kept_checkpoints_are_the_newest_and_every_so_many() -> None:
     def kept(*overrides: str) -> int:
-        return plan(composed("plan", *overrides), []).checkpoints_kept
+        return plan(planned(*overrides), []).checkpoints_kept
 
     # 576 steps at pilot.
     assert kept("trainer.checkpoint_every=100") == 2
@@ -231,8 +237,9 @@ def bench_rows(path: Path, *contestants: tuple[str, str, float, float]) -> Path:
 
 
 def test_measured_rates_are_used_as_measured_and_otherwise_carried_over_by_flops(tmp_path: Path) -> None:
-    config = composed("plan", "model=rope", f"bench={tmp_path}/bench.csv", "gpus=1")
-    exact = plan(composed("plan", "model=rope"), []).flops.exact
+    bench_and_gpus = (f"bench={tmp_path}/bench.csv", "gpus=1")
+    config = planned("model=rope", *bench_and_gpus)
+    exact = plan(planned("model=rope"), []).flops.exact
     path = bench_rows(
         tmp_path / "bench.csv",
         ("lab eager", "rope", 2.0, exact),
@@ -245,19 +252,19 @@ def test_measured_rates_are_used_as_measured_and_otherwise_carried_over_by_flops
     assert measured.rate.measured
     assert measured.rate.tokens_per_second == 500.0
     assert measured.share_exact == pytest.approx(500 * exact / 989e12)
-    other = plan(config | {"model": composed("plan", "model=window_rope")["model"]}, compiled)
+    other = plan(planned("model=window_rope", *bench_and_gpus), compiled)
     assert not other.rate.measured
     assert other.rate.source.startswith("assumed: FLOP/s as lab compiled, rope at pilot on cpu")
     assert other.rate.tokens_per_second * other.flops.exact == pytest.approx(500 * exact)
-    alibi = plan(config | {"model": composed("plan", "model=alibi")["model"]}, compiled)
+    alibi = plan(planned("model=alibi", *bench_and_gpus), compiled)
     assert (alibi.rate.measured, alibi.rate.tokens_per_second) == (False, 500.0)  # as many FLOPs, but not measured
-    several = plan(config | {"gpus": 2}, compiled)
+    several = plan(config.with_values(gpus=2), compiled)
     assert several.rate.tokens_per_second == 450.0
 
 
 def test_of_several_measurements_the_same_variant_counts_first() -> None:
-    config = composed("plan", "model=rope", "bench=x.csv")
-    flops = plan(composed("plan", "model=rope"), []).flops
+    config = planned("model=rope", "bench=x.csv")
+    flops = plan(planned("model=rope"), []).flops
     found = [
         Measured("lab eager", "alibi", "pilot", "cpu", flops.exact, 1.0, 5),
         Measured("lab eager", "rope", "small", "cpu", 7 * flops.exact, 1.0, 5),
@@ -295,9 +302,9 @@ def test_a_file_that_is_no_bench_of_training_is_refused(content: str, told: str,
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 def test_fsdp_is_planned_where_training_accepts_it(optimizer: str) -> None:
-    config = composed("plan", f"optimizer={optimizer}", "gpus=2")
+    config = planned(f"optimizer={optimizer}", "gpus=2")
     try:
-        check_optimizer("fsdp", config["optimizer"]["_target_"])
+        check_optimizer("fsdp", config.optimizer.name)
         accepted = True
     except UserError:
         accepted = False
@@ -322,7 +329,7 @@ def test_a_bench_of_this_machine_gives_the_rate_and_csv_the_same_numbers(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     path, table = tmp_path / "bench.csv", tmp_path / "plan.csv"
-    smoke = composed("train", "experiment=smoke")["scale"]
+    smoke = training("experiment=smoke").scale.plain()
     shape = [f"scale.{key}={value}" for key, value in smoke.items() if isinstance(value, int)]
     options = ["--rounds", "2", "--no-peer", "--no-compile", "--csv", str(path)]
     monkeypatch.setattr(sys, "argv", ["lab.bench", "train", "experiment=smoke", "model=rope", *options])
@@ -330,10 +337,10 @@ def test_a_bench_of_this_machine_gives_the_rate_and_csv_the_same_numbers(
     command = [*shape, "model=[rope,window_rope]", "optimizer=muon", "gpus=2", f"bench={path}", f"csv={table}"]
     result = lab("plan", *command, "data.lanes=3", "scale.batch_tokens=1536", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
-    assert "measured: lab eager, rope at smoke on cpu, median of 2 rounds" in result.stdout
+    assert "measured: lab eager, rope at 2x32-C64 on cpu, median of 2 rounds" in result.stdout
     assert "assumed rate: each of 2 keeps scaling=0.9" in result.stdout
     assert "fsdp" in result.stdout
-    assert "which Muon needs whole" in result.stdout
+    assert "which muon needs whole" in result.stdout
     assert "does not divide: global batch 1,536" in result.stdout
     assert "scale.batch_tokens=1024 or 2048" in result.stdout
     assert "does not divide: data.lanes=3" in result.stdout
@@ -371,7 +378,7 @@ def test_what_cannot_be_planned_is_one_line(arguments: list[str], told: str, tmp
 def test_help_names_the_assumptions(tmp_path: Path) -> None:
     result = lab("plan", "--help", cwd=tmp_path)
     assert result.returncode == 0
-    for word in ("tokens=50B", "utilisation: 0.4", "device: h100", "bench: null", "tinyllama_1b", "muon"):
+    for word in ("tokens=50B", "utilisation=0.4", "device=h100", "bench=null", "tinyllama_1b", "muon"):
         assert word in result.stdout
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from lab.base.errors import UserError
-from lab.base.tables import read_table, write_table
+from lab.base.tables import FORMAT, read_table, write_table
 
 COLUMNS = ("measure", "document", "segment", "start_position", "stop_position", "tokens", "loss_nats")
 ROWS = [
@@ -46,7 +46,7 @@ def test_what_is_written_is_read_again(tmp_path):
 def test_none_is_an_empty_cell_and_an_empty_cell_of_a_number_is_none(tmp_path):
     rows = [{"document": "a", "loss_nats": None, "correct": 1}, {"document": "b", "loss_nats": 1.5, "correct": None}]
     write_table(tmp_path / "t.csv", rows)
-    assert (tmp_path / "t.csv").read_text() == "document,loss_nats,correct\na,,1\nb,1.5,\n"
+    assert (tmp_path / "t.csv").read_text() == f"document,loss_nats,correct,format\na,,1,{FORMAT}\nb,1.5,,{FORMAT}\n"
     assert read_table(tmp_path / "t.csv") == rows
 
 
@@ -85,13 +85,14 @@ def test_columns_that_are_not_asked_for_are_read_as_well(tmp_path):
     ("content", "reason"),
     [
         (b"", "lacks the column"),
-        (b"measure,document\nexcess,a\n", "lacks the column loss_nats"),
-        (b"document,loss_nats\n", "empty"),
-        (b"document,loss_nats\na,1.5\nb,1.", "middle of a line"),
-        (b"document,loss_nats\na,1.5\nb\n", "line 3"),
-        (b"document,loss_nats\na,1.5,2\n", "line 2"),
-        (b"document,loss_nats\na,1.5\nb,1.x\n", "loss_nats holds '1.x'"),
-        (b"document,loss_nats\na,None\n", "loss_nats holds 'None'"),
+        (b"measure,document,format\nexcess,a,2\n", "lacks the column loss_nats"),
+        (b"document,loss_nats,format\n", "empty"),
+        (b"document,loss_nats,format\na,1.5,2\nb,1.", "middle of a line"),
+        (b"document,loss_nats,format\na,1.5,2\nb,1.5,2", "middle of a line"),
+        (b"document,loss_nats,format\na,1.5,2\nb\n", "line 3"),
+        (b"document,loss_nats,format\na,1.5,2,2\n", "line 2"),
+        (b"document,loss_nats,format\na,1.5,2\nb,1.x,2\n", "loss_nats holds '1.x'"),
+        (b"document,loss_nats,format\na,None,2\n", "loss_nats holds 'None'"),
         (b"document,loss_nats\n\xff\xfe,1.5\n", "cannot be read"),
         (b'document,loss_nats\n"a"b,1.5\n', "cannot be read"),
     ],
@@ -117,3 +118,37 @@ def test_a_table_that_cannot_be_written_is_named_and_leaves_nothing(tmp_path, pl
     with pytest.raises(UserError, match=f"{place} cannot be written"):
         write_table(tmp_path / place, ROWS)
     assert sorted(os.listdir(tmp_path)) == ["a_file", "a_folder"]
+
+
+# The format.
+
+
+def test_the_last_column_is_the_format_and_is_not_read_as_one(tmp_path):
+    write_table(tmp_path / "scores.csv", ROWS[:2])
+    header, *lines = (tmp_path / "scores.csv").read_text().splitlines()
+    assert header.split(",") == [*COLUMNS, "format"]
+    assert {line.rpartition(",")[2] for line in lines} == {str(FORMAT)}
+    assert all("format" not in row for row in read_table(tmp_path / "scores.csv"))
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ("document,loss_nats\na,1.5\n", r"was written by an earlier version of the lab \(it has no column format\)"),
+        ("measure,document\nexcess,a\n", "earlier version"),  # whatever else it lacks
+        (f"document,loss_nats,format\na,1.5,{FORMAT + 1}\n", f"has format {FORMAT + 1}, and this .* reads {FORMAT}"),
+        ("document,loss_nats,format\na,1.5,1\n", f"has format 1, and this version reads {FORMAT}"),
+        (f"document,loss_nats,format\na,1.5,{FORMAT}\nb,1.5,9\n", f"has format 9, and this version reads {FORMAT}"),
+        (f"document,loss_nats,format\na,1.5,1\nb,1.5,{FORMAT}\n", f"has format 1, and this version reads {FORMAT}"),
+        ("document,loss_nats,format\na,1.5,two\n", f"has format two, and this version reads {FORMAT}"),
+        ("document,loss_nats,format\na,1.5,\n", f"has an empty format, and this version reads {FORMAT}"),
+    ],
+)
+def test_a_table_of_another_format_or_of_none_is_refused_with_the_remedy(tmp_path, content, reason):
+    path = tmp_path / "scores.csv"
+    path.write_text(content)
+    with pytest.raises(UserError, match=reason) as caught:
+        read_table(path, ("document", "loss_nats"), remedy="make it again")
+    assert str(path) in str(caught.value)
+    assert str(caught.value).endswith("; make it again")
+    assert path.read_text() == content

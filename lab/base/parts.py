@@ -53,6 +53,11 @@ class Part:
         return made
 
 
+def name_of(settings: type[Settings]) -> str:
+    """The short name of the part that settings are of."""
+    return str(settings.model_fields["name"].default)
+
+
 _parts: dict[tuple[str, str], Part] = {}
 Declared = TypeVar("Declared", bound=type[Settings])
 
@@ -65,7 +70,7 @@ def part(role: str, place: str = "") -> Callable[[Declared], Declared]:
     """
 
     def declare(settings: Declared) -> Declared:
-        name = settings.model_fields["name"].default
+        name = name_of(settings)
         if role not in DECLARED:
             raise ValueError(f"{role} is no role: add it to DECLARED")
         if _parts.get((role, name), Part(role, name, settings, place)).place != place:
@@ -81,7 +86,9 @@ def parts_of(role: str) -> dict[str, Part]:
     declared = importlib.import_module(DECLARED[role])
     for each in pkgutil.iter_modules(getattr(declared, "__path__", ())):
         importlib.import_module(f"{declared.__name__}.{each.name}")
-    return {each.name: each for (of, _), each in _parts.items() if of == role}
+    found = {each.name: each for (of, _), each in _parts.items() if of == role}
+    # A room's files are imported by whoever comes first: their order is by name.
+    return dict(sorted(found.items())) if hasattr(declared, "__path__") else found
 
 
 def find(role: str, name: Any) -> Part:
@@ -109,7 +116,7 @@ def one_of(role: str) -> Any:
     settings = [each.settings for each in parts_of(role).values()]
     if len(settings) == 1:
         return settings[0]
-    return Annotated[functools.reduce(operator.or_, settings), Field(discriminator="name")]  # type: ignore[return-value]
+    return Annotated[functools.reduce(operator.or_, settings), Field(discriminator="name")]
 
 
 class Several(Settings):

@@ -23,6 +23,9 @@ Word = Annotated[str, Field(pattern=r"^\w[\w.-]*$")]  # part of a folder's name
 Seed = Annotated[int, Field(ge=0, lt=2**64)]
 
 
+PATTERNS = {r"^\w[\w.-]*$": "a name of letters, digits and . _ -", r"\.txt$": "the name of a .txt file"}
+
+
 def key(explanation: str, *, decides: bool = True, **bounds: Any) -> Any:
     """A key of settings.
 
@@ -134,7 +137,7 @@ def _place(kind: type[Settings], place: Sequence[str | int]) -> tuple[str, type[
             holder, field = current, current.model_fields.get(str(each))
             annotation = field.annotation if field else None
             choices = kinds(annotation)
-            current = choices.get("")
+            current = next(iter(choices.values())) if len(choices) == 1 else choices.get("")
             mapping = any(get_origin(member) is dict for member in members(annotation))
         elif each in choices:
             current, choices = choices[str(each)], {}
@@ -166,6 +169,8 @@ def _joined(name: str, parts: list[str]) -> list[str]:
 def _told(error: Any, name: str, holder: type[Settings] | None) -> str:
     """What is wrong with a key: a whole line, or ``give KEY is VALUE: give``, which members of a union add to."""
     sort, value, context = error["type"], error["input"], error.get("ctx", {})
+    if sort == "missing" and holder and kinds(holder.model_fields[name.rpartition(".")[2]].annotation):
+        return f"{name} must be given: choose one; conf/{name.replace('.', '/')}/ lists them"
     if sort == "missing":
         return f"{name} must be given: add {name}=... to the command"
     if sort == "extra_forbidden":
@@ -210,7 +215,7 @@ def _wanted(sort: str, context: Mapping[str, Any]) -> str:
         "bool_type": "true or false",
         "string_type": "a text",
         "string_too_short": "a text",
-        "string_pattern_mismatch": "a name of letters, digits and . _ -",
+        "string_pattern_mismatch": PATTERNS.get(str(context.get("pattern")), "a text of another form"),
         "list_type": "a list, such as [a,b]",
         "dict_type": "a mapping, such as {a:1}",
         "none_required": "null",

@@ -84,8 +84,9 @@ def read_table(path: Path, columns: Sequence[str] = (), remedy: str = "delete it
     for number, row in enumerate(rows, start=2):
         if None in row or None in row.values():
             raise UserError(f"{path} line {number} does not fit its header; {remedy}")
-    if told != {str(FORMAT)}:
-        raise UserError(f"{path} has format {max(map(str, told))}, and this version reads {FORMAT}; {remedy}")
+    if other := told - {str(FORMAT)}:
+        named = f"format {min(map(str, other))}" if min(map(str, other)) else "an empty format"
+        raise UserError(f"{path} has {named}, and this version reads {FORMAT}; {remedy}")
     try:
         return [
             {key: value if key in TEXT else parse(key, value) for key, value in row.items() if key != "format"}

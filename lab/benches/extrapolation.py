@@ -80,9 +80,7 @@ def llama_of(setup: Setup, decoder: Decoder) -> nn.Module:
         raise UserError("the peer needs transformers: pip install 'context-window-lab[bench]'") from None
     scale = setup.config.scale
     if setup.config.model.position.name != "rope":
-        raise UserError(
-            f"the position encoding is {setup.config.model.position.name}: Llama is the peer of model=rope"
-        )
+        raise UserError(f"the position encoding is {setup.config.model.position.name}: Llama is the peer of model=rope")
     config = LlamaConfig(
         vocab_size=scale.vocabulary,
         hidden_size=scale.width,

@@ -19,7 +19,7 @@ from lab.evidence.differences import (
     verdict,
 )
 from lab.evidence.interval import document_interval
-from lab.evidence.quantities import Quantity, curves, effective_context, quantities
+from lab.evidence.quantities import Quantity, curves, effective_contexts, quantities
 from lab.observe.measure import measure_of, measures
 from lab.observe.scores import Scores
 from lab.runs.control import Control, Seed
@@ -35,9 +35,8 @@ class Evidence:
 
     ``estimates``: mean of each variant, all seeds together (seed empty) and one by one. ``differences``: to the
     reference, with interval, p-values, noise floor and verdict. ``seeds``: the differences seed by seed. ``curves``:
-    means along each measure's axis. ``effective``: effective contexts.
-    ``details``: what measures
-    have to tell beside, by name of the table.
+    see :func:`lab.evidence.quantities.curves`. ``effective``: effective contexts. ``details``: what measures have to
+    tell beside, by name of the table.
     """
 
     reference: str
@@ -298,11 +297,11 @@ def ordered(seeds: Mapping[Seed, Any]) -> list[Seed]:
 def _effective(control: Control, evaluation: str, rows: Mapping[Any, list[Row]], margin: float) -> Iterator[Row]:
     for name, by_seed in control.variants.items():
         for seed in ordered(by_seed):
-            found = effective_context(rows[by_seed[seed].path], _context(control), margin)
-            if found is not None:
+            for measure, found in effective_contexts(rows[by_seed[seed].path], _context(control), margin).items():
                 shown, low, high = found.told
                 yield {
                     "evaluation": evaluation,
+                    "measure": measure,
                     "variant": name,
                     "seed": seed,
                     "margin_nats": margin,

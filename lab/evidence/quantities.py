@@ -2,7 +2,7 @@
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -32,19 +32,19 @@ def quantities(rows: Iterable[Row], context: int) -> dict[Quantity, dict[str, fl
     The mean of a measure that is ``pooled`` weighs each token alike: see :func:`weighed`.
     """
     sums: dict[Quantity, dict[str, list[float]]] = defaultdict(lambda: defaultdict(lambda: [0.0, 0.0]))
+    kinds = {measure.label(): measure for measure in measures()}
     for row in rows:
-        measure = measure_of(row["measure"])
+        measure = kinds.get(row["measure"])
         told = measure.compared(row, context) if measure else None
         if told is not None:
             entry = sums[Quantity(row["measure"], told.length_tokens)][row["document"]]
             entry[0] += told.weight * told.value
             entry[1] += told.weight
-    order = [measure.label() for measure in measures()]
+    order = list(kinds)
     found = {}
     for quantity in sorted(sums, key=lambda each: (order.index(each.measure), each.length_tokens)):
         values = {name: total / weight for name, (total, weight) in sums[quantity].items()}
-        kind = measure_of(quantity.measure)
-        if kind is not None and kind.pooled:
+        if kinds[quantity.measure].pooled:
             values = weighed(values, {name: weight for name, (_, weight) in sums[quantity].items()})
         found[quantity] = values
     return found
@@ -74,10 +74,11 @@ def points(rows: Iterable[Row]) -> dict[Along, dict[str, tuple[float, float]]]:
     }
 
 
-def curves(runs: Sequence[Sequence[Row]], resamples: int = 10_000) -> list[Row]:
+def curves(runs: Sequence[Sequence[Row]], resamples: int = 1000) -> list[Row]:
     """The curves of a variant, from the rows of its runs, one a seed: measure, line, tokens, mean, low, high, seeds.
 
-    Of several seeds low and high are the least and the most of them; of one, a 95 % interval over documents.
+    Of several seeds low and high are the least and the most of them; of one, a 95 % interval over documents: for the
+    eye, so of fewer resamples than what a verdict rests on, for a curve may have thousands of points.
     """
     found = [points(rows) for rows in runs]
     table: list[Row] = []
@@ -89,9 +90,8 @@ def curves(runs: Sequence[Sequence[Row]], resamples: int = 10_000) -> list[Row]:
         ]
         low, high = min(means), max(means)
         if len(means) == 1:
-            values = [value for value, _ in lines[0].values()]
-            weights = [weight for _, weight in lines[0].values()]
-            even = weighed(dict(enumerate(values)), dict(enumerate(weights)))  # type: ignore[arg-type]
+            values = {name: value for name, (value, _) in lines[0].items()}
+            even = weighed(values, {name: weight for name, (_, weight) in lines[0].items()})
             interval = document_interval(list(even.values()), resamples)
             low, high = interval.low, interval.high
         table.append(along._asdict() | {"mean": float(np.mean(means)), "low": low, "high": high, "seeds": len(means)})
@@ -129,19 +129,25 @@ class EffectiveContext(NamedTuple):
         return tokens, low, high
 
 
-def effective_context(rows: Iterable[Row], context: int, margin: float = MARGIN_NATS) -> EffectiveContext | None:
+def effective_contexts(rows: Iterable[Row], context: int, margin: float = MARGIN_NATS) -> dict[str, EffectiveContext]:
+    """The effective context by each measure that has the same targets at every length and rows at context C."""
+    curves_of: dict[str, dict[int, dict[str, float]]] = {}
+    for quantity, values in quantities(rows, context).items():
+        kind = measure_of(quantity.measure)
+        if kind is not None and kind.same_targets:
+            curves_of.setdefault(quantity.measure, {})[quantity.length_tokens] = values
+    return {name: _effective(curve, context, margin) for name, curve in curves_of.items() if context in curve}
+
+
+def _effective(curve: Mapping[int, Mapping[str, float]], context: int, margin: float) -> EffectiveContext:
     """The longest left context up to which the loss is not worse than at context C by more than a margin in nats.
 
     Paired: the same targets with c and with C tokens of left context, c = C, 2 C, 4 C, ...; it ends before the first
-    c that is worse. None if there are no rows at C of a measure with the same targets at every length.
+    c that is worse.
+
+    Args:
+        curve: by left context in tokens, the loss in nats of every document.
     """
-    curve = {
-        each.length_tokens: values
-        for each, values in quantities(rows, context).items()
-        if (kind := measure_of(each.measure)) is not None and kind.same_targets
-    }
-    if context not in curve:
-        return None
     reached = {"tokens": context, "low": context, "high": context}
     going = dict.fromkeys(reached, True)
     longer = sorted(length for length in curve if length > context)
@@ -174,11 +180,11 @@ def overview(rows: Sequence[Row], context: int) -> list[Row]:
     for measure in measures():
         for title, length, number in measure.notes(rows):
             lines.append(_line(title, "", None, length) | {"told": number})
-    effective = effective_context(rows, context)
-    if effective is not None:
+    for name, effective in effective_contexts(rows, context).items():
         tokens, least, most = effective.told
         between = least if least == most else f"{least} to {most}"
-        lines.append(_line("effective context", "tokens", None, "") | {"told": tokens, "interval_told": between})
+        lines.append(_line(f"effective context by {name}", "tokens", None, ""))
+        lines[-1] |= {"told": tokens, "interval_told": between, "documents": effective.documents}
     return lines
 
 

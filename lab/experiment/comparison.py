@@ -34,7 +34,7 @@ def compare(settings: CompareSettings, command: str) -> None:
     """
     measures = settings.measure.chosen
     if not measures:
-        raise UserError("measure is empty: choose from conf/measure/, for example measure=[loss_by_position,copy]")
+        raise UserError("measure is empty: choose from conf/measure/, one, or several as measure=[a,b]")
     runs = runs_of(settings.runs)
     if len(runs) < 2:
         raise UserError(f"{runs[0].path} is one run: a comparison needs two or more, runs=[a,b] or runs='runs/*'")

@@ -62,7 +62,8 @@ def checked(settings: type[Checked], given: Any, literal: dict[str, str] | None 
     missing = [key for key, value in flatten(raw).items() if value == "???"]
     if missing:
         raise UserError("\n".join(f"{key} must be given: add {key}=... to the command" for key in missing))
-    return settings.check(OmegaConf.to_container(given, resolve=True) | (literal or {}))
+    resolved: Any = OmegaConf.to_container(given, resolve=True)
+    return settings.check(resolved | (literal or {}))
 
 
 def missing_keys(given: Any) -> list[str]:

@@ -13,7 +13,7 @@ def extrapolate(settings: ScoreSettings) -> None:
     """Score runs, and print what is worth a glance. Raises UserError as what it calls; Interrupted on a signal."""
     measures = settings.measure.chosen
     if not measures:
-        raise UserError("measure is empty: choose from conf/measure/, for example measure=[loss_by_position,copy]")
+        raise UserError("measure is empty: choose from conf/measure/, one, or several as measure=[a,b]")
     runs = runs_of(settings.runs)
     with Interruption() as interruption:
         interruption.install()

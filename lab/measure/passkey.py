@@ -172,7 +172,8 @@ class Passkey(Measure):
 
     @classmethod
     def detail_map(cls) -> tuple[str, str, str, str, str, str]:
-        return "place", "length_tokens", "found", "depth of the key", "length (tokens)", "share of keys found"
+        axes = ("depth of the key (%)", "length (tokens)", "share of keys found")
+        return "depth_percent", "length_tokens", "found", *axes
 
 
 @lru_cache(maxsize=8)
@@ -191,12 +192,13 @@ def accuracies(rows: Iterable[Row], *columns: str) -> dict[tuple[Any, ...], floa
 
 
 def by_depth(rows: Iterable[Row]) -> list[Row]:
-    """Share of keys found at each length and depth, the share of the prompt that stands before the key."""
+    """Share of keys found at each length and distance; depth is how much of the prompt stands before the key."""
     table = []
     for (length, name), found in accuracies(rows, "length_tokens", "document").items():
-        depth = 1 - _asked(name) / length
-        table.append({"length_tokens": length, "depth": depth, "place": f"{100 * depth:.0f} %", "found": found})
-    return sorted(table, key=lambda row: (row["length_tokens"], row["depth"]))
+        distance = _asked(name)
+        depth = round(100 * (1 - distance / length))
+        table.append({"length_tokens": length, "distance_tokens": distance, "depth_percent": depth, "found": found})
+    return sorted(table, key=lambda row: (row["length_tokens"], -row["distance_tokens"]))
 
 
 def _asked(name: str) -> int:

@@ -228,8 +228,8 @@ def measure_of(row_measure: str) -> type[Measure] | None:
 
 
 def measures() -> list[type[Measure]]:
-    """All measures, in the order in which they are told."""
-    return [each.settings for each in parts_of("measure").values()]  # type: ignore[misc]
+    """All measures in the order in which they are told: by name, whichever was imported first."""
+    return [each.settings for _, each in sorted(parts_of("measure").items())]  # type: ignore[misc]
 
 
 def segment_starts(tokens: int, length: int, segments: int) -> list[int]:

@@ -39,10 +39,11 @@ def score_runs(
     labels, chosen = [], []
     corpora: dict[str, Corpus] = {}
     for run in runs:
-        own = evaluation.corpus is None
-        settings = run.config.data.corpus if own else evaluation.corpus
+        role, settings = (
+            ("corpus", run.config.data.corpus) if evaluation.corpus is None else ("evaluation", evaluation.corpus)
+        )
         if repr(settings) not in corpora:
-            corpora[repr(settings)] = build("corpus" if own else "evaluation", settings)
+            corpora[repr(settings)] = build(role, settings)
         corpus, tokenizer, context = corpora[repr(settings)], run.tokenizer(), run.context
         digest = corpus.manifest()["digest"]
         place = (digest, tokenizer.digest, context)

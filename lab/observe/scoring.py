@@ -77,7 +77,8 @@ def score_run(
     scores = Scores(run.path / "scores.csv")
     decoder = None
     for measure in measures.values():
-        measure.fits(context)
+        measure.fits(context)  # of all, before the first is scored
+    for measure in measures.values():
         named = {
             "setting": setting_of(measure),
             "evaluation": evaluation if measure.reads_documents else "none",

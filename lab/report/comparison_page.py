@@ -47,7 +47,7 @@ class Compared:
 
 
 def headline(differences: Sequence[Row], evaluation: str) -> list[Row]:
-    """The differences that matter first: of each measure those at its longest length, and at its shortest if it asks."""
+    """The differences that matter first: of each measure at its longest length, and at its shortest if it asks."""
     chosen = []
     here = [row for row in differences if row["evaluation"] == evaluation]
     for measure in dict.fromkeys(row["measure"] for row in here):
@@ -150,16 +150,15 @@ def _verdicts(compared: Compared) -> Section:
             )
         )
         if effective:
-            names = list(dict.fromkeys(row["variant"] for row in effective))
             lines = []
-            for name in names:
-                own = [row for row in effective if row["variant"] == name]
+            for measure, name in dict.fromkeys((row["measure"], row["variant"]) for row in effective):
+                own = [row for row in effective if (row["measure"], row["variant"]) == (measure, name)]
                 shown, spans = ([row[key] for row in own] for key in ("told", "interval_told"))
-                lines.append((name, "; ".join(shown), "; ".join(spans)))
+                lines.append((name, measure, "; ".join(shown), "; ".join(spans)))
             margin = effective[0]["margin_nats"]
             tables.append(
                 PageTable(
-                    ("variant", "effective context (tokens), a number a seed", "95 % interval"),
+                    ("variant", "measure", "effective context (tokens), a number a seed", "95 % interval"),
                     lines,
                     f"{titled(evaluation)}: the longest left context whose loss is within {margin:g} nats of that at C",
                     "effective_context.csv",

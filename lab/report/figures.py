@@ -45,7 +45,7 @@ def curve_figure(rows: Sequence[Row], measure: type[Measure], variants: Sequence
             for column in ("tokens", "mean", "low", "high")
         )
         if curve.perplexity:
-            mean, low, high = (np.minimum(np.exp(values), HIGHEST_PERPLEXITY) for values in (mean, low, high))
+            mean, low, high = (np.exp(np.minimum(values, np.log(HIGHEST_PERPLEXITY))) for values in (mean, low, high))
         colour, style = COLOURS[index % len(COLOURS)], STYLES[index % len(STYLES)]
         marker = "o" if len(tokens) < 20 else ""
         axes.plot(tokens, mean, style, color=colour, label=name, linewidth=1.6, marker=marker, markersize=3)
@@ -89,7 +89,8 @@ def detail_figure(rows: Sequence[Row], measure: type[Measure], title: str) -> Fi
     if told is None or not rows:
         return None
     down, across, value, *labels = told
-    figure = heat_map(rows, down, across, value, (labels[0], labels[1], labels[2]), reverse=True)
+    ordered = sorted(rows, key=lambda row: row[down])
+    figure = heat_map(ordered, down, across, value, (labels[0], labels[1], labels[2]), reverse=True)
     figure.axes[0].set_title(title, fontsize=9)
     return figure
 

@@ -1,6 +1,7 @@
 """What is shown of scored runs: one short table, on the terminal and as summary.csv, and a picture a measure."""
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
@@ -10,10 +11,12 @@ from lab.evidence.quantities import curves, overview
 from lab.observe.measure import measures
 from lab.report.figures import curve_figure, detail_figure
 from lab.report.pictures import save
-from lab.runs.run import Model
+
+if TYPE_CHECKING:
+    from lab.runs.run import Model
 
 
-def show_run(run: Model, rows: Sequence[Row], fresh: bool) -> None:
+def show_run(run: "Model", rows: Sequence[Row], fresh: bool) -> None:
     """The table of one run; written with its pictures to its directory if it was scored now, or they are not there."""
     lines = overview(rows, run.context)
     if fresh or not (run.path / "summary.csv").exists():
@@ -24,7 +27,7 @@ def show_run(run: Model, rows: Sequence[Row], fresh: bool) -> None:
     print(f"tables and pictures: {run.path}/scores.csv, summary.csv{''.join(f', {name}' for name in pictures)}")
 
 
-def show_runs(tables: Sequence[tuple[Model, Sequence[Row]]]) -> None:
+def show_runs(tables: Sequence[tuple["Model", Sequence[Row]]]) -> None:
     """One table of several runs; their pictures go to their directories."""
     for run, rows in tables:
         draw(run, rows)
@@ -32,16 +35,24 @@ def show_runs(tables: Sequence[tuple[Model, Sequence[Row]]]) -> None:
     print(f"every observation: scores.csv in {', '.join(str(run.path) for run, _ in tables)}")
 
 
-def draw(run: Model, rows: Sequence[Row]) -> None:
-    """A picture of each measure of one run."""
+def draw(run: "Model", rows: Sequence[Row]) -> None:
+    """Pictures of one run's rows, to its directory: ``<measure>.png``, and ``<detail>.png`` of what it tells beside.
+
+    Their title says which documents and which checkpoint, for those of another evaluation take their place.
+    """
     lines = [{"variant": run.label} | row for row in curves([rows])]
     for measure in measures():
         own = [row for row in lines if row["measure"] == measure.label()]
-        if own:
-            save(curve_figure(own, measure, [run.label], run.context), run.path / measure.label())
-        figure = detail_figure(measure.details(rows), measure, run.path.name)
-        if figure is not None:
-            save(figure, run.path / measure.label())
+        figures = {
+            measure.label(): curve_figure(own, measure, [run.label], run.context) if own else None,
+            measure.detail: detail_figure(measure.details(rows), measure, ""),
+        }
+        for name, figure in figures.items():
+            if figure is not None:
+                row = next(row for row in rows if row["measure"] == measure.label())
+                of = "texts made up" if row["evaluation"] == "none" else row["evaluation"]
+                figure.axes[0].set_title(f"{run.path.name}, step {row['step']}: {of}", fontsize=9)
+                save(figure, run.path / name)
 
 
 def summary_table(tables: Sequence[tuple[str, Sequence[Row]]]) -> Table:
@@ -63,7 +74,7 @@ def summary_table(tables: Sequence[tuple[str, Sequence[Row]]]) -> Table:
 def _numbers(row: Row) -> tuple[str, str, str]:
     """Mean, interval and documents of a line as they are shown."""
     if row["mean"] is None:
-        return row["told"], row["interval_told"], ""
+        return row["told"], row["interval_told"], "" if row["documents"] is None else str(row["documents"])
     form = ".1f" if row["unit"] == "perplexity" else ".3f"
     low, high = row["low"], row["high"]
     between = "not known" if low != low or high != high else f"{low:{form}} to {high:{form}}"

@@ -28,6 +28,7 @@ STATED = (
     *("tokens", "blocks.fingerprint", "initial_weights", "data.corpus", "tokenizer", "optimizer", "schedule"),
     *("kernel", "compute_dtype", "code.sha256", "packages", "hardware"),
 )
+SEEDS = ("seed", "data.seed")
 SHAPE = tuple(f"scale.{key}" for key in ["vocabulary", "layers", "width", "hidden", "heads", "kv_heads", "head_dim"])
 EXPLAINING = ("factor", "seed", "follows")
 # What may follow from what, and from nothing else; a cause stands before its consequences. A key is explained if runs
@@ -37,13 +38,14 @@ CAUSES: dict[str, tuple[str, ...]] = {
     "scale.vocabulary": ("tokenizer",),  # a tokenizer brings its number of token ids
     "tokens": ("scale.tokens", "scale.batch_tokens"),  # the budget in whole batches
     "blocks.count": ("tokens", "scale.context"),  # a block trains C tokens
-    # The blocks: order_identity in lab/runs/run.py, and how many of them are read.
+    # The blocks: order_identity in lab/runs/identity.py, how many of them are read, and where a child begins.
     "blocks.fingerprint": tuple(f"data.{key}" for key in ["corpus", "weights", "seed", "lanes", "tile"])
-    + ("tokenizer", "scale.context", "blocks.count"),
+    + ("tokenizer", "scale.context", "blocks.count", "start.step", "start.data", "start.parent.scale.batch_tokens"),
     "parameter_names": ("scale.layers", "model.position", "model.attention", "model.tied"),
     "parameters": (*SHAPE, "parameter_names"),
     "flops_per_token": (*SHAPE, "scale.context", "model.attention"),  # the arguments in lab/model/flops.py
-    "initial_weights": ("seed", *SHAPE),  # by seed, name and shape, not by model: lab/model/initialise.py
+    # By seed, name and shape, not by model (lab/model/initialise.py); of a child they are what its parent had learnt.
+    "initial_weights": ("seed", *SHAPE, "start"),
     "kernel_served": ("kernel", "model.position", "model.attention"),  # chosen by setting, bias and window
 }
 # What conf/ copies by reference is explained only where it equals a declared source in every run.
@@ -96,7 +98,7 @@ class Control:
                 equal.append(f"{group} {_short(self.table[group][0])}" if group in self.table else group)
             elif found and found <= {"equal", "seed"}:
                 seeded.append(group)
-        seeds = ", ".join(sorted(map(str, set().union(*self.variants.values()))))
+        seeds = _in_order(set().union(*self.variants.values()))
         lines = {
             f"{len(self.runs)} runs, {self.factor}": [", ".join(self.variants) + f"; seed {seeds}"],
             f"differs within {self.factor}": [key for key in self.keys("factor") if key != self.factor],
@@ -129,13 +131,13 @@ def check(runs: Sequence[Model], factor: str, allow: Sequence[str] = ()) -> Cont
     _check_name("factor", factor, identity)
     for name in allow:
         _check_name("allow", name, table)
+    kinds = _kinds(table, factor, allow)
     members: dict[tuple[Any, ...], list[int]] = {}  # of each value of the factor
     for index in range(len(runs)):
-        members.setdefault(tuple(table[key][index] for key in identity if _within(key, factor)), []).append(index)
+        members.setdefault(tuple(table[key][index] for key in identity if kinds[key] == "factor"), []).append(index)
     if len(members) < 2:
         others = _some([key for key in identity if len(set(table[key])) > 1])
         raise UserError(f"{factor} has one value in all runs given ({len(runs)}); they differ in {others or 'nothing'}")
-    kinds = _kinds(table, factor, allow)
     if refused := [key for key, kind in kinds.items() if kind == "refused"]:
         told = [_values(key, table[key], _conflict(table, key, kinds) or range(len(runs)), names) for key in refused]
         passing = ",".join(refused[:6]) + ",..." * (len(refused) > 6)
@@ -148,7 +150,7 @@ def check(runs: Sequence[Model], factor: str, allow: Sequence[str] = ()) -> Cont
         raise UserError(
             f"{differing}: nats per token of two tokenizers have no common unit, so no factor lets them pass"
         )
-    labels = _labels(runs, table, factor, [indices[0] for indices in members.values()])
+    labels = _labels(runs, table, factor, kinds, [indices[0] for indices in members.values()])
     variants: dict[str, dict[Seed, Model]] = {label: {} for label in labels}
     for label, indices in zip(labels, members.values(), strict=True):
         for index in indices:
@@ -157,9 +159,9 @@ def check(runs: Sequence[Model], factor: str, allow: Sequence[str] = ()) -> Cont
                 raise UserError(f"{other.path} and {run.path} are both {label} with seed {seed}; leave one out")
             variants[label][seed] = run
     seeds = set().union(*variants.values())
-    lacking = {label: ", ".join(sorted(map(str, seeds - have.keys()))) for label, have in variants.items()}
+    lacking = {label: _in_order(seeds - have.keys()) for label, have in variants.items()}
     told = [f"{label} lacks seed {missing}" for label, missing in lacking.items() if missing]
-    if told and kinds["seed"] != "factor":
+    if told and _own(factor) != "seed":
         raise UserError(
             f"variants must have the same seeds: {_some(told, '; ')}; train these, or leave those seeds out"
         )
@@ -172,6 +174,10 @@ def _seed(table: Table, index: int) -> Seed:
     while (key := PARENT * len(chain) + "seed") in table and table[key][index] != ABSENT:
         chain.append(table[key][index])
     return int(chain[0]) if len(set(chain)) == 1 else " of ".join(map(str, chain))
+
+
+def _in_order(seeds: Iterable[Seed]) -> str:
+    return ", ".join(sorted(map(str, seeds), key=lambda seed: list(map(int, seed.split(" of ")))))
 
 
 def _table(runs: Sequence[Model], manifests: Sequence[dict[str, Any]]) -> Table:
@@ -217,17 +223,25 @@ def _kinds(table: Table, factor: str, allow: Iterable[str]) -> dict[str, str]:
     for key in sorted(table, key=lambda key: (order.index(_consequence(key)), key)):
         if not _conflict(table, key, kinds, by=()):
             kinds[key] = "equal"
+        elif _own(key) in SEEDS and _own(factor) not in SEEDS and _of_seed(table, key, kinds):
+            kinds[key] = "seed"  # under the factor, too: seeds are paired, not compared
         elif _within(key, factor):
             kinds[key] = "factor"
         elif key in SHOWN:
             kinds[key] = "shown"
-        elif _own(key) == "seed" or not _conflict(table, key, kinds, by=("seed",)):
+        elif _of_seed(table, key, kinds):
             kinds[key] = "seed"
         elif not _conflict(table, key, kinds) and not any(isinstance(value, tuple) for value in table[key]):
             kinds[key] = "follows"  # what changed within a run follows from no factor
         else:
             kinds[key] = "allowed" if any(_under(key, name) for name in allow) else "refused"
     return kinds
+
+
+def _of_seed(table: Table, key: str, kinds: dict[str, str]) -> bool:
+    """Whether a key is a seed, or explained by seeds alone. That of a parent which only some runs have is none."""
+    own = _own(key) == "seed" and ABSENT not in table[key]
+    return own or not _conflict(table, key, kinds, by=("seed",))
 
 
 def _conflict(table: Table, key: str, kinds: dict[str, str], by: Sequence[str] = EXPLAINING) -> list[int]:
@@ -238,6 +252,8 @@ def _conflict(table: Table, key: str, kinds: dict[str, str], by: Sequence[str] =
     if any(kinds.get(source) in by and table[source] == values for source in sources):
         return []
     may = [above + cause for cause in CAUSES.get(_consequence(key), ())]
+    starts = [cause for cause in may if cause.startswith("start.")]  # of the parents too: where they began counts
+    may += [PARENT * depth + cause for depth in {each.count(PARENT) for each in table} for cause in starts]
     causes = [each for each, kind in kinds.items() if kind in by and any(_under(each, cause) for cause in may)]
     groups: dict[tuple[Any, ...], list[int]] = {}
     for index, value in enumerate(values):
@@ -246,16 +262,20 @@ def _conflict(table: Table, key: str, kinds: dict[str, str], by: Sequence[str] =
     return next((group for group in groups.values() if len({values[index] for index in group}) > 1), [])
 
 
-def _labels(runs: Sequence[Model], table: Table, factor: str, members: Sequence[int]) -> list[str]:
+def _labels(
+    runs: Sequence[Model], table: Table, factor: str, kinds: dict[str, str], members: Sequence[int]
+) -> list[str]:
     """A label for each variant, of which ``members`` has one run: what follows from its content, if that tells all
     apart; else the short name of its part; else what differs."""
     tried = [[runs[index].label for index in members]] if factor in ("model", "extension", "extensions") else []
+    if factor == "start":
+        tried += [["scratch" if table["start.step"][index] == ABSENT else "run" for index in members]]
     named = f"{factor}.name"
     tried += [[str(table[named][index]) for index in members]] if named in table else []
     for labels in tried:
         if len(set(labels)) == len(members):
             return labels
-    keys = [key for key in table if _within(key, factor) and len({table[key][index] for index in members}) > 1]
+    keys = [key for key in table if kinds[key] == "factor" and len({table[key][index] for index in members}) > 1]
     words = {key: "" if key == factor else key.removeprefix(f"{factor}.") + "=" for key in keys}
     return [", ".join(words[key] + _short(table[key][index]) for key in keys) for index in members]
 

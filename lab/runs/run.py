@@ -46,7 +46,7 @@ def write_json(path: Path, content: Any) -> None:
 class Model:
     """What measuring, analysis and exchange need: decoder, tokenizer, identity, scores. ``path`` need not exist yet."""
 
-    needed = ("digest", "identity", "state")  # in a manifest
+    needed: tuple[str, ...] = ("digest", "identity", "state")  # in a manifest
 
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)

@@ -95,7 +95,7 @@ def fit(
         partial(_make_optimizer, config.optimizer),
         factor,
         settings.gradient_clip,
-        settings.compile,
+        settings.compile is True,
         settings.recompute,
         ranks,
     )
@@ -156,7 +156,7 @@ def fit(
             raise
         raise UserError(
             f"out of memory at optimiser step {trainer.global_step + 1}: a step needs "
-            f"{memory_estimate(config, ranks)}; lower micro_batch (now {scale['micro_batch']})"
+            f"{memory_estimate(config, ranks)}; lower micro_batch (now {scale.micro_batch})"
         ) from None
     return module
 

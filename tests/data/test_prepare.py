@@ -4,17 +4,15 @@ import struct
 
 import numpy as np
 import pytest
-from hydra import compose, initialize_config_dir
 from oracles.redpajama_folder import make_redpajama
 
 from lab.base.commandline import run_command
-from lab.experiment.compose import configuration_folder
+from lab.base.errors import UserError
+from lab.data.llama_tokenizer import convert
 from lab.data.sources.documents import SPLITS
 from lab.data.sources.file_corpus import Files
-from lab.data.llama_tokenizer import convert
 from lab.data.sources.redpajama import SUBSETS, RedPajama
 from lab.data.tokenizer import Tokenizer, shipped_tokenizers
-from lab.base.errors import UserError
 from lab.experiment.compose import settings_of
 from lab.experiment.settings import TrainSettings
 from lab.experiment.setup import Setup
@@ -117,10 +115,13 @@ def test_blocks_that_were_written_are_those_that_a_run_of_the_same_keys_reads(tm
     main(["blocks", *TINY, "--processes", "2"])
     (folder,) = (tmp_path / "blocks").iterdir()
     assert capsys.readouterr().out == f"blocks/{folder.name}: 256 blocks; train on them with data.mode=blocks\n"
-    with initialize_config_dir(configuration_folder(), version_base="1.3"):
-        stream, blocks = (Job(compose("train", [*TINY, f"data.mode={mode}"])) for mode in ("stream", "blocks"))
-        with pytest.raises(UserError, match=r"no blocks here; make them with python -m lab\.prepare blocks"):
-            Job(compose("train", [*TINY, "data.mode=blocks", "data.seed=1"]))
+
+    def setup(*overrides):
+        return Setup(settings_of("train", TrainSettings, [*TINY, *overrides]))
+
+    stream, blocks = setup("data.mode=stream"), setup("data.mode=blocks")
+    with pytest.raises(UserError, match=r"no blocks here; make them with python -m lab\.prepare blocks"):
+        setup("data.mode=blocks", "data.seed=1")
     assert stream.digest == blocks.digest
     for g in range(256):
         np.testing.assert_array_equal(blocks.data.train.block(g).tokens, stream.data.train.block(g).tokens)

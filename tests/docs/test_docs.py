@@ -267,7 +267,6 @@ def test_a_command_of_the_pages_runs(page: Path, command: str, folder_of: Callab
     [
         "python -m lab.train no_such_key=1",
         "python -m lab.train data=files data.corpus.no_such_key=1",
-        "python -m lab.extrapolate runs=runs/a no_such_key=1",
         "python -m lab.plan gpus=8 no_such_key=1",
         "python -m lab.prepare blocks scale=small no_such_key=1",
         "python -m lab.bench attention --no-such-option 1",

@@ -4,23 +4,12 @@ import csv
 import json
 import re
 import resource
-import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from commands import lab, the_one_line
-from hydra import compose, initialize_config_dir
-
-from lab.bench import make_parser
-from lab.experiment.compose import configuration_folder
-from lab.experiment.compose import composed, settings_of
-from lab.experiment.settings import TrainSettings
-from lab.experiment.setup import Setup
-from lab.prepare import parser as prepare_parser
-from lab.schema import COMPARING_KINDS, PLANNING_KINDS, SCORING_KINDS, check_values
-from lab.status import make_parser as status_parser
 
 VARIANTS = ["nope", "rope", "alibi", "window_nope", "window_rope", "window_alibi", "narrow_window_nope"]
 ROOT = Path(__file__).parent.parent.parent
@@ -38,8 +27,7 @@ def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def manifests(runs: Path) -> dict[str, dict]:
-    found = [json.loads(path.read_text()) for path in runs.glob("*/manifest.json")]
-    return {manifest["identity"]["model"]["name"]: manifest for manifest in found}
+    return {path.parent.name.partition("-")[0]: json.loads(path.read_text()) for path in runs.glob("*/manifest.json")}
 
 
 def test_seven_variants_give_seven_runs_with_equal_blocks_and_equal_initial_weights(sweep: Path) -> None:
@@ -58,13 +46,13 @@ def test_the_variants_do_differ_in_what_they_learn(sweep: Path) -> None:
     assert len(curves) == len(VARIANTS)
 
 
-def test_a_sweep_ends_with_one_table_and_one_picture_of_all_its_runs(sweep: Path) -> None:
-    with open(sweep / "pilot_table.csv", newline="") as file:
+def test_a_sweep_ends_with_a_comparison_of_all_its_runs(sweep: Path) -> None:
+    folder = sweep / "pilot_table"
+    with open(folder / "estimates.csv", newline="") as file:
         rows = list(csv.DictReader(file))
-    assert [row["variant"] for row in rows if row["quantity"] == "excess"] == VARIANTS
-    assert len(rows) == 5 * len(VARIANTS)
-    assert (sweep / "pilot_table.png").stat().st_size > 10_000
-    assert (sweep / "pilot_table.svg").stat().st_size > 10_000
+    assert sorted({row["variant"] for row in rows if row["measure"] == "excess"}) == sorted(VARIANTS)
+    assert (folder / "report.html").stat().st_size > 10_000
+    assert (folder / "held_out_loss_by_position.png").stat().st_size > 10_000
 
 
 def test_a_run_directory_says_what_it_is(sweep: Path) -> None:
@@ -92,12 +80,12 @@ def test_a_finished_run_asked_for_again_prints_its_table_and_an_unfinished_one_i
     first = lab("train", "experiment=smoke", "model=alibi", cwd=tmp_path)
     assert first.returncode == 0, first.stderr
     assert "excess" in first.stdout
-    (folder,) = (tmp_path / "runs").glob("*-smoke-*/")
+    (folder,) = (tmp_path / "runs").glob("*-sotu-*/")
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
     again = lab("train", "experiment=smoke", "model=alibi", cwd=tmp_path)
     assert again.returncode == 0
     assert "is finished" in again.stdout
-    table = first.stdout[first.stdout.index("loss [0, C)") :]
+    table = first.stdout[first.stdout.index("excess (nats)") :]
     assert table in again.stdout
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
 
@@ -114,7 +102,7 @@ def test_a_finished_run_asked_for_again_prints_its_table_and_an_unfinished_one_i
 
 def test_a_run_trained_without_measure_is_scored_when_asked_again(tmp_path: Path) -> None:
     assert lab("train", "experiment=smoke", "measure=none", cwd=tmp_path).returncode == 0
-    (folder,) = (tmp_path / "runs").glob("*-smoke-*/")
+    (folder,) = (tmp_path / "runs").glob("*-sotu-*/")
     weights = next(folder.rglob("weights.safetensors")).stat().st_mtime_ns
     assert not (folder / "scores.csv").exists()
     for segments in (1, 2):
@@ -136,7 +124,7 @@ def test_a_second_process_on_one_run_is_refused_and_a_killed_holder_leaves_no_lo
     first.kill()
     first.communicate()
     third = lab("train", *command[3:], "resume.allow=[all]", cwd=tmp_path)
-    assert "resume.allow is ['all']: it must be a list of code, packages, hardware, ranks" in the_one_line(third)
+    assert "resume.allow is 'all': give code, packages, hardware or ranks" in the_one_line(third)
     fourth = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     assert fourth.stdout is not None
     assert "continuing after optimiser step" in fourth.stdout.readline()
@@ -169,7 +157,7 @@ def test_a_plan_trains_nothing_and_prints_what_differs(tmp_path: Path) -> None:
     assert result.returncode == 0, result.stderr
     text = re.sub(r"[\s│]+", " ", result.stdout)
     assert text.count("4,718,592") == 4
-    assert "model.position._target_" in text
+    assert "model.position.name" in text
     assert "seed" in text
     assert "scale.width" not in text
     assert not list(tmp_path.rglob("*manifest.json"))
@@ -193,7 +181,7 @@ def test_out_of_memory_is_one_line_with_an_estimate_and_the_key_to_lower(tmp_pat
     result = lab("train", "experiment=smoke", *huge, cwd=tmp_path, before=limit)
     assert result.returncode == 1
     (line,) = [line for line in result.stderr.splitlines() if line.strip()]
-    assert re.search(r"out of memory at optimiser step 1: .* GB.*; lower scale\.micro_batch \(now 8192\)", line)
+    assert re.search(r"out of memory at optimiser step 1: .* GB.*; lower micro_batch \(now 8192\)", line)
 
 
 def test_a_disk_that_fills_up_ends_the_run_in_one_line_that_names_the_file(tmp_path: Path) -> None:
@@ -206,45 +194,3 @@ def test_a_disk_that_fills_up_ends_the_run_in_one_line_that_names_the_file(tmp_p
     assert "Traceback" not in result.stderr
     assert re.match(r"error: .*weights\.safetensors cannot be written: file too large", line)
     assert not list(tmp_path.rglob("weights.safetensors"))
-
-
-def commands_of_readme() -> list[str]:
-    text = (ROOT / "README.md").read_text()
-    blocks = "\n".join(re.findall(r"```(?:bash|sh)\n(.*?)```", text, re.DOTALL))
-    joined = blocks.replace("\\\n", " ")
-    return [
-        line.split("#")[0].strip() for line in joined.splitlines() if line.strip().startswith(("python -m", "make "))
-    ]
-
-
-@pytest.mark.parametrize("command", commands_of_readme())
-def test_every_command_of_the_readme_is_one_that_exists(command: str) -> None:
-    program, *arguments = shlex.split(command)
-    if program == "make":
-        targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
-        assert set(arguments) <= set(targets)
-        return
-    module, arguments = arguments[1], arguments[2:]
-    if module == "lab.bench":
-        make_parser().parse_args(arguments)
-    elif module == "lab.prepare":
-        prepare_parser().parse_args(arguments)
-    elif module == "lab.status":
-        status_parser().parse_args(arguments)
-    elif module == "lab.plan":
-        with initialize_config_dir(configuration_folder(), version_base="1.3"):
-            one = [re.sub(r"^model=\[(\w+),.*", r"model=\1", argument) for argument in arguments]
-            check_values(to_plain(compose("plan", one)), PLANNING_KINDS)
-    elif module in ("lab.extrapolate", "lab.compare"):
-        with initialize_config_dir(configuration_folder(), version_base="1.3"):
-            composed = compose(module.removeprefix("lab."), arguments)
-        kinds = SCORING_KINDS if module == "lab.extrapolate" else COMPARING_KINDS
-        check_values(to_plain(composed), kinds)
-    elif "--help" not in arguments:
-        assert module == "lab.train"
-        overrides = [argument for argument in arguments if argument not in ("-m", "--multirun")]
-        first = [override.split(",")[0] if "[" not in override else override for override in overrides]
-        with initialize_config_dir(configuration_folder(), version_base="1.3"):
-            composed = compose("train", first)
-        if not any(word in command for word in ("path", "data=files", "data=redpajama")):
-            assert Job(composed).steps >= 1

@@ -74,7 +74,7 @@ def tensor(ids: np.ndarray) -> torch.Tensor:
 @torch.no_grad()
 def test_truncated_perplexity_is_the_loss_that_transformers_gives_the_first_tokens(ours, theirs):
     ids, lengths = document(SPAN + 1), [1, 4, 7, 32, SPAN]
-    rows = rows_of(TruncatedPerplexity(lengths, 1, None), ours, ids)
+    rows = rows_of(TruncatedPerplexity(lengths=lengths, longest=1, documents=None), ours, ids)
     for row, length in zip(rows, lengths, strict=True):
         first = tensor(ids[: length + 1])
         assert row["loss_nats"] == pytest.approx(theirs(first, labels=first).loss.item(), abs=1e-5)
@@ -106,7 +106,10 @@ def test_sliding_perplexity_is_that_of_the_recipe_in_transformers_documentation(
     """Its windows of L + 1 tokens predict L: they are this lab's windows of L."""
     assert (SPAN - length) % stride == 0
     ids = document(SPAN + 1)
-    (row,) = rows_of(SlidingPerplexity([length], 1, stride, SPAN, None, 1000), ours, ids)
+    measure = SlidingPerplexity(
+        lengths=[length], longest=1, stride=stride, span=SPAN, documents=None, batch_tokens=1000
+    )
+    (row,) = rows_of(measure, ours, ids)
     assert row["loss_nats"] == pytest.approx(documented(theirs, tensor(ids), length + 1, stride), abs=1e-5)
     assert 1 < row["loss_nats"] < 4 * math.log(VOCABULARY)
 

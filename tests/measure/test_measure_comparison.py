@@ -4,26 +4,30 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import yaml
 
-from lab.runs.control import Control
 from lab.base.errors import UserError
-from lab.evidence.gather import gather
+from lab.base.tables import write_table
 from lab.evidence.differences import holm
+from lab.evidence.gather import gather
 from lab.evidence.interval import document_interval
 from lab.observe.scores import COLUMNS, Scores
+from lab.runs.control import Control
 from lab.runs.run import Run
-from lab.base.tables import write_table
 
 CONTEXT = 8
 SETTINGS = {"excess": "aaaa1111", "context_gain": "bbbb2222"}
+
+
+class Scored(Run):
+    """A run of which nothing is there but its scores."""
+
+    context = CONTEXT
 
 
 def a_run(folder: Path, name: str, losses: dict[str, dict[str, float]], documents: list[str], step: int = 9) -> Run:
     """A run that was scored: for each measure and length a loss for each document."""
     path = folder / name
     path.mkdir()
-    (path / "config.yaml").write_text(yaml.safe_dump({"scale": {"context": CONTEXT}}))
     rows = []
     for measure, by_length in losses.items():
         for length, values in by_length.items():
@@ -33,7 +37,7 @@ def a_run(folder: Path, name: str, losses: dict[str, dict[str, float]], document
                 place = {"start_position": 0, "stop_position": length, "tokens": length, "loss_nats": loss}
                 rows.append(dict.fromkeys(COLUMNS) | named | seen | place)
     write_table(path / "scores.csv", rows)
-    return Run(path)
+    return Scored(path)
 
 
 def compared(folder: Path, seeds: int, documents: int = 12, gaps: dict[str, float] | None = None) -> Control:
@@ -131,6 +135,45 @@ def test_effective_contexts_are_told_seed_by_seed(tmp_path):
     evidence = gather(compared(tmp_path, seeds=2), SETTINGS, 500, None, 0.1)
     assert [row["tokens"] for row in evidence.effective if row["variant"] == "one"] == [16, 16]
     assert [row["tokens"] for row in evidence.effective if row["variant"] == "two"] == [8, 8]
+    assert {row["measure"] for row in evidence.effective} == {"context_gain"}
+
+
+def test_seeds_that_are_chains_stand_behind_numbers_and_are_paired(tmp_path):
+    control = compared(tmp_path, seeds=2, gaps={"one": 0.0, "two": 1.0})
+    chained = {name: {0: by_seed[0], "1 of 0": by_seed[1]} for name, by_seed in control.variants.items()}
+    evidence = gather(Control(control.runs, "model", chained, {}, {}), SETTINGS, 500, None, 0.1)
+    assert [row["seed"] for row in evidence.seeds if row["measure"] == "excess"] == [0, "1 of 0"]
+    plain = gather(control, SETTINGS, 500, None, 0.1)
+    assert [row["mean"] for row in evidence.differences] == [row["mean"] for row in plain.differences]
+
+
+def test_curves_have_the_range_over_seeds_or_of_one_seed_an_interval_over_documents(tmp_path):
+    (tmp_path / "one").mkdir()
+    (tmp_path / "three").mkdir()
+    for seeds, folder in ((1, tmp_path / "one"), (3, tmp_path / "three")):
+        control = compared(folder, seeds)
+        evidence = gather(control, SETTINGS, 500, None, 0.1)
+        row = line(evidence.curves, measure="context_gain", variant="two", tokens=16)
+        losses = [
+            [r["loss_nats"] for r in Scores(run.path / "scores.csv").select(measure="context_gain", length_tokens=16)]
+            for run in control.variants["two"].values()
+        ]
+        means = np.mean(losses, axis=1)
+        assert (row["mean"], row["seeds"], row["line"]) == (pytest.approx(np.mean(means)), seeds, "context_gain")
+        if seeds == 1:
+            expected = document_interval(losses[0], 1000)
+            assert (row["low"], row["high"]) == pytest.approx((expected.low, expected.high), abs=1e-9)
+        else:
+            assert (row["low"], row["high"]) == pytest.approx((min(means), max(means)))
+        assert {row["measure"] for row in evidence.curves} == {"context_gain"}  # the other is drawn as differences
+
+
+def test_what_is_allowed_to_differ_is_told_in_every_row_of_every_table(tmp_path):
+    control = compared(tmp_path, seeds=1)
+    allowed = Control(control.runs, "model", control.variants, {"code": "allowed"}, {"code": ("x",) * 3})
+    evidence = gather(allowed, SETTINGS, 500, None, 0.1)
+    tables = (evidence.estimates, evidence.differences, evidence.seeds, evidence.curves, evidence.effective)
+    assert {row["allowed"] for table in tables for row in table} == {"code"}
 
 
 def test_runs_are_compared_on_the_documents_that_all_were_scored_on(tmp_path):
@@ -161,3 +204,29 @@ def test_a_reference_that_is_no_variant_and_runs_without_scores_are_refused(tmp_
     (control.runs[0].path / "scores.csv").unlink()
     with pytest.raises(UserError, match=r"one-0 has no scores; score it with"):
         gather(control, SETTINGS, 500, None, 0.1)
+
+
+def passkeys(found: dict[int, int]) -> list[dict]:
+    """A key of a prompt of 8 tokens at each distance: whether it was found."""
+    named = {"measure": "passkey", "setting": "dddd4444", "evaluation": "none", "step": 9, "precision": "float32"}
+    return [
+        named | {"document": f"length=8 distance={distance}", "segment": 0, "length_tokens": 8, "correct": correct}
+        for distance, correct in found.items()
+    ]
+
+
+def test_what_measures_have_to_tell_beside_is_told_by_variant_over_all_its_seeds(tmp_path):
+    control = compared(tmp_path, seeds=2, gaps={"one": 0.0, "two": 1.0})
+    for run, found in zip(control.runs, ({4: 1, 8: 0}, {4: 1, 8: 1}, {4: 0, 8: 0}, {4: 0, 8: 0}), strict=True):
+        scores = Scores(run.path / "scores.csv")
+        scores.add(passkeys(found))
+        scores.write()
+    evidence = gather(control, SETTINGS | {"passkey": "dddd4444"}, 1000, None, 0.1)
+    assert list(evidence.details) == ["passkeys"]
+    told = [(row["variant"], row["depth_percent"], row["found"]) for row in evidence.details["passkeys"]]
+    assert told == [("one", 0.0, 0.5), ("one", 50.0, 1.0), ("two", 0.0, 0.0), ("two", 50.0, 0.0)]
+    assert {row["evaluation"] for row in evidence.details["passkeys"]} == {"none"}
+    assert evidence.evaluations == ["held_out-1", "none"]
+    keys = line(evidence.differences, measure="passkey")
+    assert keys["mean"] == pytest.approx(0.75)  # two places are too few to tell, but a mean they have
+    assert "too few documents to tell (2)" in keys["verdict"]

@@ -25,11 +25,11 @@ from lab.measure.context_gain import ContextGain
 from lab.measure.copying import Copy
 from lab.measure.excess import Excess
 from lab.measure.loss_by_position import LossByPosition
-from lab.observe.measure import Measure, segment_starts
 from lab.measure.sliding_perplexity import SlidingPerplexity
-from lab.measure.truncated_perplexity import TruncatedPerplexity, doublings
+from lab.measure.truncated_perplexity import TruncatedPerplexity
 from lab.model.decoder import Decoder
 from lab.model.position import NoPE, RoPE
+from lab.observe.measure import Measure, doublings, segment_starts
 
 LONGEST = 8
 LENGTH = LONGEST * CONTEXT + 1
@@ -38,29 +38,31 @@ every_variant = pytest.mark.parametrize(("position", "window"), VARIANTS)
 
 
 def by_position(segments: int = 1, bin_tokens: int = 1, longest: int = LONGEST) -> LossByPosition:
-    return LossByPosition(longest, segments, bin_tokens, documents=None)
+    return LossByPosition(longest=longest, segments=segments, bin_tokens=bin_tokens, documents=None)
 
 
 def excess(segments: int = 1, batch_tokens: int = 1000, longest: int = LONGEST) -> Excess:
-    return Excess(longest, segments, documents=None, batch_tokens=batch_tokens)
+    return Excess(longest=longest, segments=segments, documents=None, batch_tokens=batch_tokens)
 
 
 def truncated(lengths: list[int] | None = None, longest: int = LONGEST) -> TruncatedPerplexity:
-    return TruncatedPerplexity(lengths, longest, documents=None)
+    return TruncatedPerplexity(lengths=lengths, longest=longest, documents=None)
 
 
 def sliding(
     lengths: list[int] | None, stride: int | None, span: int | None = None, batch_tokens: int = 1000
 ) -> SlidingPerplexity:
-    return SlidingPerplexity(lengths, LONGEST, stride, span, documents=None, batch_tokens=batch_tokens)
+    return SlidingPerplexity(
+        lengths=lengths, longest=LONGEST, stride=stride, span=span, documents=None, batch_tokens=batch_tokens
+    )
 
 
 def gain(targets: int, segments: int = 1, batch_tokens: int = 1000, longest: int = LONGEST) -> ContextGain:
-    return ContextGain(longest, targets, segments, documents=None, batch_tokens=batch_tokens)
+    return ContextGain(longest=longest, targets=targets, segments=segments, documents=None, batch_tokens=batch_tokens)
 
 
 def copy(distances: list[int] | None = None, string: int = 4, segments: int = 1, seed: int = 0) -> Copy:
-    return Copy(distances, LONGEST, string, segments, documents=None, seed=seed)
+    return Copy(distances=distances, longest=LONGEST, string=string, segments=segments, documents=None, seed=seed)
 
 
 def losses(rows: list[dict]) -> list[float]:
@@ -187,7 +189,7 @@ def test_windows_that_do_not_overlap_are_stretches_read_by_themselves():
 def test_a_text_of_as_many_tokens_as_the_window_is_read_in_one_as_published_protocols_do():
     decoder, ids = tiny(RoPE), document(LENGTH)[:64]
     measure = sliding([64], 8, 63)
-    measure.check(8)
+    measure.fits(8)
     (slid,) = rows_of(measure, decoder, ids)
     (whole,) = rows_of(truncated([63]), decoder, ids)
     assert slid["tokens"] == 63
@@ -429,23 +431,20 @@ def test_only_documents_that_are_long_enough_are_scored_and_without_one_the_long
 
 
 @pytest.mark.parametrize(
-    "build",
-    [
-        lambda n: LossByPosition(LONGEST, 1, 1, n),
-        lambda n: Excess(LONGEST, 1, n, 1000),
-        lambda n: TruncatedPerplexity(None, LONGEST, n),
-        lambda n: SlidingPerplexity(None, LONGEST, 4, None, n, 1000),
-        lambda n: ContextGain(LONGEST, 5, 1, n, 1000),
-        lambda n: Copy(None, LONGEST, 4, 1, n, 0),
-    ],
+    "measure",
+    [by_position(), excess(), truncated(), sliding(None, 4), gain(5), copy()],
+    ids=lambda measure: measure.name,
 )
-def test_the_first_long_enough_documents_are_scored_as_many_as_asked_for(build):
+def test_the_first_long_enough_documents_are_scored_as_many_as_asked_for(measure):
+    def build(count: object) -> Measure:
+        return type(measure).check(measure.plain() | {"documents": count}, f"measure.{measure.name}")
+
     source = source_of(200, 200, 200)
     assert ["".join(item.name for item in build(count).items(source)) for count in (1, 2, 3, 4, None)] == [
         *("a", "ab", "abc", "abc", "abc")
     ]
     for count in (0, -1, 1.5, True, "all"):
-        with pytest.raises(UserError, match=rf"measure\.{build(1).name}\.documents is"):
+        with pytest.raises(UserError, match=rf"measure\.{measure.name}\.documents is"):
             build(count)
 
 
@@ -461,6 +460,10 @@ def settings(kind: type[Measure], **changes) -> dict:
     return names[kind] | {"documents": None} | changes
 
 
+def checked(kind: type[Measure], **changes) -> Measure:
+    return kind.check(settings(kind, **changes), f"measure.{kind.label()}")
+
+
 WHOLE_NUMBERS = [
     (kind, key)
     for kind in (LossByPosition, Excess, TruncatedPerplexity, SlidingPerplexity, ContextGain, Copy)
@@ -472,8 +475,8 @@ WHOLE_NUMBERS = [
 @pytest.mark.parametrize(("kind", "key"), WHOLE_NUMBERS)
 def test_a_setting_that_is_no_whole_number_above_0_is_refused_with_its_key(kind, key):
     for value in (0, -1, 1.5, True, "4", *([] if key == "stride" else [None])):
-        with pytest.raises(UserError, match=rf"measure\.{kind.name}\.{key} is "):
-            kind(**settings(kind, **{key: value}))
+        with pytest.raises(UserError, match=rf"measure\.{kind.label()}\.{key} is "):
+            checked(kind, **{key: value})
 
 
 @pytest.mark.parametrize(
@@ -482,40 +485,40 @@ def test_a_setting_that_is_no_whole_number_above_0_is_refused_with_its_key(kind,
 )
 @pytest.mark.parametrize("value", [[], [0], [8, -8], ["a"], [16.0], 64, "64", {}, [None], [True]])
 def test_lengths_and_distances_that_are_no_list_of_whole_numbers_are_refused_with_their_key(kind, key, value):
-    with pytest.raises(UserError, match=rf"measure\.{kind.name}\.{key} "):
-        kind(**settings(kind, **{key: value}))
+    with pytest.raises(UserError, match=rf"measure\.{kind.label()}\.{key}\b"):
+        checked(kind, **{key: value})
 
 
 @pytest.mark.parametrize("seed", [-1, 1.5, "a", None, True])
 def test_a_seed_that_is_none_is_refused_with_its_key(seed):
     with pytest.raises(UserError, match=r"measure\.copy\.seed is"):
-        Copy(**settings(Copy, seed=seed))
+        checked(Copy, seed=seed)
 
 
 @pytest.mark.parametrize("span", [0, -3, "all", 1.5, True])
 def test_a_span_that_is_no_whole_number_is_refused(span):
     with pytest.raises(UserError, match=r"measure\.sliding_perplexity\.span is"):
-        SlidingPerplexity(**settings(SlidingPerplexity, span=span))
+        checked(SlidingPerplexity, span=span)
 
 
 @pytest.mark.parametrize(
     ("kind", "changes", "context", "reason"),
     [
-        (LossByPosition, {"bin_tokens": 3}, 8, r"measure\.loss_by_position\.bin_tokens is 3.*scale\.context = 8"),
+        (LossByPosition, {"bin_tokens": 3}, 8, r"measure\.loss_by_position\.bin_tokens is 3.*C = 8"),
         (LossByPosition, {"bin_tokens": 16}, 8, r"bin_tokens is 16"),
-        (Excess, {}, 7, r"scale\.context is 7.*excess"),
-        (TruncatedPerplexity, {}, 7, r"scale\.context is 7.*measure\.truncated_perplexity\.lengths"),
-        (SlidingPerplexity, {"stride": 3}, 7, r"scale\.context is 7.*measure\.sliding_perplexity\.lengths"),
+        (Excess, {}, 7, r"C is 7.*excess"),
+        (TruncatedPerplexity, {}, 7, r"C is 7.*measure\.truncated_perplexity\.lengths"),
+        (SlidingPerplexity, {"stride": 3}, 7, r"C is 7.*measure\.sliding_perplexity\.lengths"),
         (SlidingPerplexity, {"stride": 5}, 8, r"stride is 5, more than the shortest window of 4"),
         (SlidingPerplexity, {"span": 62}, 8, r"span is 62, less than the longest window of 64"),
         (ContextGain, {"longest": 3}, 8, r"measure\.context_gain\.longest is 3.*power of two"),
-        (ContextGain, {}, 12, r"scale\.context 12.*power of two"),
+        (ContextGain, {}, 12, r"C 12.*power of two"),
         (Copy, {"string": 65}, 8, r"measure\.copy\.string is 65.*64"),
     ],
 )
 def test_settings_that_do_not_fit_the_context_are_refused_with_their_key(kind, changes, context, reason):
     with pytest.raises(UserError, match=reason):
-        kind(**settings(kind, **changes)).check(context)
+        checked(kind, **changes).fits(context)
 
 
 @pytest.mark.parametrize(
@@ -531,13 +534,13 @@ def test_settings_that_do_not_fit_the_context_are_refused_with_their_key(kind, c
     ],
 )
 def test_settings_that_just_fit_are_taken(kind, changes, context):
-    kind(**settings(kind, **changes)).check(context)
+    checked(kind, **changes).fits(context)
 
 
 def test_settings_that_contradict_themselves_are_refused():
     with pytest.raises(UserError, match=r"measure\.excess\.longest is 3: give an even"):
-        excess(longest=3)
+        checked(Excess, longest=3)
     with pytest.raises(UserError, match=r"measure\.copy\.string is 1.*2 or more"):
-        copy(string=1)
+        checked(Copy, string=1)
     with pytest.raises(UserError, match=r"measure\.copy\.distances holds 3, less than the string of 4"):
-        copy(distances=[8, 3])
+        checked(Copy, distances=[8, 3])

@@ -11,12 +11,12 @@ import yaml
 from tiny_decoders import tiny
 from torch import Tensor
 
-from lab.experiment.compose import configuration_folder
-from lab.data.tokenizer import Tokenizer
 from lab.base.errors import UserError
-from lab.observe.measure import Item, Source
+from lab.data.tokenizer import Tokenizer
+from lab.experiment.compose import configuration_folder
 from lab.measure.passkey import Passkey, accuracies, largest_distance, passkey_context
 from lab.model.decoder import Decoder
+from lab.observe.measure import Item, Source
 
 TOKENIZERS = {
     "sotu_1k": Tokenizer("sotu_1k/tokenizer.json"),
@@ -29,8 +29,7 @@ every_tokenizer = pytest.mark.parametrize("tokenizer", TOKENIZERS.values(), ids=
 def passkey(**changes) -> Passkey:
     """With the shipped wording."""
     node = yaml.safe_load(Path(configuration_folder(), "measure", "passkey.yaml").read_text())
-    del node["_target_"]
-    return Passkey(**(node | {"longest": 4} | changes))
+    return Passkey.check(node | {"longest": 4} | changes, "measure.passkey")
 
 
 def source(tokenizer: Tokenizer, context: int = 128) -> Source:
@@ -120,14 +119,14 @@ def test_at_an_odd_context_the_shortest_prompt_is_the_context():
 @pytest.mark.parametrize(("distances", "shortest"), [(7, 110), (32, 128), (110, 110), (100, 110), (127, 128)])
 def test_every_distance_is_an_item_of_its_own(distances, shortest):
     measure = passkey(lengths=[shortest], distances=distances, trials=1)
-    measure.check(shortest)
+    measure.fits(shortest)
     names = [item.name for item in measure.items(source(TOKENIZERS["llama_32k"]))]
     assert len(set(names)) == len(names) == distances
 
 
 def test_more_distances_than_tokens_are_refused():
     with pytest.raises(UserError, match=r"measure\.passkey\.distances is 129, more than .* tokens \(128\); lower"):
-        passkey(distances=129).check(128)
+        passkey(distances=129).fits(128)
 
 
 # Keys.

@@ -3,9 +3,9 @@
 import pytest
 
 from lab.base.errors import UserError
+from lab.base.tables import read_table
 from lab.observe.measure import OBSERVED
 from lab.observe.scores import COLUMNS, NAMED, Scores, key
-from lab.base.tables import read_table
 
 
 def row(document: str = "a", start: int = 0, loss: float = 1.5, **changes) -> dict:

@@ -10,47 +10,42 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from hydra import compose, initialize_config_dir
 
-from lab.runs.checkpoints import Checkpoints
-from lab.experiment.compose import configuration_folder
-from lab.components import make
-from lab.data.tokenizer import Tokenizer
 from lab.base.errors import UserError
-from lab.experiment.setup import to_plain
-from lab.observe import scoring
+from lab.base.parts import several_of
+from lab.data.tokenizer import Tokenizer
+from lab.experiment.compose import configuration_folder, settings_of
+from lab.experiment.settings import TrainSettings
+from lab.measure.excess import Excess
 from lab.measure.loss_by_position import LossByPosition
-from lab.observe.measure import Item, Source
+from lab.measure.passkey import Passkey
+from lab.model.building import build_decoder
+from lab.model.decoder import Decoder
+from lab.observe import scoring
+from lab.observe.measure import Item, Measure, Source
 from lab.observe.scores import Scores
-from lab.observe.scoring import code_of, make_measures, score_run, setting_of
-from lab.runs.run import Run, build_decoder
+from lab.observe.scoring import code_of, rows_of, score_run, setting_of
+from lab.runs.checkpoints import Checkpoints
+from lab.runs.run import Run
+from lab.runs.settings import RunSettings
 
 CONTEXT, STEP = 64, 8
-BY_POSITION = {
-    "_target_": "lab.measure.loss_by_position.LossByPosition",
-    "longest": 2,
-    "segments": 1,
-    "bin_tokens": 64,
-    "documents": None,
-}
-EXCESS = {
-    "_target_": "lab.measure.excess.Excess",
-    "longest": 2,
-    "segments": 2,
-    "documents": None,
-    "batch_tokens": 1024,
-}
+BY_POSITION = LossByPosition(longest=2, segments=1, bin_tokens=64, documents=None)
+EXCESS = Excess(longest=2, segments=2, documents=None, batch_tokens=1024)
+
+
+def untrained(config: RunSettings) -> Decoder:
+    return build_decoder(config.model, config.scale, kernel=config.kernel, compute_dtype="float32", seed=config.seed)
 
 
 @pytest.fixture(scope="module")
 def smoke(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run directory of experiment=smoke with a checkpoint of its initial weights."""
-    with initialize_config_dir(configuration_folder(), version_base="1.3"):
-        config = to_plain(compose("train", ["experiment=smoke", "measure=none", "trainer=cpu"]))
-    config["trainer"]["compute_dtype"] = "float32"
+    overrides = ["experiment=smoke", "measure=none", "trainer=cpu", "trainer.compute_dtype=float32"]
+    config = settings_of("train", TrainSettings, overrides).of_run()
     run = Run(tmp_path_factory.mktemp("runs") / "smoke")
     run.create(config, {"state": "finished"})
-    Checkpoints(run.path / "checkpoints").save(STEP, build_decoder(config).state_dict(), {})
+    Checkpoints(run.path / "checkpoints").save(STEP, untrained(config).state_dict(), {})
     return run.path
 
 
@@ -84,15 +79,16 @@ class Log:
         self.asked.append(name)
 
 
-def scored(run: Run, nodes: dict | None = None, stop: str | None = None, **changes) -> list[str]:
+def scored(run: Run, measures: dict[str, Measure] | None = None, stop: str | None = None, **changes) -> list[str]:
     """Score, and return what was scored now, in order."""
     log = Log(stop)
     settings = {"evaluation": "held_out-1234", "source": source_of(*SOURCE), "device": "cpu", "step": STEP} | changes
+    measures = {"loss_by_position": BY_POSITION} if measures is None else measures
     if stop is None:
-        score_run(run, {"loss_by_position": BY_POSITION} if nodes is None else nodes, check=log, **settings)
+        score_run(run, measures, check=log, **settings)
     else:
         with pytest.raises(KeyboardInterrupt):
-            score_run(run, {"loss_by_position": BY_POSITION} if nodes is None else nodes, check=log, **settings)
+            score_run(run, measures, check=log, **settings)
     return log.asked
 
 
@@ -120,18 +116,17 @@ def spoil(run: Run) -> None:
 
 
 def test_rows_are_what_the_measures_observe_of_the_runs_decoder_named_in_full(run):
-    nodes = {"loss_by_position": BY_POSITION, "excess": EXCESS}
-    assert scored(run, nodes) == ["a", "b", "c", "e"] * 2
-    decoder = run.load_decoder(run.checkpoint(STEP))
+    measures = {"loss_by_position": BY_POSITION, "excess": EXCESS}
+    assert scored(run, measures) == ["a", "b", "c", "e"] * 2
+    decoder = run.decoder(STEP)
     expected = []
-    for node in nodes.values():
-        measure = make(node)
+    for measure in measures.values():
         for item in measure.items(source_of(*SOURCE)):
             with torch.inference_mode():
                 observed = measure.score(decoder, item, CONTEXT)
             named = {
                 "measure": measure.name,
-                "setting": setting_of(node),
+                "setting": setting_of(measure),
                 "evaluation": "held_out-1234",
                 "step": STEP,
                 "precision": "float32",
@@ -148,22 +143,22 @@ def test_the_manifest_spells_out_what_was_measured_and_keeps_the_rest(run):
     assert record(run) == {
         "measure": "loss_by_position",
         "setting": setting_of(BY_POSITION),
-        "settings": {key: value for key, value in BY_POSITION.items() if key != "documents"},
+        "settings": {key: value for key, value in BY_POSITION.plain().items() if key != "documents"},
         "evaluation": "held_out-1234",
         "step": STEP,
         "precision": "float32",
-        "code": code_of(make(BY_POSITION)),
+        "code": code_of(BY_POSITION),
     }
     assert list(run.manifest["scored_rows"].values()) == [len(rows(run))]
 
 
 def test_items_that_are_made_up_belong_to_no_held_out_documents(run):
     node = yaml.safe_load(Path(configuration_folder(), "measure", "passkey.yaml").read_text())
-    node |= {"lengths": [128], "longest": 1, "distances": 2, "trials": 1}
+    measure = Passkey.check(node | {"lengths": [128], "longest": 1, "distances": 2, "trials": 1})
     names = ["length=128 distance=64", "length=128 distance=128"]
-    assert scored(run, {"passkey": node}, source=source_of(3)) == names
+    assert scored(run, {"passkey": measure}, source=source_of(3)) == names
     assert {row["evaluation"] for row in rows(run)} == {record(run)["evaluation"]} == {"none"}
-    assert scored(run, {"passkey": node}, evaluation="kjv-5678") == []
+    assert scored(run, {"passkey": measure}, evaluation="kjv-5678") == []
 
 
 def test_no_measures_is_nothing_to_do(run):
@@ -211,13 +206,13 @@ def test_scoring_that_is_stopped_keeps_what_is_scored_and_goes_on_with_the_next(
 
 
 def test_scoring_that_is_stopped_in_its_second_measure_does_not_score_the_first_again(run):
-    nodes = {"loss_by_position": BY_POSITION, "excess": EXCESS}
+    measures = {"loss_by_position": BY_POSITION, "excess": EXCESS}
     log = Log()
     log.watch = lambda: log.asked.count("b") == 2 and (_ for _ in ()).throw(KeyboardInterrupt)
     with pytest.raises(KeyboardInterrupt):
-        score_run(run, nodes, "held_out-1234", source_of(*SOURCE), "cpu", STEP, log)
+        score_run(run, measures, "held_out-1234", source_of(*SOURCE), "cpu", STEP, log)
     assert log.asked == ["a", "b", "c", "e", "a", "b"]
-    assert scored(run, nodes) == ["c", "e"]
+    assert scored(run, measures) == ["c", "e"]
     assert len(rows(run)) == 4 * 2 + 3 * (1 + 1 + 2 + 1)
 
 
@@ -231,7 +226,9 @@ def test_rows_reach_the_disk_while_scoring_goes_on(run, monkeypatch):
 
 
 def test_more_documents_are_added_to_those_that_are_scored_and_fewer_change_nothing(run):
-    asked = [scored(run, {"loss_by_position": BY_POSITION | {"documents": count}}) for count in (1, 3, 3, 2, None)]
+    asked = [
+        scored(run, {"loss_by_position": BY_POSITION.with_values(documents=count)}) for count in (1, 3, 3, 2, None)
+    ]
     assert asked == [["a"], ["b", "c"], [], [], ["e"]]
     assert documents(run) == ["a", "b", "c", "e"]
     assert list(run.manifest["scored_rows"].values()) == [len(rows(run))]
@@ -251,16 +248,20 @@ def test_rows_that_are_missing_are_noticed(run):
 def test_another_batch_size_scores_nothing_again(run):
     scored(run, {"excess": EXCESS})
     before = rows(run)
-    assert scored(run, {"excess": EXCESS | {"batch_tokens": 64}}) == []
+    assert scored(run, {"excess": EXCESS.with_values(batch_tokens=64)}) == []
     assert rows(run) == before
 
 
 @pytest.mark.parametrize(
     "changes",
-    [{"nodes": {"loss_by_position": BY_POSITION | {"bin_tokens": 32}}}, {"evaluation": "kjv-5678"}, {"step": 16}],
+    [
+        {"measures": {"loss_by_position": BY_POSITION.with_values(bin_tokens=32)}},
+        {"evaluation": "kjv-5678"},
+        {"step": 16},
+    ],
 )
 def test_another_setting_evaluation_or_checkpoint_is_scored_beside(run, changes):
-    Checkpoints(run.path / "checkpoints").save(16, build_decoder(run.config).state_dict(), {})
+    Checkpoints(run.path / "checkpoints").save(16, untrained(run.config).state_dict(), {})
     scored(run)
     first = rows(run)
     assert scored(run, **changes) == ["a", "b", "c", "e"]
@@ -274,26 +275,26 @@ def test_another_setting_evaluation_or_checkpoint_is_scored_beside(run, changes)
 
 
 def test_other_code_scores_again_and_replaces(run, monkeypatch, capsys):
-    nodes = {"loss_by_position": BY_POSITION, "excess": EXCESS}
-    scored(run, nodes)
+    measures = {"loss_by_position": BY_POSITION, "excess": EXCESS}
+    scored(run, measures)
     expected = rows(run)
     spoil(run)
     monkeypatch.setattr(scoring, "code_of", lambda measure: f"other {measure.name}"[:21])
-    assert scored(run, nodes) == ["a", "b", "c", "e"] * 2
+    assert scored(run, measures) == ["a", "b", "c", "e"] * 2
     assert capsys.readouterr().err.count("was scored by other code and is scored again") == 2
     found = rows(run)
     assert sorted(map(str, found)) == sorted(map(str, expected))
     assert {entry["code"] for entry in run.manifest["measured"].values()} == {"other loss_by_positio", "other excess"}
-    assert scored(run, nodes) == []
+    assert scored(run, measures) == []
 
 
 def test_other_code_of_one_measure_leaves_the_others_alone(run, monkeypatch):
-    nodes = {"loss_by_position": BY_POSITION, "excess": EXCESS}
-    scored(run, nodes)
+    measures = {"loss_by_position": BY_POSITION, "excess": EXCESS}
+    scored(run, measures)
     spoil(run)
-    old = {name: code_of(make(node)) for name, node in nodes.items()}
+    old = {name: code_of(measure) for name, measure in measures.items()}
     monkeypatch.setattr(scoring, "code_of", lambda measure: {**old, "excess": "other"}[measure.name])
-    assert scored(run, nodes) == ["a", "b", "c", "e"]
+    assert scored(run, measures) == ["a", "b", "c", "e"]
     assert {row["loss_nats"] == 99.0 for row in rows(run) if row["measure"] == "loss_by_position"} == {True}
     assert {row["loss_nats"] == 99.0 for row in rows(run) if row["measure"] != "loss_by_position"} == {False}
 
@@ -334,39 +335,72 @@ def test_other_code_without_the_weights_to_score_again_keeps_what_there_is(run, 
 
 
 def test_the_code_of_a_measure_is_its_own_and_the_same_every_time():
-    (one, other) = make_measures({"loss_by_position": BY_POSITION, "excess": EXCESS}, CONTEXT)
-    assert code_of(one) == code_of(make(BY_POSITION | {"longest": 4}))
-    assert code_of(one) != code_of(other)
+    assert code_of(BY_POSITION) == code_of(BY_POSITION.with_values(longest=4))
+    assert code_of(BY_POSITION) != code_of(EXCESS)
+
+
+@pytest.mark.parametrize("room", scoring.ROOMS)
+def test_the_code_of_a_measure_is_all_files_of_the_rooms_that_score_and_no_other(tmp_path, monkeypatch, room):
+    package = tmp_path / "lab"
+    shutil.copytree(Path(scoring.__file__).parents[1], package, ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(scoring, "__file__", str(package / "observe" / "scoring.py"))
+    monkeypatch.setattr(scoring.inspect, "getfile", lambda kind: str(package / "measure" / "excess.py"))
+    before = code_of(EXCESS)
+    assert before == code_of(BY_POSITION)  # of which only the file tells
+    (package / "report" / "new.py").write_text("")
+    (package / "measure" / "copying.py").write_text("")
+    assert code_of(EXCESS) == before
+    (package / room / "new.py").write_text("")
+    assert code_of(EXCESS) != before
+    (package / room / "new.py").unlink()
+    assert code_of(EXCESS) == before
+    (package / "measure" / "excess.py").write_text("")
+    assert code_of(EXCESS) != before
 
 
 def test_a_setting_is_named_by_what_decides_an_observation_whatever_the_order_of_keys():
-    assert setting_of(BY_POSITION) == setting_of(dict(reversed(BY_POSITION.items())))
-    assert setting_of(EXCESS) == setting_of(EXCESS | {"documents": 3, "batch_tokens": 7})
-    others = [EXCESS, EXCESS | {"longest": 4}, EXCESS | {"segments": 1}, BY_POSITION]
-    assert len({setting_of(node) for node in others}) == len(others)
+    assert setting_of(BY_POSITION) == setting_of(LossByPosition(**dict(reversed(BY_POSITION.plain().items()))))
+    assert setting_of(EXCESS) == setting_of(EXCESS.with_values(documents=3, batch_tokens=7))
+    others = [EXCESS, EXCESS.with_values(longest=4), EXCESS.with_values(segments=1), BY_POSITION]
+    assert len({setting_of(measure) for measure in others}) == len(others)
 
 
 # What cannot be scored.
 
 
 @pytest.mark.parametrize(
-    ("node", "reason"),
+    ("changes", "reason"),
     [
-        (BY_POSITION | {"speed": 3}, "'speed'"),
-        ({key: value for key, value in BY_POSITION.items() if key != "segments"}, "'segments'"),
-        (BY_POSITION | {"segments": 0}, r"measure\.loss_by_position\.segments is 0"),
-        (BY_POSITION | {"bin_tokens": 48}, r"measure\.loss_by_position\.bin_tokens is 48.*scale\.context = 64"),
-        (BY_POSITION | {"_target_": "os.system"}, r"_target_ is 'os\.system'"),
-        (BY_POSITION | {"_target_": "lab.measure.nothing.Nothing"}, "does not exist"),
-        ({"longest": 2}, "_target_ is None"),
-        (3, r"measure\.loss_by_position is 3: a key that nothing reads"),
+        ({"speed": 3}, r"measure\.loss_by_position\.speed is a key that nothing reads; measure\.loss_by_position has"),
+        ({"segmets": 3}, r"measure\.loss_by_position\.segmets .* did you mean segments"),
+        ({"segments": 0}, r"measure\.loss_by_position\.segments is 0"),
+        ({"_target_": "os.system"}, r"measure\.loss_by_position\._target_ is a key that nothing reads"),
+        ({"name": "excess"}, r"measure\.loss_by_position\.name is 'excess': give loss_by_position"),
     ],
 )
-def test_settings_of_a_measure_that_are_unknown_or_make_no_sense_are_refused_with_their_key(run, node, reason):
+def test_settings_of_a_measure_that_make_no_sense_are_refused_with_their_key(changes, reason):
+    given = {"excess": EXCESS.plain(), "loss_by_position": BY_POSITION.plain() | changes}
     with pytest.raises(UserError, match=reason):
-        make_measures({"loss_by_position": node}, CONTEXT)
+        several_of("measure").check(given, "measure")
+
+
+@pytest.mark.parametrize(
+    ("given", "reason"),
+    [
+        ({"nothing": {"longest": 2}}, r"measure\.nothing is a key that nothing reads"),
+        ({"loss_by_position": {"longest": 2}}, r"measure\.loss_by_position\.segments must be given"),
+        ({"loss_by_position": 3}, r"measure\.loss_by_position is 3"),
+    ],
+)
+def test_measures_that_do_not_exist_or_are_none_are_refused(given, reason):
     with pytest.raises(UserError, match=reason):
-        scored(run, {"excess": EXCESS, "loss_by_position": node})
+        several_of("measure").check(given, "measure")
+
+
+def test_settings_that_do_not_fit_the_context_are_refused_before_anything_is_scored(run):
+    measure = BY_POSITION.with_values(bin_tokens=48)
+    with pytest.raises(UserError, match=r"measure\.loss_by_position\.bin_tokens is 48.*C = 64"):
+        scored(run, {"excess": EXCESS, "loss_by_position": measure})
     assert not (run.path / "scores.csv").exists()
 
 
@@ -417,6 +451,36 @@ def test_a_bug_is_not_taken_for_a_lack_of_memory_and_what_was_scored_is_kept(run
         scored(run)
     assert documents(run) == ["a", "b"]
     assert json.loads((run.path / "manifest.json").read_text())["state"] == "finished"
+
+
+@pytest.mark.parametrize("needs_gradients", [False, True])
+def test_only_a_measure_that_asks_for_gradients_is_given_them(run, monkeypatch, needs_gradients):
+    seen = []
+
+    def score(self: LossByPosition, decoder: object, item: Item, context: int) -> list[dict]:
+        seen.append(torch.is_inference_mode_enabled())
+        return [{"segment": 0, "loss_nats": 1.0}]
+
+    monkeypatch.setattr(LossByPosition, "needs_gradients", needs_gradients)
+    monkeypatch.setattr(LossByPosition, "score", score)
+    scored(run)
+    assert seen == [not needs_gradients] * 4
+
+
+def test_rows_are_found_by_setting_evaluation_and_step_and_those_of_made_up_items_with_any_evaluation(run):
+    node = yaml.safe_load(Path(configuration_folder(), "measure", "passkey.yaml").read_text())
+    keys = Passkey.check(node | {"lengths": [128], "longest": 1, "distances": 1, "trials": 1})
+    scored(run, {"loss_by_position": BY_POSITION, "excess": EXCESS, "passkey": keys})
+    scored(run, evaluation="kjv-5678")
+
+    def found(*measures: Measure, evaluation: str = "held_out-1234", step: int = STEP) -> set[tuple]:
+        told = rows_of(run, {setting_of(measure) for measure in measures}, evaluation, step)
+        return {(row["measure"], row["evaluation"]) for row in told}
+
+    assert found(BY_POSITION) == {("loss_by_position", "held_out-1234")}
+    assert found(BY_POSITION, keys, evaluation="kjv-5678") == {("loss_by_position", "kjv-5678"), ("passkey", "none")}
+    assert {name for name, _ in found(EXCESS)} == {"whole_prefix", "restarted", "excess"}
+    assert found(BY_POSITION, EXCESS, keys, step=9) == found() == set()
 
 
 # Documents.

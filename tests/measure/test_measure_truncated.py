@@ -5,10 +5,10 @@ import pytest
 import torch
 from tiny_decoders import CONTEXT, VARIANTS, document, rows_of, tiny
 
-from lab.observe.losses import losses_in_one_pass
 from lab.measure.truncated_perplexity import TruncatedPerplexity
 from lab.model.decoder import Decoder
 from lab.model.position import RoPE
+from lab.observe.losses import losses_in_one_pass
 
 LONGEST = 64
 LENGTHS = [4, 8, 16, 32, 64, 128, 256, 512]
@@ -36,7 +36,7 @@ def separate(decoder: Decoder, ids: np.ndarray) -> list[torch.Tensor]:
 
 
 def scored(decoder: Decoder, ids: np.ndarray) -> list[float]:
-    rows = rows_of(TruncatedPerplexity(None, LONGEST, None), decoder, ids)
+    rows = rows_of(TruncatedPerplexity(lengths=None, longest=LONGEST, documents=None), decoder, ids)
     assert [row["length_tokens"] for row in rows] == LENGTHS
     return [row["loss_nats"] for row in rows]
 

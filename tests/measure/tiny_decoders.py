@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lab.observe.measure import Item, Measure, Row, Source
 from lab.model.attention import Attention
 from lab.model.decoder import Decoder
 from lab.model.position import ALiBi, NoPE, PositionEncoding, RoPE
+from lab.observe.measure import Item, Measure, Row, Source
 
 VOCABULARY = 17
 CONTEXT = 8

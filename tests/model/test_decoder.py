@@ -8,7 +8,7 @@ import torch
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch.nn import functional
 
-from lab.base.errors import UserError
+from lab.extension.temperature import Temperature
 from lab.model.attention import Attention
 from lab.model.decoder import Decoder, parameter_count
 from lab.model.kernels import KERNELS, flex
@@ -133,8 +133,8 @@ def test_all_blocks_share_one_graph_of_a_length_and_masks_are_made_outside_of_it
 
 def test_temperature_is_a_factor_on_the_scores():
     warm, large = decoder(), decoder()
-    for one, other in zip(warm.blocks, large.blocks, strict=True):
-        one.attention.temperature = 1.5
+    warm.position = Temperature(1.5)(warm.position)
+    for other in large.blocks:
         with torch.no_grad():
             other.attention.query.weight *= 1.5
     with torch.no_grad():
@@ -275,17 +275,17 @@ def test_a_tied_head_is_the_embedding_and_learns_with_it():
 @pytest.mark.parametrize("name", ["layers", "width", "hidden"])
 def test_a_size_below_one_is_refused(name):
     sizes = {"layers": 1, "width": 24, "hidden": 40} | {name: 0}
-    with pytest.raises(UserError, match=f"scale.{name} is 0"):
+    with pytest.raises(ValueError, match=f"{name} is 0"):
         Decoder(9, **sizes, position=NoPE(4, 6), attention=partial(Attention, 24, 4, 2, 6, None, "auto"), seed=0)
 
 
 @pytest.mark.parametrize("kv_heads", [0, 3, 8])
 def test_key_heads_that_do_not_divide_heads_are_refused(kv_heads):
-    with pytest.raises(UserError, match=f"scale.kv_heads is {kv_heads}"):
+    with pytest.raises(ValueError, match=f"{kv_heads} key heads"):
         Attention(24, 4, kv_heads, 6, None, "auto")
 
 
 @pytest.mark.parametrize("window", [0, -3])
 def test_a_window_below_one_is_refused(window):
-    with pytest.raises(UserError, match=f"window is {window}"):
+    with pytest.raises(ValueError, match=f"window is {window}"):
         Attention(24, 4, 2, 6, window, "auto")

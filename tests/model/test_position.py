@@ -106,7 +106,7 @@ def test_rope_that_reached_further_in_inference_mode_still_trains():
 
 @pytest.mark.parametrize("head_dim", [1, 7, 65])
 def test_rope_refuses_an_odd_head_dim(head_dim):
-    with pytest.raises(UserError, match=f"scale.head_dim is {head_dim}"):
+    with pytest.raises(UserError, match=f"head_dim is {head_dim}"):
         RoPE(2, head_dim)
 
 

@@ -65,5 +65,5 @@ def test_gradients_are_equal_to_the_bit_and_only_what_is_asked_for_is_formed_twi
 
 
 def test_another_choice_is_refused() -> None:
-    with pytest.raises(UserError, match=r"trainer.recompute is 'half': choose one of none, selective, all"):
+    with pytest.raises(UserError, match=r"recompute is 'half': choose one of none, selective, all"):
         gradients("half")

@@ -10,23 +10,19 @@ import json
 import re
 import sys
 from pathlib import Path
-from typing import Any
 
 import torch
-from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
 
-from lab.experiment.compose import configuration_folder
-from lab.components import make
+from lab.base.parts import build
+from lab.experiment.compose import settings_of
+from lab.experiment.settings import TrainSettings
+from lab.model.building import build_decoder
 from lab.model.precision import compute_dtype
 from lab.model.recompute import recompute
-from lab.runs.run import Config, build_decoder
 
 
-def composed(*overrides: str) -> Config:
-    config: Any = OmegaConf.to_container(compose("train", list(overrides)), resolve=True)
-    config["trainer"]["compute_dtype"] = compute_dtype(config["trainer"]["compute_dtype"], "cpu")
-    return config
+def composed(*overrides: str) -> TrainSettings:
+    return settings_of("train", TrainSettings, overrides)
 
 
 def held(what: str) -> int:
@@ -36,17 +32,17 @@ def held(what: str) -> int:
     return 1024 * int(found[1])
 
 
-def train(config: Config) -> None:
+def train(config: TrainSettings, dtype: str) -> None:
     """One optimiser step of one micro-batch, which makes the moments, and then one of two, as training does it."""
-    scale = config["scale"]
-    decoder = build_decoder(config)
-    recompute(decoder, config["trainer"]["recompute"])
-    optimizer = make(config["optimizer"], model=decoder)
+    scale = config.scale
+    decoder = build_decoder(config.model, scale, kernel=config.kernel, compute_dtype=dtype, seed=config.seed)
+    recompute(decoder, config.trainer.recompute)
+    optimizer = build("optimizer", config.optimizer, model=decoder)
     generator = torch.Generator().manual_seed(0)
     for micro_batches in (1, 2):
         for _ in range(micro_batches):
-            shape = (scale["micro_batch"], scale["context"] + 1)
-            tokens = torch.randint(0, scale["vocabulary"], shape, generator=generator)
+            shape = (scale.micro_batch, scale.context + 1)
+            tokens = torch.randint(0, scale.vocabulary, shape, generator=generator)
             losses = decoder.next_token_losses(decoder.hidden(tokens[:, :-1]), tokens[:, 1:])
             (losses.mean() / micro_batches).backward()
         torch.nn.utils.clip_grad_norm_(decoder.parameters(), 1.0)
@@ -55,13 +51,13 @@ def train(config: Config) -> None:
 
 
 def main() -> None:
-    with initialize_config_dir(configuration_folder(), version_base="1.3"):
-        config = composed(*sys.argv[1:])
-        train(composed("experiment=smoke", f"trainer.compute_dtype={config['trainer']['compute_dtype']}"))
+    config = composed(*sys.argv[1:])
+    dtype = compute_dtype(config.trainer.compute_dtype, "cpu")
+    train(composed("experiment=smoke"), dtype)
     gc.collect()
     before = held("VmRSS")
-    train(config)
-    print(json.dumps({"bytes": held("VmHWM") - before, "compute_dtype": config["trainer"]["compute_dtype"]}))
+    train(config, dtype)
+    print(json.dumps({"bytes": held("VmHWM") - before, "compute_dtype": dtype}))
 
 
 if __name__ == "__main__":

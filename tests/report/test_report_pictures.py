@@ -3,93 +3,234 @@
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from matplotlib.collections import FillBetweenPolyCollection
+from matplotlib.figure import Figure
 
 from lab.base.errors import UserError
-from lab.report.pictures import comparison_picture, curve, loss_by_position_picture
+from lab.evidence.quantities import curves
+from lab.observe.measure import Measure, measures
+from lab.report.figures import contrast_figure, curve_figure, detail_figure, difference_figure, grouped
+from lab.report.pictures import save
+from lab.report.terminal import draw
 
 CONTEXT = 64
+MEASURES: dict[str, type[Measure]] = {measure.label(): measure for measure in measures()}
+NAMED = {"evaluation": "held_out-1234abcd", "step": 8}
 
 
-def scores(seed: int, documents: int = 5) -> list[dict]:
+def scores(measure: str, seed: int = 0, documents: int = 5, loss: float = 4.0, **columns) -> list[dict]:
+    """Rows of a measure at lengths, distances and positions that double."""
     draw = np.random.default_rng(seed)
     return [
-        {
-            "measure": "loss_by_position",
+        NAMED
+        | {
+            "measure": measure,
             "document": f"d{number}",
             "segment": segment,
-            "start_position": start,
-            "stop_position": start + 16,
+            "length_tokens": length,
+            "distance_tokens": length,
+            "start_position": length,
+            "stop_position": length + 16,
             "tokens": 16,
-            "loss_nats": 4 + number + draw.normal(),
+            "loss_nats": loss + number + draw.normal(),
         }
+        | columns
         for number in range(documents)
         for segment in range(2)
-        for start in range(0, 8 * CONTEXT, 16)
+        for length in (32, 64, 128, 256, 512)
     ]
 
 
-def excess(mean: float, low: float, high: float) -> dict:
-    return {"quantity": "excess", "mean_nats": mean, "low_nats": low, "high_nats": high, "documents": 5}
+def keys(found: int = 1) -> list[dict]:
+    return [
+        {"measure": "passkey", "evaluation": "none", "step": 8, "document": f"length={length} distance={distance}"}
+        | {"segment": trial, "length_tokens": length, "correct": found}
+        for length in (64, 128)
+        for distance in (length // 2, length)
+        for trial in range(2)
+    ]
 
 
-def draw_both(folder) -> dict[str, bytes]:
+def of_variants(runs: dict[str, list[list[dict]]]) -> list[dict]:
+    """Rows of curves: of each variant the rows of its seeds."""
+    return [{"variant": name} | row for name, seeds in runs.items() for row in curves(seeds)]
+
+
+def bands(figure: Figure) -> int:
+    return sum(isinstance(each, FillBetweenPolyCollection) for each in figure.axes[0].collections)
+
+
+def legend(figure: Figure) -> str:
+    return figure.axes[0].get_legend().get_title().get_text()
+
+
+# Curves.
+
+WITH_CURVE = [name for name, measure in MEASURES.items() if measure.curve is not None]
+
+
+@pytest.mark.parametrize("name", WITH_CURVE)
+def test_every_curve_is_drawn_one_line_a_variant_with_its_axes(name):
+    rows = of_variants({"rope": [scores(name)], "nope": [scores(name, 1)]})
+    figure = curve_figure(rows, MEASURES[name], ["rope", "nope"], CONTEXT)
+    axes, curve = figure.axes[0], MEASURES[name].curve
+    assert [line.get_label() for line in axes.get_lines()][:2] == ["rope", "nope"]
+    assert (axes.get_xlabel(), axes.get_ylabel()) == (curve.along, curve.upward)
+    (edge,) = [line for line in axes.get_lines() if len(set(line.get_xdata())) == 1]
+    assert edge.get_xdata()[0] == CONTEXT
+    assert axes.get_yscale() == ("log" if curve.perplexity else "linear")
+    mean = next(row["mean"] for row in rows if row["variant"] == "rope" and row["line"] == name)
+    drawn = axes.get_lines()[0].get_ydata()[0]
+    assert drawn == pytest.approx(np.exp(mean) if curve.perplexity else mean)
+
+
+def test_the_legend_says_which_band_it_is():
+    name, measure = "context_gain", MEASURES["context_gain"]
+    one = curve_figure(of_variants({"rope": [scores(name)]}), measure, ["rope"], CONTEXT)
+    several = curve_figure(of_variants({"rope": [scores(name, seed) for seed in (0, 1)]}), measure, ["rope"], CONTEXT)
+    few = curve_figure(of_variants({"rope": [scores(name, documents=3)]}), measure, ["rope"], CONTEXT)
+    assert [bands(figure) for figure in (one, several, few)] == [1, 1, 0]
+    told = [legend(figure) for figure in (one, several, few)]
+    assert told == ["band: 95 % interval over documents", "band: range over seeds", ""]
+
+
+def test_a_variant_without_rows_is_left_out_and_keeps_the_colours_of_the_others():
+    rows = of_variants({"nope": [scores("context_gain")]})
+    alone, second = (
+        curve_figure(rows, MEASURES["context_gain"], names, CONTEXT) for names in (["nope"], ["rope", "nope"])
+    )
+    assert second.axes[0].get_lines()[0].get_label() == "nope"
+    assert second.axes[0].get_lines()[0].get_color() != alone.axes[0].get_lines()[0].get_color()
+
+
+def test_a_perplexity_beyond_all_bounds_is_drawn_at_the_highest():
+    rows = of_variants(
+        {"rope": [scores("truncated_perplexity", loss=1e4) + scores("truncated_perplexity", length_tokens=1024)]}
+    )
+    figure = curve_figure(rows, MEASURES["truncated_perplexity"], ["rope"], CONTEXT)
+    assert figure.axes[0].get_lines()[0].get_ydata()[:5] == pytest.approx(1e5)
+
+
+def test_a_measure_without_a_curve_is_not_drawn_as_one():
+    with pytest.raises(ValueError, match="excess has no curve"):
+        curve_figure([], MEASURES["excess"], ["rope"], CONTEXT)
+
+
+def test_neighbours_far_along_the_axis_are_shown_as_one():
+    rows = [{"tokens": tokens} for tokens in range(1, 101)]
+    groups = grouped(rows)
+    assert [row for group in groups for row in group] == rows
+    assert all(group[-1]["tokens"] <= 1.125 * group[0]["tokens"] for group in groups)
+    assert [len(group) for group in groups[:8]] == [1] * 7 + [2]  # 8 and 9
+
+
+# Maps and differences.
+
+
+def test_the_contrast_of_two_lines_is_a_map_of_variants_and_lengths():
+    measure = MEASURES["copy"]
+    both = [scores("copy", loss=1.0, documents=1), scores("copy_first", loss=6.0, documents=1)]
+    rows = of_variants({"rope": [both[0] + both[1]], "nope": [both[1]]})
+    figure = contrast_figure(rows, measure)
+    axes = figure.axes[0]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["rope"]
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["32", "64", "128", "256", "512"]
+    mean = {(row["line"], row["tokens"]): row["mean"] for row in rows if row["variant"] == "rope"}
+    assert axes.get_images()[0].get_array()[0].tolist() == [
+        pytest.approx(mean["copy_first", tokens] - mean["copy", tokens]) for tokens in (32, 64, 128, 256, 512)
+    ]
+    assert contrast_figure(of_variants({"nope": [both[1]]}), measure) is None
+    assert contrast_figure(rows, MEASURES["context_gain"]) is None
+
+
+def test_the_details_of_a_measure_are_a_map():
+    measure = MEASURES["passkey"]
+    figure = detail_figure(measure.details(keys()), measure, "rope")
+    axes = figure.axes[0]
+    assert axes.get_title() == "rope"
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["64", "128"]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["0", "50"]
+    assert axes.get_images()[0].get_array().tolist() == [[1.0, 1.0], [1.0, 1.0]]
+    rows = [{"length_tokens": 128, "depth_percent": depth, "found": 0.5} for depth in (10, 5)]
+    uneven = detail_figure([{"length_tokens": 64, "depth_percent": 50, "found": 0.5}, *rows], measure, "rope")
+    assert [label.get_text() for label in uneven.axes[0].get_yticklabels()] == ["5", "10", "50"]
+    assert detail_figure([], measure, "rope") is None
+    assert detail_figure([], MEASURES["excess"], "rope") is None
+
+
+def test_differences_are_drawn_with_their_intervals():
+    row = {"variant": "nope", "reference": "rope", "mean": 0.5, "low": 0.2, "high": 0.9, "seeds": 1}
+    figure = difference_figure([row | {"least_of_seeds": None, "most_of_seeds": None}], ["rope", "nope"], "nats")
+    assert "minus rope (nats)" in figure.axes[0].get_xlabel()
+    assert figure.axes[0].get_lines()[0].get_xdata().tolist() == [0.2, 0.9]
+
+
+# The pictures of one run.
+
+
+def drawn(folder, rows: list[dict]) -> dict[str, bytes]:
     folder.mkdir()
-    curves = {"rope": scores(0), "nope": scores(1)}
-    loss_by_position_picture({"rope": scores(0)}, CONTEXT, folder / "one")
-    excesses = {"rope": excess(0.5, 0.2, 0.9), "nope": excess(0.1, float("nan"), float("nan"))}
-    comparison_picture(curves, excesses, CONTEXT, folder / "v1.2")
+    draw(SimpleNamespace(path=folder, label="rope", context=CONTEXT), rows)
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-def test_pictures_are_png_and_svg_and_the_same_every_time(tmp_path):
-    first = draw_both(tmp_path / "first")
-    assert sorted(first) == ["one.png", "one.svg", "v1.2.png", "v1.2.svg"]
-    for name, content in first.items():
-        assert content.startswith(b"\x89PNG" if name.endswith("png") else b"<?xml")
+def test_a_run_has_a_picture_of_each_curve_and_of_each_map_the_same_every_time(tmp_path):
+    rows = [row for name in WITH_CURVE for row in scores(name)] + scores("excess") + keys()
+    first = drawn(tmp_path / "run", rows)
+    assert sorted(first) == sorted([f"{name}.png" for name in WITH_CURVE] + ["passkeys.png"])
+    for content in first.values():
+        assert content.startswith(b"\x89PNG")
         assert len(content) > 5000
-    assert draw_both(tmp_path / "second") == first
+    (tmp_path / "other").mkdir()
+    assert drawn(tmp_path / "other" / "run", rows) == first
 
 
-def test_one_document_is_drawn_without_a_band(tmp_path):
-    loss_by_position_picture({"rope": scores(0, documents=1)}, CONTEXT, tmp_path / "one")
-    loss_by_position_picture({"rope": scores(0, documents=5)}, CONTEXT, tmp_path / "five")
-    assert b"FillBetween" not in (tmp_path / "one.svg").read_bytes()
-    assert b"FillBetween" in (tmp_path / "five.svg").read_bytes()
+def test_a_run_without_curves_has_no_picture(tmp_path):
+    assert drawn(tmp_path / "run", scores("excess")) == {}
 
 
-def test_a_curve_has_one_row_a_document_and_the_mean_of_its_segments():
-    rows = scores(2)
-    positions, losses = curve(rows)
-    assert positions.tolist() == [start + 7.5 for start in range(0, 8 * CONTEXT, 16)]
-    assert losses.shape == (5, 32)
-    of_bin = [row["loss_nats"] for row in rows if row["document"] == "d3" and row["start_position"] == 32]
-    assert losses[3, 2] == pytest.approx(np.mean(of_bin))
+# Files.
 
 
-@pytest.mark.parametrize("rows", [[], scores(0)[:-33]])
-def test_rows_that_make_no_curve_are_refused(tmp_path, rows):
-    with pytest.raises(UserError, match="score"):
-        loss_by_position_picture({"rope": rows}, CONTEXT, tmp_path / "one")
+def picture() -> Figure:
+    rows = of_variants({"rope": [scores("loss_by_position")]})
+    return curve_figure(rows, MEASURES["loss_by_position"], ["rope"], CONTEXT)
+
+
+def test_pictures_are_png_or_svg_and_the_same_every_time(tmp_path):
+    for folder in ("first", "second"):
+        (tmp_path / folder).mkdir()
+        save(picture(), tmp_path / folder / "v1.2", ("png", "svg"))
+    for name, start in (("v1.2.png", b"\x89PNG"), ("v1.2.svg", b"<?xml")):
+        first, second = ((tmp_path / folder / name).read_bytes() for folder in ("first", "second"))
+        assert first == second
+        assert first.startswith(start)
+    save(picture(), tmp_path / "one")
+    assert sorted(os.listdir(tmp_path)) == ["first", "one.png", "second"]
 
 
 def test_a_picture_that_cannot_be_written_is_named(tmp_path):
-    with pytest.raises(UserError, match=r"missing/one\.svg cannot be written"):
-        loss_by_position_picture({"rope": scores(0)}, CONTEXT, tmp_path / "missing" / "one")
+    with pytest.raises(UserError, match=r"missing/one\.png cannot be written"):
+        save(picture(), tmp_path / "missing" / "one")
     assert os.listdir(tmp_path) == []
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a device that is always full")
 def test_a_full_disk_is_told_with_the_path(tmp_path):
-    (tmp_path / "one.svg.new").symlink_to("/dev/full")
-    with pytest.raises(UserError, match=r"one\.svg cannot be written: no space left"):
-        loss_by_position_picture({"rope": scores(0)}, CONTEXT, tmp_path / "one")
-    assert not (tmp_path / "one.svg").exists()
+    (tmp_path / "one.png.new").symlink_to("/dev/full")
+    with pytest.raises(UserError, match=r"one\.png cannot be written: no space left"):
+        save(picture(), tmp_path / "one")
+    assert not (tmp_path / "one.png").exists()
 
 
 def test_the_report_room_needs_neither_torch_nor_the_model():
-    code = "import sys, lab.report.pictures, lab.report.terminal; print({'torch', 'lab.model'} & set(sys.modules))"
+    code = (
+        "import sys, lab.report.pictures, lab.report.terminal, lab.report.comparison_page, lab.observe.measure as m; "
+        "m.measures(); print({'torch', 'lab.model'} & set(sys.modules))"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"

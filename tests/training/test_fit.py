@@ -117,7 +117,7 @@ def test_a_run_that_is_stopped_and_continued_has_one_table_without_gaps(tmp_path
         fit(made.config, made.run, made.decoder, made.data, stop)
     append(made.run.path / "metrics.csv", "7,rows beyond the checkpoint go\n2,half")
     again = job(tmp_path, *settings)
-    fit(again.config, again.run, again.decoder(), again.data, Interruption(), again.run.checkpoints.newest())
+    fit(again.config, again.run, again.decoder, again.data, Interruption(), again.run.checkpoints.newest())
     with open(again.run.path / "metrics.csv", newline="") as file:
         assert list(csv.DictReader(file)) == expected
     with open(again.run.path / "timing.csv", newline="") as file:

@@ -90,5 +90,5 @@ def test_wsd_is_flat_until_the_last_fraction_and_then_linear() -> None:
 
 def test_a_warm_up_as_long_as_the_run_is_refused() -> None:
     for make in (constant, lambda s, w: cosine(s, w, 0.1), lambda s, w: wsd(s, w, 0.2, 0.0)):
-        with pytest.raises(UserError, match=r"scale\.warmup_steps is 10 and the run has 10"):
+        with pytest.raises(UserError, match=r"warmup_steps is 10 and the run has 10"):
             make(10, 10)
