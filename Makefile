@@ -16,7 +16,7 @@ run: .venv/installed ## train the default decoder, score it, show the result (ab
 	$(BIN)/python -m lab.train model=nope
 
 test: .venv/installed-test ## run the tests (under 10 minutes)
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --ignore=tests/processes --ignore=tests/slurm --ignore=tests/gpu
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --ignore=tests/processes --ignore=tests/slurm --ignore=tests/gpu --ignore=tests/docs
 
 process-test: .venv/installed-test ## runs that are stopped, killed and continued, on one process and on two (about 7 minutes)
 	$(BIN)/python -m pytest -n 2 --dist loadfile tests/processes
@@ -60,7 +60,7 @@ pilot-runs: $(PILOT_RUNS)
 # A run a core: two runs of one thread train faster than one of two.
 $(PILOT_RUNS): model = $(basename $(@:pilot-run-%=%))
 $(PILOT_RUNS): seed = $(patsubst .%,%,$(suffix $@))
-$(PILOT_RUNS): score = OMP_NUM_THREADS=1 $(BIN)/python -m lab.extrapolate runs='runs/pilot/$(model)-pilot-*-seed$(seed)-*' scoring.segments=1
+$(PILOT_RUNS): score = OMP_NUM_THREADS=1 $(BIN)/python -m lab.extrapolate runs='runs/pilot/$(model)-*-seed$(seed)-*' scoring.segments=1
 $(PILOT_RUNS):
 	OMP_NUM_THREADS=1 $(BIN)/python -m lab.train experiment=pilot_study model=$(model) seed=$(seed)
 	$(score)

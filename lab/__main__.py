@@ -1,7 +1,7 @@
 """One door to all commands: ``lab train model=rope`` is ``python -m lab.train model=rope``.
 
-  lab                        what commands there are
-  eval "$(lab completion)"   let the shell complete commands, groups, choices and keys (bash and zsh)
+lab                        what commands there are
+eval "$(lab completion)"   let the shell complete commands, groups, choices and keys (bash and zsh)
 """
 
 import argparse

@@ -25,7 +25,7 @@ train_line() { # plan
     echo "line $number of $plan: $line"
     mapfile -t arguments < <(xargs -n 1 printf '%s\n' <<< "$line") # it reads quotes as a shell does, and runs nothing
     # An experiment may ask for several runs and for a table of all; this is one of them.
-    run python -m lab.train hydra.mode=RUN table=null "${arguments[@]}"
+    run python -m lab.train hydra.mode=RUN compare=null "${arguments[@]}"
 }
 
 # Make COPY, at once or not at all: a job array's tasks may start together.

@@ -8,14 +8,15 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from lab.base.parts import DECLARED, parts_of
-from lab.base.settings import Settings, flatten
+from lab.base.parts import DECLARED, Several, parts_of
+from lab.base.settings import Settings
 from lab.experiment.compose import checked, choices, composed, configuration_folder, missing_keys, settings_of
 from lab.experiment.settings import CompareSettings, ExtendSettings, GenerateSettings, ScoreSettings, TrainSettings
 from lab.model.building import build_decoder
 from lab.model.decoder import Decoder, parameter_count
 from lab.model.flops import mean_keys, training_flops
 from lab.model.settings import ScaleSettings
+from lab.observe.measure import Measure
 from lab.planning.settings import PlanSettings
 from lab.runs.identity import digest, identity, variant
 
@@ -31,7 +32,13 @@ COMMANDS: dict[str, type[Settings]] = {
     "generate": GenerateSettings,
 }
 # What some choices leave to be given, with a value that passes.
-GIVEN = {"tokenizer.path": "tokenizer.json", "tokenizer.vocabulary": 1000, "start.run": "runs/parent", "run": "runs/one"}
+GIVEN = {
+    "tokenizer.path": "tokenizer.json",
+    "tokenizer.vocabulary": 1000,
+    "start.run": "runs/parent",
+    "run": "runs/one",
+    "extension.temperature": 1.2,
+}
 CHOICES = [
     f"{path.parent.relative_to(CONF)}={path.stem}" for path in sorted(CONF.rglob("*.yaml")) if path.parent != CONF
 ]
@@ -50,21 +57,24 @@ def checked_with_given(command: str, *overrides: str) -> tuple[dict[str, Any], S
     """A command's configuration as composed and as checked, with values for what is still to be given."""
     config = composed(command, overrides)
     missing = missing_keys(config)
-    assert set(missing) <= GIVEN.keys() | ({"extension"} if command == "extend" else set())
+    assert set(missing) <= GIVEN.keys()
     for key in missing:
         OmegaConf.update(config, key, GIVEN[key])
     raw: Any = OmegaConf.to_container(config, resolve=True)
     return raw, checked(COMMANDS[command], config)
 
 
-def keys_of(raw: Any, settings: Settings) -> None:
-    """Each mapping of the configuration has exactly the keys of its settings; nothing comes from a default but a
-    part's name and parts of a role of which any number may stand."""
-    several = type(settings).__name__ in ("Measures",)
-    fields = {name for name in type(settings).model_fields if not several or getattr(settings, name) is not None}
-    assert set(raw) == fields, type(settings).__name__
-    for name in fields:
-        if isinstance(value := getattr(settings, name), Settings):
+def keys_of(raw: dict[str, Any], settings: Settings) -> None:
+    """Each mapping of the configuration has exactly the keys of its settings: none has a value that conf/ does not
+    show. Of measures there may be any number, and each has its name as the key that it stands at."""
+    fields = {name: getattr(settings, name) for name in type(settings).model_fields}
+    if isinstance(settings, Several):
+        fields = settings.chosen
+    if isinstance(settings, Measure):
+        del fields["name"]
+    assert raw.keys() == fields.keys(), type(settings).__name__
+    for name, value in fields.items():
+        if isinstance(value, Settings):
             keys_of(raw[name], value)
 
 
@@ -134,7 +144,7 @@ def test_every_key_is_explained() -> None:
         if name != "name" and not field.description and not list(settings_in(field.annotation))
     ]
     assert not bare
-    silent = [settings.__name__ for settings in found if not settings.__doc__]
+    silent = [settings.__name__ for settings in found if not settings.__doc__ and not issubclass(settings, Several)]
     assert not silent
 
 

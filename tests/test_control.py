@@ -578,7 +578,10 @@ def test_factor_start_compares_a_run_from_scratch_with_a_child(make: Make, child
 def test_a_child_of_a_later_step_reads_later_blocks_from_other_weights(make: Make, child: Child) -> None:
     parent = make("model=nope")
     runs = [child(parent, step=step) for step in (4, 8)]
-    assert kinds(check(runs, "start")) == {"factor": ["start.step"], "follows": ["blocks.fingerprint", "initial_weights"]}
+    assert kinds(check(runs, "start")) == {
+        "factor": ["start.step"],
+        "follows": ["blocks.fingerprint", "initial_weights"],
+    }
     again = [child(parent, step=step, data="again") for step in (4, 8)]
     assert kinds(check(again, "start.step")) == {"factor": ["start.step"], "follows": ["initial_weights"]}
     assert "start.data is again in " in refusal([again[0], runs[1]], "start.step")

@@ -278,16 +278,20 @@ def test_of_several_measurements_the_same_variant_counts_first() -> None:
     ("content", "told"),
     [
         (
-            "contestant,round,seconds,tokens,flops_per_token\nlab eager,0,1,1,1\n",
+            "contestant,round,seconds,tokens,flops_per_token,format\nlab eager,0,1,1,1,2\n",
             "lacks the column device, scale, variant",
         ),
         (
-            "contestant,variant,scale,device,seconds,tokens,flops_per_token\npeer,rope,pilot,cpu,1,1,1\n",
+            "contestant,variant,scale,device,seconds,tokens,flops_per_token,format\npeer,rope,pilot,cpu,1,1,1,2\n",
             "holds no step of",
         ),
         (
-            "contestant,variant,scale,device,seconds,tokens,flops_per_token\nlab eager,rope,pilot,cpu,0,1,1\n",
+            "contestant,variant,scale,device,seconds,tokens,flops_per_token,format\nlab eager,rope,pilot,cpu,0,1,1,2\n",
             "without seconds",
+        ),
+        (
+            "contestant,variant,scale,device,seconds,tokens,flops_per_token\nlab eager,rope,pilot,cpu,1,1,1\n",
+            "was written by an earlier version of the lab",
         ),
         ("", "is empty"),
     ],
@@ -365,7 +369,7 @@ def test_a_bench_of_this_machine_gives_the_rate_and_csv_the_same_numbers(
         (["colour=1"], "utilisation"),
         (["scale.heads=3", "scale.kv_heads=2"], "scale.kv_heads is 2"),
         (["trainer.compute_dtype=float32"], "rates are of bfloat16"),
-        (["tokenizer=file"], "tokenizer.path must be given"),
+        (["tokenizer=file", "tokenizer.vocabulary=1000"], "tokenizer.path must be given"),
         (["csv=/nowhere/plan.csv"], "/nowhere/plan.csv cannot be written"),
         (["bench=/nowhere/bench.csv"], "make it with python -m lab.bench train --csv FILE"),
     ],

@@ -6,7 +6,7 @@ at the first mistake; pydantic tells all of them, and its fields carry what ``--
 
 import difflib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from types import UnionType
 from typing import Annotated, Any, Self, Union, get_args, get_origin
 
@@ -43,11 +43,12 @@ class Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
     @classmethod
-    def check(cls, given: Any, under: str = "") -> Self:
+    def check(cls, given: Any, under: str = "", following: Collection[str] = ()) -> Self:
         """The settings that a mapping of plain values gives.
 
         Args:
             under: where the mapping stands, for the message.
+            following: keys whose values are those of others, which alone are told if they are wrong.
 
         Raises:
             UserError: a line for each wrong key: what it is, and what it may be.
@@ -55,7 +56,7 @@ class Settings(BaseModel):
         try:
             return cls.model_validate(given)
         except ValidationError as error:
-            raise UserError("\n".join(_lines(cls, error, given, under))) from None
+            raise UserError("\n".join(_lines(cls, error, under, following))) from None
         except RecursionError:
             raise UserError(f"{under or 'the configuration'} is nested too deep; restore it") from None
 
@@ -147,14 +148,15 @@ def _place(kind: type[Settings], place: Sequence[str | int]) -> tuple[str, type[
     return ".".join(names), holder
 
 
-def _lines(kind: type[Settings], error: ValidationError, given: Any, under: str) -> list[str]:
+def _lines(kind: type[Settings], error: ValidationError, under: str, following: Collection[str]) -> list[str]:
     """A line for each wrong key."""
     told: dict[str, list[str]] = {}
     for each in error.errors(include_url=False):
         name, holder = _place(kind, each["loc"])
         dotted = ".".join(filter(None, (under, name)))
         told.setdefault(dotted, []).append(_told(each, dotted, holder))
-    return [line for name, parts in told.items() for line in _joined(name, list(dict.fromkeys(parts)))]
+    own = {name: parts for name, parts in told.items() if name not in following}
+    return [line for name, parts in (own or told).items() for line in _joined(name, list(dict.fromkeys(parts)))]
 
 
 def _joined(name: str, parts: list[str]) -> list[str]:

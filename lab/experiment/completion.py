@@ -24,14 +24,15 @@ def settings_class(command: str) -> type[Settings]:
     from lab.experiment import settings
     from lab.planning.settings import PlanSettings
 
-    return {
+    found: dict[str, type[Settings]] = {
         "train": settings.TrainSettings,
         "extrapolate": settings.ScoreSettings,
         "compare": settings.CompareSettings,
         "extend": settings.ExtendSettings,
         "generate": settings.GenerateSettings,
         "plan": PlanSettings,
-    }[command]
+    }
+    return found[command]
 
 
 def keys_of(kind: type[Settings], prefix: str = "") -> list[str]:

@@ -63,7 +63,8 @@ def checked(settings: type[Checked], given: Any, literal: dict[str, str] | None 
     if missing:
         raise UserError("\n".join(f"{key} must be given: add {key}=... to the command" for key in missing))
     resolved: Any = OmegaConf.to_container(given, resolve=True)
-    return settings.check(resolved | (literal or {}))
+    following = {key for key, value in flatten(raw).items() if isinstance(value, str) and value.startswith("${")}
+    return settings.check(resolved | (literal or {}), following=following)
 
 
 def missing_keys(given: Any) -> list[str]:

@@ -21,7 +21,7 @@ from lab.runs.run import Model
 
 WRITE_SECONDS = 10.0  # of scoring that a killed process loses at most
 # The rooms that are loaded while a decoder is scored; tests/test_rooms.py holds this list against what is loaded.
-ROOMS = ("base", "model", "data", "cluster", "runs", "extension", "observe")
+ROOMS = ("base", "model", "data", "cluster", "runs", "extension", "observe", "experiment")
 
 
 def setting_of(measure: Measure) -> str:

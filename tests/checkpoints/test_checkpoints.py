@@ -13,8 +13,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lab.runs.checkpoints import Checkpoints
 from lab.base.errors import UserError
+from lab.runs.checkpoints import Checkpoints
 from lab.runs.states import pack, unpack
 
 FILES = ("checkpoint.json", "training.json", "training.safetensors", "weights.safetensors")
@@ -233,7 +233,9 @@ def test_reading_and_saving_leave_alone_what_is_not_a_checkpoint(tmp_path):
 
 def test_a_checkpoint_that_reads_back_otherwise_is_refused_and_removed(tmp_path, monkeypatch):
     checkpoints = filled(tmp_path, 1)
-    monkeypatch.setattr("lab.runs.checkpoints.point", lambda name: name == "before-verify" and spoil(checkpoints.folder))
+    monkeypatch.setattr(
+        "lab.runs.checkpoints.point", lambda name: name == "before-verify" and spoil(checkpoints.folder)
+    )
     with pytest.raises(UserError, match=r"weights.safetensors is damaged: its sha256 differs right after it was"):
         checkpoints.save(2, weights(2), {})
     assert [path.name for path in checkpoints.folder.iterdir()] == ["step=00000001"]

@@ -135,7 +135,9 @@ def test_who_asks_for_the_holder_does_not_stop_a_run_from_starting(tmp_path):
 
 
 def holder_from_another_process(run: Path) -> str:
-    code = "import sys; from pathlib import Path; from lab.runs.lock import holder; print(holder(Path(sys.argv[1])) or '')"
+    code = (
+        "import sys; from pathlib import Path; from lab.runs.lock import holder; print(holder(Path(sys.argv[1])) or '')"
+    )
     result = subprocess.run([sys.executable, "-c", code, str(run)], capture_output=True, text=True, check=True)
     return result.stdout.strip()
 

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from safetensors import safe_open
 
+from lab.base.errors import UserError
 from lab.data.stream import blocks
 from lab.data.stream.blocks import StoredBlocks, read_shard, shard_path, write_blocks
 from lab.data.stream.fingerprint import Fingerprint
 from lab.data.stream.order import BlockStream
 from lab.data.tokenizer import Tokenizer
-from lab.base.errors import UserError
 
 IDENTITY = {"corpus": "mixture", "seed": 3}
 COUNT = 130  # blocks: 33 or 32 of each of four lanes, in shards of five

@@ -8,9 +8,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from lab.base.errors import UserError
 from lab.data.sources.documents import SPLITS, Entry, Sotu
 from lab.data.stream.tokenised import tokenised
-from lab.base.errors import UserError
 
 
 def entries(corpus, split):

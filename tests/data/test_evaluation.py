@@ -16,8 +16,8 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from lab.data.sources.evaluation import HubDataset, KingJames, Shakespeare
 from lab.base.errors import UserError
+from lab.data.sources.evaluation import HubDataset, KingJames, Shakespeare
 
 PACKAGED = {KingJames: 66, Shakespeare: 38}
 COMMIT = "0123456789abcdef0123456789abcdef01234567"

@@ -10,14 +10,14 @@ import pytest
 import zstandard
 from oracles.block_order import lane_blocks
 
+from lab.base.errors import UserError
+from lab.base.files import write_whole
 from lab.data.sources.documents import Sotu
 from lab.data.sources.file_corpus import Files, TestFiles
 from lab.data.sources.file_list import manifest_of
 from lab.data.stream.fingerprint import Fingerprint
 from lab.data.stream.module import DataModule
 from lab.data.stream.order import BlockStream, Cursor
-from lab.base.errors import UserError
-from lab.base.files import write_whole
 from lab.runs.run import write_json
 
 

@@ -12,9 +12,9 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lab.base.errors import UserError
 from lab.data.sources.formats import Damage, kind_of, row_groups, rows
 from lab.data.sources.storage import StoredFile, open_file
-from lab.base.errors import UserError
 
 
 class Held(StoredFile):

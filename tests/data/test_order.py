@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracles.block_order import lane_blocks, lane_documents
 
+from lab.base.errors import UserError
 from lab.data.stream.fingerprint import Fingerprint, fingerprint
 from lab.data.stream.order import BlockStream, Cursor, first_blocks, shuffled, shuffled_tile
 from lab.data.stream.packing import document_numbers
-from lab.base.errors import UserError
 
 
 def random_texts(source, chunks, documents, words=12):

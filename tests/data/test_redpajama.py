@@ -11,14 +11,14 @@ import pytest
 import zstandard
 from oracles.redpajama_folder import FILES, make_redpajama
 
+from lab.base.errors import UserError
 from lab.data.sources.documents import SPLITS
 from lab.data.sources.file_corpus import Files
 from lab.data.sources.file_list import Part, manifest_of
-from lab.data.stream.fingerprint import Fingerprint
-from lab.data.stream.order import BlockStream, first_blocks
 from lab.data.sources.redpajama import SUBSETS, RedPajama, divide, locations
 from lab.data.sources.storage import Network
-from lab.base.errors import UserError
+from lab.data.stream.fingerprint import Fingerprint
+from lab.data.stream.order import BlockStream, first_blocks
 from lab.runs.run import write_json
 
 # As in conf/data/redpajama.yaml.

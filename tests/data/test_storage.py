@@ -6,9 +6,9 @@ from email.utils import formatdate
 import pytest
 from oracles.fault_server import random_faults, serve
 
+from lab.base.errors import UserError
 from lab.data.sources.remote import asked_wait, resolve
 from lab.data.sources.storage import Network, open_file, seekable, sha256
-from lab.base.errors import UserError
 
 CONTENT = bytes(range(256)) * 16000  # 4 MB
 QUICK = Network(timeout=0.5, deadline=8.0, first_wait=0.01, longest_wait=0.1)

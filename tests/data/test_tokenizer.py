@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lab.data.tokenizer import Tokenizer, shipped_tokenizers, train_tokenizer
 from lab.base.errors import UserError
+from lab.data.tokenizer import Tokenizer, shipped_tokenizers, train_tokenizer
 
 NAMES = {"sotu_1k": ("<|endoftext|>", 1024), "sotu_4k": ("<|endoftext|>", 4096), "llama_32k": ("</s>", 32000)}
 TOKENIZERS = {name: Tokenizer(f"{name}/tokenizer.json", end, vocabulary) for name, (end, vocabulary) in NAMES.items()}

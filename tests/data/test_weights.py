@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lab.data.stream.weights import furthest_behind, whole_weights
 from lab.base.errors import UserError
+from lab.data.stream.weights import furthest_behind, whole_weights
 
 WEIGHTS = st.lists(st.decimals("0.0001", "1000000", places=4).map(float), min_size=2, max_size=6)
 LENGTHS = st.lists(st.integers(1, 10_000), min_size=1, max_size=200)

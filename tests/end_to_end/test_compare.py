@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 from commands import lab, the_one_line
+
 from lab.base.errors import UserError
 from lab.experiment.comparison import compare
 from lab.experiment.compose import settings_of
@@ -20,6 +21,12 @@ from lab.runs.identity import digest
 SMOKE = ("experiment=smoke", "measure=none", "logger=csv")
 SHORT = ("scoring.longest=4", "scoring.segments=1", "resamples=1000")
 EVALUATE = ("runs=runs/*", "scoring.longest=4", "scoring.segments=1")
+
+
+COMMANDS = {
+    "compare": lambda overrides: compare(settings_of("compare", CompareSettings, overrides), "a command"),
+    "extrapolate": lambda overrides: extrapolate(settings_of("extrapolate", ScoreSettings, overrides)),
+}
 
 
 @pytest.fixture(scope="module")
@@ -52,10 +59,7 @@ def refused(command: str, *overrides: str, folder: Path, monkeypatch: pytest.Mon
     """The line with which a command is refused, without the seconds that starting one costs."""
     monkeypatch.chdir(folder)
     with pytest.raises(UserError) as error:
-        if command == "compare":
-            compare(settings_of(command, CompareSettings, overrides), "a command")
-        else:
-            extrapolate(settings_of(command, ScoreSettings, overrides))
+        COMMANDS[command](overrides)
     assert "\n" not in str(error.value)
     return str(error.value)
 

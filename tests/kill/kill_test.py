@@ -2,11 +2,11 @@
 
     python tests/kill/kill_test.py --runs 100 --processes 2 --seed 0
 
-Every run is killed at least twice: at random times, and at named places (LAB_KILL_AT, lab/base/failpoints.py) before, while and
-after a checkpoint is written, before it is renamed, while the one before is deleted, between the micro-batches of one
-optimiser step, and during validation. It is then continued by the same command until it is done. Equal must be, byte
-for byte: weights, optimiser and all other tensors, the rest of the state, metrics.csv, and the fingerprint of all
-blocks. Prints a ledger; exit code 1 if any run differs.
+Every run is killed at least twice: at random times, and at named places (LAB_KILL_AT, lab/base/failpoints.py) before,
+while and after a checkpoint is written, before it is renamed, while the one before is deleted, between the
+micro-batches of one optimiser step, and during validation. It is then continued by the same command until it is done.
+Equal must be, byte for byte: weights, optimiser and all other tensors, the rest of the state, metrics.csv, and the
+fingerprint of all blocks. Prints a ledger; exit code 1 if any run differs.
 
 A trainer is a process group of its own, forked from a process that has imported the lab and done nothing else: of the
 ten seconds that a command takes to start, most go to imports.
@@ -32,6 +32,8 @@ from typing import NoReturn
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported: the runs share the cores
 
 import lab.base.commandline
+import lab.experiment.hydra_main
+import lab.experiment.lifecycle
 import lab.train
 
 TRAIN = (

@@ -9,8 +9,8 @@ import pytest
 from cluster import ROOT, SMOKE, Cluster, until
 from outcomes import LONG, kept, last_checkpoint, manifest_of, run_of
 
-from lab.runs.lock import holder
 from lab.base.tables import read_table
+from lab.runs.lock import holder
 
 TRAIN = str(ROOT / "slurm" / "train.sbatch")
 

@@ -84,7 +84,7 @@ def test_a_plan_becomes_an_array_that_is_submitted_and_done_with(slurm: Cluster,
     job = slurm.sbatch("--array=1-5%1", SWEEP, "sweep.txt", cwd=tmp_path)
     slurm.during(f"{job}_1", lambda: list(tmp_path.glob("runs/*/checkpoints/step=*")))
     begun, waiting = status(slurm, tmp_path)
-    assert begun[f"{job}_1"]["run"].startswith("nope-smoke-sotu-seed0-")
+    assert begun[f"{job}_1"]["run"].startswith("nope-2x32-C64-sotu-seed0-")
     assert begun[f"{job}_1"]["state"].startswith("running (process ")
     assert begun[f"{job}_1"]["job's state"] == "running"
     assert begun[f"{job}_1"]["time left"].startswith("23:")

@@ -6,23 +6,25 @@ from typing import Any
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
 
-from lab.experiment.compose import configuration_folder
 from lab.base.errors import UserError
 from lab.base.files import append
+from lab.base.interruption import Interrupted, Interruption
 from lab.experiment.compose import settings_of
 from lab.experiment.settings import TrainSettings
 from lab.experiment.setup import Setup
 from lab.training.fit import fit
-from lab.base.interruption import Interrupted, Interruption
 from lab.training.module import Training
 
 GOLDEN = Path(__file__).parent / "golden_loss.csv"
 
 
 def job(folder: Path, *overrides: str) -> Setup:
-    return Setup(settings_of("train", TrainSettings, ["experiment=smoke", "logger=csv", "measure=none", f"runs={folder}", *overrides]))
+    return Setup(
+        settings_of(
+            "train", TrainSettings, ["experiment=smoke", "logger=csv", "measure=none", f"runs={folder}", *overrides]
+        )
+    )
 
 
 def trained(folder: Path, *overrides: str) -> tuple[Setup, Training, list[dict[str, Any]]]:
@@ -101,9 +103,7 @@ def test_checkpoints_stand_at_their_steps_with_float32_weights(tmp_path: Path) -
     made, _, _ = trained(tmp_path, "trainer.checkpoint_every=2", "trainer.keep_every=4")
     folders = sorted(path.name for path in (made.run.path / "checkpoints").iterdir())
     assert folders == ["step=00000004", "step=00000006", "step=00000008"]
-    assert all(
-        value.dtype == torch.float32 for value in made.run.decoder(8).state_dict().values()
-    )
+    assert all(value.dtype == torch.float32 for value in made.run.decoder(8).state_dict().values())
 
 
 def test_a_run_that_is_stopped_and_continued_has_one_table_without_gaps(tmp_path: Path) -> None:
