@@ -1,7 +1,8 @@
 """One door to all commands: ``lab train model=rope`` is ``python -m lab.train model=rope``.
 
 lab                        what commands there are
-eval "$(lab completion)"   let the shell complete commands, groups, choices and keys (bash and zsh)
+eval "$(lab completion)"   let the shell complete commands, groups, choices and keys (bash, zsh; of fish:
+                           lab completion fish | source)
 """
 
 import argparse
@@ -15,6 +16,8 @@ from typing import Any
 from lab.base.commandline import run_command
 from lab.base.errors import UserError
 from lab.base.settings import near
+
+SHELLS = ("bash", "zsh", "fish")  # that argcomplete writes for
 
 
 def commands() -> dict[str, str]:
@@ -31,6 +34,8 @@ def complete(prefix: str, parsed_args: argparse.Namespace, **_: Any) -> list[str
     """What may stand at an override that begins with ``prefix``, for argcomplete."""
     from lab.experiment.completion import candidates
 
+    if parsed_args.command == "completion":
+        return [shell for shell in SHELLS if shell.startswith(prefix)]
     return candidates(str(parsed_args.command), prefix)
 
 
@@ -58,7 +63,10 @@ def act() -> None:
     if name == "completion":
         import argcomplete
 
-        print(argcomplete.shellcode(["lab"]))
+        shell = " ".join(sys.argv[2:]) or SHELLS[0]
+        if shell not in SHELLS:
+            raise UserError(f"lab completion {shell}: choose one of {', '.join(SHELLS)}")
+        print(argcomplete.shellcode(["lab"], shell=shell))
         return
     if name not in known:
         raise UserError(f"lab {name}: no such command{near(name, [*known])}; there are {', '.join(known)}")

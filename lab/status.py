@@ -16,8 +16,9 @@ from rich.table import Table
 from lab.base.commandline import Parser, run_command
 from lab.base.errors import UserError
 from lab.cluster.queue import Queued, jobs_of_user, request_of
+from lab.runs.derived import Derived
 from lab.runs.lock import holder
-from lab.runs.run import Derived, Run
+from lab.runs.run import Run
 
 COLUMNS = ("step", "of tokens", "loss", "tokens/s", "MB", "last checkpoint")
 JOB_COLUMNS = ("job", "job's state", "time left")
@@ -47,7 +48,8 @@ def describe(run: Run, verify: bool) -> dict[str, Any]:
     """One row of the list."""
     manifest = run.manifest
     if manifest.get("kind") == "derived":
-        return describe_derived(Derived(run.path), manifest)
+        return describe_derived(Derived(run.path))
+    run.check_manifest()
     running = holder(run.path)
     state = str(manifest.get("state"))
     metrics, timing = last_row(run.path / "metrics.csv"), last_row(run.path / "timing.csv")
@@ -69,13 +71,14 @@ def describe(run: Run, verify: bool) -> dict[str, Any]:
     }
 
 
-def describe_derived(run: Derived, manifest: dict[str, Any]) -> dict[str, Any]:
+def describe_derived(run: Derived) -> dict[str, Any]:
     """The row of a derived run, which has no training of its own."""
+    run.check_manifest()
     parent = run.parent
     return {
         "run": run.path.name,
         "state": f"derived of {parent.path.name}",
-        "step": str(manifest["parent"]["step"]),
+        "step": str(run.told("parent")["step"]),
         "of tokens": "-",
         "loss": "-",
         "tokens/s": "-",
@@ -157,11 +160,10 @@ def remove(folder: Path, names: list[str], sure: bool) -> None:
         if running:
             raise UserError(f"{folder / name} is being trained by {running}; stop it first")
     for name in names:
-        left = [each.path.name for each in runs[name].derived() if each.path.name not in names]
+        left = [each.name for each in runs[name].derived() if each.name not in names]
         if left:
             raise UserError(f"{folder / name} holds the weights of {', '.join(left)}: remove these first, or with it")
-    # Derived runs go before what they are of.
-    names = sorted(names, key=lambda name: -generations(runs[name]))
+    names = derived_first(runs, names)
     total = sum(size_of(runs[name].path) for name in names)
     if not sure:
         print(f"remove {', '.join(names)} ({total / 1e6:,.1f} MB)? [y/N] ", end="", flush=True)
@@ -174,11 +176,14 @@ def remove(folder: Path, names: list[str], sure: bool) -> None:
         print(f"removed {folder / name}")
 
 
-def generations(run: Run) -> int:
-    """How many derived runs lie between a run and the one that was trained."""
-    manifest = run.manifest
-    told = manifest.get("extensions")
-    return len(told) if manifest.get("kind") == "derived" and isinstance(told, list) else 0
+def derived_first(runs: dict[str, Run], names: list[str]) -> list[str]:
+    """Runs in an order in which each comes after those that are derived of it; those of a damaged circle last."""
+    left, ordered = list(dict.fromkeys(names)), []
+    while left:
+        free = [name for name in left if not {each.name for each in runs[name].derived()} & set(left)]
+        ordered += free or left
+        left = [name for name in left if name not in ordered]
+    return ordered
 
 
 def make_parser() -> Parser:

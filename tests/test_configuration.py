@@ -10,6 +10,7 @@ from omegaconf import OmegaConf
 
 from lab.base.parts import DECLARED, Several, parts_of
 from lab.base.settings import Settings
+from lab.experiment.analysis_settings import AnalyzeSettings
 from lab.experiment.compose import checked, choices, composed, configuration_folder, missing_keys, settings_of
 from lab.experiment.settings import CompareSettings, ExtendSettings, GenerateSettings, ScoreSettings, TrainSettings
 from lab.model.building import build_decoder
@@ -29,6 +30,7 @@ COMMANDS: dict[str, type[Settings]] = {
     "compare": CompareSettings,
     "plan": PlanSettings,
     "extend": ExtendSettings,
+    "analyze": AnalyzeSettings,
     "generate": GenerateSettings,
 }
 # What some choices leave to be given, with a value that passes.
@@ -42,7 +44,7 @@ GIVEN = {
 CHOICES = [
     f"{path.parent.relative_to(CONF)}={path.stem}" for path in sorted(CONF.rglob("*.yaml")) if path.parent != CONF
 ]
-COMMAND_OF = {"preset": "extrapolate", "extension": "extend"}  # of the other groups: train
+COMMAND_OF = {"preset": "extrapolate", "extension": "extend", "study": "analyze"}  # of the other groups: train
 
 
 def plain(*overrides: str) -> TrainSettings:
@@ -56,7 +58,7 @@ def decoder_of(config: TrainSettings) -> Decoder:
 def checked_with_given(command: str, *overrides: str) -> tuple[dict[str, Any], Settings]:
     """A command's configuration as composed and as checked, with values for what is still to be given."""
     config = composed(command, overrides)
-    missing = missing_keys(config)
+    missing = missing_keys(OmegaConf.to_container(config, resolve=False))
     assert set(missing) <= GIVEN.keys()
     for key in missing:
         OmegaConf.update(config, key, GIVEN[key])
@@ -99,11 +101,12 @@ def test_every_choice_gives_exactly_the_keys_of_its_settings(choice: str) -> Non
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_gives_exactly_the_keys_of_its_settings(command: str) -> None:
-    keys_of(*checked_with_given(command, *(["extension=temperature"] if command == "extend" else [])))
+    chosen = {"extend": ["extension=temperature"], "analyze": ["study=state_norms"]}.get(command, [])
+    keys_of(*checked_with_given(command, *chosen))
 
 
 def test_there_is_a_choice_of_every_part() -> None:
-    for role in ("optimizer", "schedule", "logger", "measure", "extension"):
+    for role in ("optimizer", "schedule", "logger", "measure", "extension", "study"):
         assert set(parts_of(role)) == set(choices(role)) - {"none"}
     for role in ("position", "attention"):
         assert set(parts_of(role)) <= set(choices(f"model/{role}"))
@@ -134,7 +137,7 @@ def test_every_key_is_explained() -> None:
     """By --help, from the settings; a file of choices says what it is."""
     for path in CONF.rglob("*.yaml"):
         assert path.read_text().startswith("#"), f"{path} does not say what it is"
-    parts = [part.settings for role in DECLARED if role != "study" for part in parts_of(role).values()]
+    parts = [part.settings for role in DECLARED for part in parts_of(role).values()]
     found = {each for top in (*COMMANDS.values(), *parts) for each in settings_in(top)}
     assert found >= {*COMMANDS.values(), *parts, ScaleSettings}
     bare = [

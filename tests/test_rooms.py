@@ -1,23 +1,27 @@
 """The house: commands at the top, rooms below, imports downwards only, and code digests over what is really loaded."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from lab.experiment.completion import keys_of, settings_class
+from lab.experiment.compose import configuration_folder
 from lab.observe.scoring import ROOMS as SCORING
 from lab.training.environment import ROOMS as TRAINING
 
 LAB = Path(__file__).parents[1] / "lab"
+COMMANDS = ("train", "extrapolate", "compare", "plan", "extend", "analyze", "generate")  # that take keys
 # The floors from the ground up; a room imports from lower floors only, and from itself.
 FLOORS = (
     ("base",),
     ("model", "data", "cluster"),
     ("runs",),
     ("planning", "observe", "extension", "training"),
-    ("measure",),
+    ("measure", "analysis"),
     ("evidence",),
     ("report",),
     ("experiment",),
@@ -59,6 +63,30 @@ def test_a_file_at_the_top_is_a_command_that_nothing_imports() -> None:
     assert named <= set(FLOOR)
 
 
+def keys_and_groups() -> tuple[set[str], set[str]]:
+    """The dotted keys of all commands, and what stands left of = in a choice."""
+    keys = {key for command in COMMANDS for key in keys_of(settings_class(command))}
+    groups = {key.rpartition(".")[0] for key in keys} | {path.name for path in Path(configuration_folder()).iterdir()}
+    return {key for key in keys if "." in key}, (groups | {key for key in keys if "." not in key}) - {""}
+
+
+def test_a_room_below_the_settings_names_no_key_of_the_configuration_in_its_messages() -> None:
+    keys, groups = keys_and_groups()
+    assert {"data.lanes", "scale.context", "model.attention.window"} <= keys
+    assert {"model", "data", "measure", "kernel"} <= groups
+    named = re.compile(
+        rf"(?<![\w.])(?:(?:{'|'.join(map(re.escape, sorted(keys)))})(?![\w.])|(?:{'|'.join(sorted(groups))})=)"
+    )
+    assert named.search("lower scale.context")
+    assert named.search("use kernel=auto")
+    for room in (room for floor in FLOORS[:2] for room in floor):
+        for path in (LAB / room).rglob("*.py"):
+            for raised in (node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Raise)):
+                for node in ast.walk(raised):
+                    if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                        assert not named.search(node.value), f"{path}:{node.lineno}: {node.value}"
+
+
 HELP = """
 import runpy, sys
 sys.argv = ["lab", *{arguments!r}, "--help"]
@@ -73,8 +101,8 @@ assert "torch" not in sys.modules
 @pytest.mark.parametrize(
     ("name", "arguments"),
     [
-        *[(name, []) for name in ("train", "extrapolate", "compare", "plan", "generate", "status")],
-        ("extend", ["extension=temperature"]),
+        *[(name, []) for name in ("train", "extrapolate", "compare", "plan", "generate", "status", "prepare", "bench")],
+        *[(name, []) for name in ("extend", "analyze")],
     ],
 )
 def test_a_command_tells_its_keys_without_torch(name: str, arguments: list[str]) -> None:

@@ -152,3 +152,23 @@ def test_a_table_of_another_format_or_of_none_is_refused_with_the_remedy(tmp_pat
     assert str(path) in str(caught.value)
     assert str(caught.value).endswith("; make it again")
     assert path.read_text() == content
+
+
+# The one column of numbers in which a text may stand.
+
+
+def test_the_seeds_of_a_chain_stay_text_and_seeds_stay_numbers(tmp_path):
+    seeds = [0, "1 of 0", 2**64 - 1, "12 of 0 of 3", None]
+    rows = [{"variant": "rope", "seed": seed, "mean": 0.5} for seed in seeds]
+    write_table(tmp_path / "seeds.csv", rows)
+    read = read_table(tmp_path / "seeds.csv")
+    assert read == rows
+    assert [type(row["seed"]) for row in read] == [int, str, int, str, type(None)]
+    write_table(tmp_path / "again.csv", read)
+    assert (tmp_path / "again.csv").read_bytes() == (tmp_path / "seeds.csv").read_bytes()
+
+
+def test_in_another_column_such_a_text_is_no_number(tmp_path):
+    write_table(tmp_path / "seeds.csv", [{"variant": "rope", "seeds": "1 of 0"}])
+    with pytest.raises(UserError, match="column seeds holds '1 of 0', which is no number"):
+        read_table(tmp_path / "seeds.csv")

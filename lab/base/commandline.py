@@ -3,6 +3,7 @@
 import argparse
 import io
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Callable
@@ -23,7 +24,7 @@ def one_line(error: BaseException) -> str | None:
         kept = [line for line in lines if not line.startswith(("Config search path", "provider=", "full_key"))]
         return " ".join(" ".join(kept).split())
     if isinstance(error, ValueError) and str(error).startswith("Config group override"):
-        return f"{error}; write group=choice, for example model=rope"
+        return f"{error}; write group=choice"
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename or 'a file'}: {error.strerror.lower()}; {remedy(error)}"
     return None
@@ -44,7 +45,8 @@ class Parser(argparse.ArgumentParser):
 def run_command(main: Callable[[], None]) -> None:
     """Call ``main``; a user's mistakes become lines on stderr and exit code 1, a bug keeps its traceback."""
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(line_buffering=True)  # a pipe or a job's file gets each line when it is said
+        # A pipe or a job's file gets each line when it is said; a sign that it cannot hold is a question mark there.
+        sys.stdout.reconfigure(line_buffering=True, errors="replace")
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands its errors on instead of printing them in its own way
     try:
         main()
@@ -53,6 +55,10 @@ def run_command(main: Callable[[], None]) -> None:
     except Interrupted as interrupted:
         print(interrupted, file=sys.stderr)
         sys.exit(Interrupted.EXIT_CODE)
+    except BrokenPipeError:
+        # The reader, such as head, has what it wants: end as a command does that SIGPIPE kills.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(128 + signal.SIGPIPE)
     except Exception as error:
         told = one_line(error)
         if told is None:

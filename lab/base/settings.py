@@ -94,17 +94,18 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def near(word: str, words: Sequence[str]) -> str:
     """``; did you mean ...?`` for a word that is none of these, or nothing."""
-    found = difflib.get_close_matches(word, list(words), n=3, cutoff=0.7)
+    found = difflib.get_close_matches(word, list(words), n=3, cutoff=0.65)
     return f"; did you mean {' or '.join(found)}?" if found else ""
 
 
-def explained(settings: Settings, prefix: str = "") -> list[tuple[str, Any, str]]:
-    """(dotted key, value, explanation) of settings and of those in them."""
+def explained(kind: type[Settings], given: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any, str]]:
+    """(dotted key, value, explanation) of settings and of those in them; values as given, right or still to come."""
     rows: list[tuple[str, Any, str]] = []
-    for name, field in type(settings).model_fields.items():
-        value = getattr(settings, name)
-        if isinstance(value, Settings):
-            rows += explained(value, f"{prefix}{name}.")
+    for name, field in kind.model_fields.items():
+        value, inside = given.get(name), kinds(field.annotation)
+        if isinstance(value, Mapping) and inside:
+            chosen = next(iter(inside.values())) if len(inside) == 1 else inside.get(str(value.get("name")))
+            rows += explained(chosen, value, f"{prefix}{name}.") if chosen else []
         elif field.description:
             rows.append((f"{prefix}{name}", value, field.description))
     return rows
@@ -171,8 +172,8 @@ def _joined(name: str, parts: list[str]) -> list[str]:
 def _told(error: Any, name: str, holder: type[Settings] | None) -> str:
     """What is wrong with a key: a whole line, or ``give KEY is VALUE: give``, which members of a union add to."""
     sort, value, context = error["type"], error["input"], error.get("ctx", {})
-    if sort == "missing" and holder and kinds(holder.model_fields[name.rpartition(".")[2]].annotation):
-        return f"{name} must be given: choose one; conf/{name.replace('.', '/')}/ lists them"
+    if sort == "missing" and holder and _choices(name, holder):
+        return f"{name} must be given: {_choices(name, holder)}"
     if sort == "missing":
         return f"{name} must be given: add {name}=... to the command"
     if sort == "extra_forbidden":
@@ -181,10 +182,11 @@ def _told(error: Any, name: str, holder: type[Settings] | None) -> str:
         full = [".".join(filter(None, (group, each))) for each in known]
         hint = near(last, known)
         return f"{name} is a key that nothing reads{hint}; {group or 'at the top'} has {', '.join(full)}"
-    if sort == "value_error":
-        return str(error["msg"]).removeprefix("Value error, ")
+    if sort == "value_error":  # of a key itself, or of several keys of a group
+        of_key = holder is not None and not kinds(holder.model_fields[name.rpartition(".")[2]].annotation)
+        return f"{name}{' ' if of_key else ': '}{str(error['msg']).removeprefix('Value error, ')}"
     if sort in ("model_type", "model_attributes_type", "dict_type") and not isinstance(value, Mapping):
-        return f"{name} is {value!r}: choose one; conf/{name.replace('.', '/')}/ lists them"
+        return f"{name} is {value!r}: {_choices(name, holder) or 'give a mapping of keys to values'}"
     if sort in ("union_tag_invalid", "union_tag_not_found"):
         choices = [each.strip("'") for each in str(context.get("expected_tags", "")).split(", ") if each]
         if sort == "union_tag_not_found":
@@ -192,6 +194,14 @@ def _told(error: Any, name: str, holder: type[Settings] | None) -> str:
         tag = context.get("tag", "")
         return f"{name}.name is {tag!r}: choose one of {', '.join(choices)}{near(str(tag), choices)}"
     return f"give {name} is {value!r}: give {_wanted(sort, context)}"
+
+
+def _choices(name: str, holder: type[Settings] | None) -> str:
+    """What may be chosen at a key that holds settings, "" at another."""
+    field = holder.model_fields.get(name.rpartition(".")[2]) if holder else None
+    found = kinds(field.annotation) if field else {}
+    named = ", ".join(filter(None, found))
+    return f"choose one of {named}" if named else "choose one; --help lists them" if found else ""
 
 
 def _wanted(sort: str, context: Mapping[str, Any]) -> str:

@@ -39,15 +39,17 @@ class Tokenizer:
             held = [token for token in USUAL_ENDS if token in ids]
             if len(held) != 1:
                 told = "both" if held else "none"
-                raise UserError(f"{self.path}: has {told} of {' and '.join(USUAL_ENDS)}; set tokenizer.end_of_document")
+                raise UserError(
+                    f"{self.path}: has {told} of {' and '.join(USUAL_ENDS)}; name its token as end_of_document"
+                )
             end_of_document = held[0]
         if end_of_document not in ids:
-            raise UserError(f"{self.path}: lacks the token {end_of_document!r}; set tokenizer.end_of_document")
+            raise UserError(f"{self.path}: lacks the token {end_of_document!r}; name its token as end_of_document")
         self.end_of_document: int = ids[end_of_document]
         if sorted(ids.values()) != list(range(self.vocabulary)):
             raise UserError(f"{self.path}: its token ids are not 0 to {self.vocabulary - 1}; use another file")
         if vocabulary is not None and vocabulary != self.vocabulary:
-            raise UserError(f"tokenizer.vocabulary is {vocabulary} but {self.path} has {self.vocabulary} tokens")
+            raise UserError(f"vocabulary is {vocabulary} but {self.path} has {self.vocabulary} tokens")
         # A text that spells a special token means those letters, and no file may cut or pad a document.
         self.library.encode_special_tokens = True
         self.library.no_truncation()
@@ -78,9 +80,9 @@ def _find(path: str) -> Path:
     places = [Path(path), shipped_tokenizers() / path]
     found = next((place for place in places if path and place.exists()), None)
     if found is None:
-        raise UserError(f"tokenizer.path is {path!r}: no such file; it is neither here nor in {places[1].parent}")
+        raise UserError(f"{path}: no such tokenizer file; it is neither here nor in {places[1].parent}")
     if found.is_dir():
-        raise UserError(f"tokenizer.path is {path!r}: a directory; name the tokenizer.json in it")
+        raise UserError(f"{path}: a directory; name the tokenizer.json in it")
     if found.stat().st_size == 0:
         raise UserError(f"{found}: the file is empty; name a tokenizer.json")
     return found

@@ -6,12 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from lab.base.settings import flatten
-from lab.experiment.compose import configuration_folder
-from lab.runs.run import open_model
-from lab.runs.settings import RunSettings
+from lab.experiment.compose import checked, configuration_folder
+from lab.experiment.settings import TrainSettings
+from lab.runs.parents import begun_from
+from lab.runs.run import Run, open_model
+from lab.runs.settings import FromRunSettings, RunSettings
 
 OWN = ("start", "trainer")  # a child's own: where it starts, and the hardware that it is trained on
 # But for what decides numbers on any hardware.
@@ -24,6 +27,9 @@ def inherit(composed: DictConfig, overrides: Iterable[str]) -> DictConfig:
     What is given is what an override names, a key or a whole group, and what an ``experiment`` sets. A value that
     follows another by reference, as the peak learning rate does that of the scale, follows where the parent's did.
 
+    Where the parent is gone, a child that was begun by the same command stands in for it: it can be found finished, or
+    go on.
+
     Raises:
         UserError: the parent is missing or damaged.
     """
@@ -31,19 +37,42 @@ def inherit(composed: DictConfig, overrides: Iterable[str]) -> DictConfig:
     start = raw.get("start")
     if not isinstance(start, Mapping) or start.get("name") != "run" or start.get("run") in (None, "???"):
         return composed
-    parent = open_model(str(OmegaConf.to_container(composed.start, resolve=True)["run"])).config  # type: ignore[index,call-overload]
     given = given_keys(overrides)
+    resolved: Any = OmegaConf.to_container(composed, resolve=True)
+    for begun in [] if resolved["overwrite"] else _begun(resolved):
+        child = _child(raw, begun.config, given)
+        if _own(checked(TrainSettings, child).of_run()) == _own(begun.config):
+            print(f"{resolved['start']['run']} is not there any more: {begun.path}, begun from it, needs it no more")
+            return child
+    parent = open_model(str(resolved["start"]["run"]))
+    parent.check()
+    child = _child(raw, parent.config, given)
+    _fit_micro_batch(child, given)
+    return child
+
+
+def _begun(resolved: Mapping[str, Any]) -> list[Run]:
+    """Children that the same command may have begun, of a parent that is gone."""
+    return begun_from(FromRunSettings.check(resolved["start"], "start"), Path(str(resolved["runs"])))
+
+
+def _own(config: RunSettings) -> dict[str, Any]:
+    """What a child and its command must have in common."""
+    return {name: value for name, value in config.identity().items() if name not in OWN}
+
+
+def _child(raw: Mapping[str, Any], parent: RunSettings, given: set[str]) -> DictConfig:
+    """The configuration, with a parent's values for what was not given."""
     theirs = parent.plain()
     merged = dict(raw)
     for name in RunSettings.model_fields:
         if name not in OWN:
             merged[name] = _merged(name, theirs[name], raw.get(name), theirs, given)
+    merged["trainer"] = dict(merged["trainer"])
     for key in INHERITED_OF_TRAINER:
         if not _is_given(f"trainer.{key}", given):
             merged["trainer"][key] = theirs["trainer"][key]
-    child = OmegaConf.create(merged)
-    _fit_micro_batch(child, given)
-    return child
+    return OmegaConf.create(merged)
 
 
 def given_keys(overrides: Iterable[str]) -> set[str]:
@@ -54,20 +83,33 @@ def given_keys(overrides: Iterable[str]) -> set[str]:
         key = key.partition("@")[0].replace("/", ".")
         given.add(key)
         if key == "experiment":
-            given |= _of_experiment(value)
+            chosen = yaml.safe_load(value)
+            for name in chosen if isinstance(chosen, list) else [chosen]:
+                given |= _of_experiment(str(name))
     return given
 
 
 def _of_experiment(name: str) -> set[str]:
-    path = Path(configuration_folder()) / "experiment" / f"{name}.yaml"
-    content = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    groups = {
-        key.removeprefix("override ").strip("/").replace("/", ".")
-        for each in content.pop("defaults", [])
-        if isinstance(each, dict)
-        for key in each
-    }
-    return groups | set(flatten(content))
+    """The keys and groups that an experiment sets, and those that it takes up."""
+    paths = [folder / "experiment" / f"{name}.yaml" for folder in _folders()]
+    path = next((each for each in paths if each.is_file()), None)
+    content = yaml.safe_load(path.read_text(encoding="utf-8")) if path else None
+    given: set[str] = set()
+    for each in (content or {}).pop("defaults", []):
+        if isinstance(each, dict):
+            given |= {key.removeprefix("override ").strip("/").partition("@")[0].replace("/", ".") for key in each}
+        elif each != "_self_":
+            given |= _of_experiment(each.removeprefix("/experiment/"))
+    return given | set(flatten(content or {}))
+
+
+def _folders() -> list[Path]:
+    """The folders with choices, as Hydra searches them: that of --config-dir before conf/."""
+    found = []
+    if HydraConfig.initialized():
+        sources = HydraConfig.get().runtime.config_sources
+        found = [Path(each.path) for each in sources if each.schema == "file"]
+    return [*found, Path(configuration_folder())]
 
 
 def _is_given(key: str, given: set[str]) -> bool:

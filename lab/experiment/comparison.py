@@ -15,7 +15,7 @@ from lab.base.tables import Row, read_table
 from lab.evidence.gather import Evidence, check_reference, gather
 from lab.experiment.compose import settings_of
 from lab.experiment.settings import CompareSettings, TrainSettings
-from lab.experiment.setup import device_of
+from lab.model.precision import device_of
 from lab.observe.score_runs import score_runs
 from lab.observe.scoring import setting_of
 from lab.report.comparison_page import Compared, headline, write_report

@@ -13,8 +13,11 @@ def candidates(command: str, prefix: str) -> list[str]:
     name, equals, value = prefix.partition("=")
     nested = ["model/position", "model/attention"] if command in ("train", "plan") else []
     groups = [*groups_of(command), *nested]
-    if equals:
-        return [f"{name}={choice}" for choice in choices(name) if choice.startswith(value)] if name in groups else []
+    if equals and name not in groups:
+        return []
+    if equals:  # one of several, too: measure=[copy,passkey], and of a sweep model=nope,rope
+        begun = max(value.rfind("["), value.rfind(",")) + 1
+        return [f"{name}={value[:begun]}{each}" for each in choices(name) if each.startswith(value[begun:])]
     keys = [f"{key}=" for key in keys_of(settings_class(command))]
     return sorted({each for each in [*(f"{group}=" for group in groups), *keys] if each.startswith(name)})
 
@@ -22,6 +25,7 @@ def candidates(command: str, prefix: str) -> list[str]:
 def settings_class(command: str) -> type[Settings]:
     """The settings of a command."""
     from lab.experiment import settings
+    from lab.experiment.analysis_settings import AnalyzeSettings
     from lab.planning.settings import PlanSettings
 
     found: dict[str, type[Settings]] = {
@@ -29,6 +33,7 @@ def settings_class(command: str) -> type[Settings]:
         "extrapolate": settings.ScoreSettings,
         "compare": settings.CompareSettings,
         "extend": settings.ExtendSettings,
+        "analyze": AnalyzeSettings,
         "generate": settings.GenerateSettings,
         "plan": PlanSettings,
     }

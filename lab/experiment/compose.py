@@ -2,7 +2,7 @@
 
 import sys
 import textwrap
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -38,16 +38,21 @@ def composed(name: str, overrides: Sequence[str], folder: str | None = None) -> 
         try:
             return compose(name, [*overrides, *search])
         except ConfigCompositionException as error:
-            if "Could not override" not in str(error):
+            if not any(each in str(error) for each in ("Could not override", "You must specify")):
                 raise
-            # Hydra stops at the first; added by force, all of them reach the settings, which tell all.
-            return compose(name, [*(_forced(each) for each in overrides), *search])
+            # Hydra stops at the first; added by force, and without the groups that have no choice, all of them reach
+            # the settings, which tell all.
+            chosen = {each.partition("=")[0] for each in overrides}
+            left = [f"~{group}" for group in groups_of(name, without_choice=True) if group not in chosen]
+            return compose(name, [*(_forced(each) for each in overrides), *left, *search])
 
 
 def _forced(override: str) -> str:
     key = override.partition("=")[0]
     group = (Path(configuration_folder()) / key.partition("@")[0]).is_dir()
-    return override if group or override[:1] in "+~" or key.startswith("hydra.") or not key else f"++{override}"
+    if group or override[:1] in "+~" or key.startswith("hydra.") or not key:
+        return override
+    return f"++{key.replace('/', '.')}{override.removeprefix(key)}"  # a group that does not exist is a key, too
 
 
 def checked(settings: type[Checked], given: Any, literal: dict[str, str] | None = None) -> Checked:
@@ -59,20 +64,27 @@ def checked(settings: type[Checked], given: Any, literal: dict[str, str] | None 
     from omegaconf import OmegaConf
 
     raw: Any = OmegaConf.to_container(given, resolve=False)
-    missing = [key for key, value in flatten(raw).items() if value == "???"]
-    if missing:
+    missing = missing_keys(raw)
+    following = {key for key, value in flatten(raw).items() if isinstance(value, str) and value.startswith("${")}
+    if missing:  # told with whatever else is wrong; what follows cannot be resolved
+        settings.check(_without(raw, missing) | (literal or {}), following=following)
         raise UserError("\n".join(f"{key} must be given: add {key}=... to the command" for key in missing))
     resolved: Any = OmegaConf.to_container(given, resolve=True)
-    following = {key for key, value in flatten(raw).items() if isinstance(value, str) and value.startswith("${")}
     return settings.check(resolved | (literal or {}), following=following)
 
 
-def missing_keys(given: Any) -> list[str]:
-    """The keys that have no value yet (``???`` in conf/)."""
-    from omegaconf import OmegaConf
+def _without(tree: Mapping[str, Any], keys: Collection[str], prefix: str = "") -> dict[str, Any]:
+    """A configuration without some of its keys, which are dotted."""
+    return {
+        name: _without(value, keys, f"{prefix}{name}.") if isinstance(value, Mapping) else value
+        for name, value in tree.items()
+        if f"{prefix}{name}" not in keys
+    }
 
-    raw: Any = OmegaConf.to_container(given, resolve=False)
-    return [key for key, value in flatten(raw).items() if value == "???"]
+
+def missing_keys(given: Mapping[str, Any]) -> list[str]:
+    """The keys that have no value yet (``???`` in conf/)."""
+    return [key for key, value in flatten(given).items() if value == "???"]
 
 
 def settings_of(name: str, settings: type[Checked], overrides: Sequence[str]) -> Checked:
@@ -150,31 +162,35 @@ def choices(group: str, folder: Path | None = None) -> list[str]:
     return sorted(path.stem for path in ((folder or Path(configuration_folder())) / group).glob("*.yaml"))
 
 
-def groups_of(name: str) -> list[str]:
-    """The groups that conf/<name>.yaml chooses from."""
+def groups_of(name: str, without_choice: bool = False) -> list[str]:
+    """The groups that conf/<name>.yaml chooses from; or those of them that a command must choose of."""
     import yaml
 
     content = yaml.safe_load((Path(configuration_folder()) / f"{name}.yaml").read_text(encoding="utf-8"))
-    named = [next(iter(each)) for each in content["defaults"] if isinstance(each, dict)]
-    return [each for each in named if not each.startswith("override ")]
+    named = [next(iter(each.items())) for each in content.get("defaults", []) if isinstance(each, dict)]
+    chosen = [group for group, choice in named if choice == "???" or not without_choice]
+    return [group for group in chosen if not group.startswith("override ")]
 
 
 def print_help(name: str, settings: type[Settings], description: str, overrides: Sequence[str]) -> None:
     """What the command is for, its groups and choices, and every key with its value and explanation."""
     from omegaconf import OmegaConf
 
-    given = composed(name, overrides)
-    for key in missing_keys(given):  # shown as they are, with a value that passes
-        OmegaConf.update(given, key, 1 if key.endswith(("vocabulary", "step")) else "???")
-    try:
-        rows = explained(settings.check(OmegaConf.to_container(given, resolve=True)))
-    except UserError:
-        raise
+    # Of a group that has no choice yet, the keys of its first are shown.
+    unchosen = [
+        group
+        for group in groups_of(name, without_choice=True)
+        if group not in {each.partition("=")[0] for each in overrides}
+    ]
+    given = composed(name, [*overrides, *(f"{group}={choices(group)[0]}" for group in unchosen)])
+    values: Any = OmegaConf.to_container(given, resolve=True)
+    rows = explained(settings, values)
     print(description.strip())
-    print("\nChoices (group=choice):\n")
+    if groups_of(name):
+        print("\nChoices (group=choice):\n")
     nested = {"model": ("model/position", "model/attention")}
     for group in (each for top in groups_of(name) for each in (top, *nested.get(top, ()))):
-        _print_wrapped(f"  {group}: ", ", ".join(choices(group)))
+        _print_wrapped(f"  {group}: ", ", ".join(choices(group)) + " (choose one)" * (group in unchosen))
     if name == "train":
         _print_wrapped("  hydra/launcher: ", "slurm")
     print("\nKeys (key=value), with the values of the choices made so far:\n")
@@ -189,7 +205,7 @@ def _shown(value: object) -> str:
         return str(value).lower()
     if isinstance(value, list):
         return f"[{','.join(map(_shown, value))}]"
-    text = str(value)
+    text = str(value).replace("???", "... (must be given)")
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 

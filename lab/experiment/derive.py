@@ -1,12 +1,14 @@
 """Make derived runs: the weights of a run, read otherwise."""
 
+from pathlib import Path
 from typing import Any
 
 from lab.base.errors import UserError
 from lab.base.parts import build
 from lab.base.settings import Settings
+from lab.runs.derived import Derived, extended_identity
 from lab.runs.identity import digest
-from lab.runs.run import Derived, Model, extension_label, open_model
+from lab.runs.run import extension_label, open_model
 
 
 def extend(path: str, extension: Settings, command: str) -> Derived:
@@ -17,7 +19,10 @@ def extend(path: str, extension: Settings, command: str) -> Derived:
     Raises:
         UserError: the parent is missing, unfinished or damaged, or the extension does not fit it.
     """
-    parent = open_model(path)
+    where = Path(path)
+    if where.is_symlink() or where.name in ("", ".."):  # beside the run itself, not beside what leads to it
+        where = where.resolve()
+    parent = open_model(where)
     parent.check()
     if parent.manifest["state"] != "finished":
         raise UserError(f"{parent.path} is unfinished: train it to its end with the command that began it")
@@ -26,7 +31,7 @@ def extend(path: str, extension: Settings, command: str) -> Derived:
     decoder = parent.decoder(step)
     build("extension", extension)(decoder.position)  # what does not fit is refused before anything is written
     extensions = [each.plain() for each in [*parent.extensions, extension]]
-    identity = identity_of(parent, extension)
+    identity = extended_identity(parent, extension)
     found = digest(identity)
     run = Derived(parent.path.parent / f"{parent.path.name}-{getattr(extension, 'name', '')}-{found[:8]}")
     if run.path.exists():
@@ -52,10 +57,3 @@ def extend(path: str, extension: Settings, command: str) -> Derived:
     run.create(parent.config, manifest)
     print(f"{run.path}: {parent.label} read with {extension_label(extension)}")
     return run
-
-
-def identity_of(parent: Model, extension: Settings) -> dict[str, Any]:
-    """The parent's identity with the extension; one of an extended run holds the one before inside."""
-    before = parent.identity.get("extension")
-    told = extension.identity() | ({"after": before} if before else {})
-    return parent.identity | {"extension": told}

@@ -12,9 +12,9 @@ from lab.base.files import writable
 from lab.base.tables import Row, write_table
 from lab.data.tokenizer import Tokenizer
 from lab.experiment.settings import GenerateSettings
-from lab.experiment.setup import device_of
 from lab.model.decoder import Decoder
 from lab.model.decoding import sample
+from lab.model.precision import device_of
 from lab.runs.run import Model, open_model
 
 
@@ -29,13 +29,17 @@ def generate(settings: GenerateSettings) -> None:
     if (settings.prompts is None) != (settings.to is None):
         raise UserError("prompts and to belong together: prompts=FILE to=TABLE.csv")
     lines = None if settings.prompts is None else read_lines(Path(settings.prompts))
-    if settings.to is not None:
+    if settings.prompts is not None and settings.to is not None:
+        if Path(settings.to).resolve() == Path(settings.prompts).resolve():
+            raise UserError(f"to is {settings.to}, which holds the prompts: name another file")
         writable(Path(settings.to))
     model = open_model(settings.run)
     model.check()
-    if lines is None and settings.prompt is None and sys.stdin.isatty():
+    if lines is None and settings.prompt is None and (sys.stdin is None or sys.stdin.isatty()):
         raise UserError("prompt must be given: add prompt=... to the command, or write to its standard input")
     text = "" if lines is not None else read_input() if settings.prompt is None else settings.prompt
+    if any("\ud800" <= sign <= "\udfff" for sign in text):  # so Python hands on bytes that it cannot decode
+        raise UserError("prompt is not UTF-8: convert it")
     step = None if settings.checkpoint == "last" else settings.checkpoint
     decoder = model.decoder(step).to(device_of(settings.accelerator))
     if lines is None:
@@ -50,9 +54,9 @@ def generate(settings: GenerateSettings) -> None:
 
 
 def read_lines(path: Path) -> list[str]:
-    """The prompts of a file, one a line. Raises UserError if it cannot be read, or has none."""
+    """The prompts of a file, one a line; empty lines are none. Raises UserError if it cannot be read, or has none."""
     try:
-        lines = [line for line in path.read_text(encoding="utf-8").split("\n") if line]
+        lines = [line for line in path.read_text(encoding="utf-8-sig").split("\n") if line]
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror.lower() if isinstance(error, OSError) and error.strerror else "it is not UTF-8"
         raise UserError(f"{path} cannot be read: {reason}; give a text file with one prompt a line") from None
@@ -79,8 +83,6 @@ def stream(model: Model, decoder: Decoder, prompt: str, settings: GenerateSettin
     except KeyboardInterrupt:
         sys.stdout.write("\n")
         raise
-    except BrokenPipeError:
-        raise UserError("standard output was closed before the text was written") from None
     sys.stdout.write("\n")
 
 
@@ -90,8 +92,9 @@ def pieces(model: Model, decoder: Decoder, prompt: str, settings: GenerateSettin
     # A decoder never saw a text without a beginning: what stands before a document's first token is an end.
     ids = tokenizer.encode(prompt).tolist() or [tokenizer.end_of_document]
     given = torch.tensor([ids], device=decoder.embedding.device)
-    chosen: list[int] = []
-    told = ""
+    tokens = list(ids)
+    # A tokenizer may write a first token otherwise than a later one: what is new is decoded behind some that is not.
+    first, told = max(0, len(ids) - 8), len(ids)
     for token in sample(
         decoder,
         given,
@@ -102,16 +105,15 @@ def pieces(model: Model, decoder: Decoder, prompt: str, settings: GenerateSettin
     ):
         if token == tokenizer.end_of_document:
             break
-        chosen.append(token)
-        text = after(tokenizer, ids, chosen)
+        tokens.append(token)
+        text = added(tokenizer, tokens[first:], told - first)
         if text.endswith("\ufffd"):  # half a character: the next token has the rest
             continue
-        yield text[len(told) :]
-        told = text
-    yield after(tokenizer, ids, chosen)[len(told) :]
+        yield text
+        first, told = told, len(tokens)
+    yield added(tokenizer, tokens[first:], told - first)
 
 
-def after(tokenizer: Tokenizer, ids: list[int], chosen: list[int]) -> str:
-    """The text that tokens add behind others: a tokenizer may write a first token otherwise than a later one."""
-    context = ids[-8:]
-    return tokenizer.decode(context + chosen)[len(tokenizer.decode(context)) :]
+def added(tokenizer: Tokenizer, tokens: list[int], count: int) -> str:
+    """The text that tokens add behind the first ``count`` of them."""
+    return tokenizer.decode(tokens)[len(tokenizer.decode(tokens[:count])) :]

@@ -3,6 +3,7 @@
 import sys
 
 import hydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from lab.base.errors import UserError
 from lab.experiment.compose import configuration_folder, settings_of
@@ -40,9 +41,17 @@ def _all_wrong_keys(error: Exception) -> Exception:
         return error
     overrides = [each for each in sys.argv[1:] if not each.startswith("-")]
     try:
-        settings_of("train", TrainSettings, overrides)
+        settings_of("train", TrainSettings, [_one(each) for each in overrides])
     except UserError as told:
         return told
     except Exception:
         return error
     return error
+
+
+def _one(override: str) -> str:
+    """The first of the overrides that one of a sweep stands for."""
+    parsed = OverridesParser.create().parse_override(override)
+    if not parsed.is_sweep_override():
+        return override
+    return f"{parsed.get_key_element()}={next(parsed.sweep_string_iterator())}"

@@ -12,7 +12,8 @@ from lab.evidence.quantities import quantities
 from lab.experiment.compose import settings_of
 from lab.experiment.lifecycle import train
 from lab.experiment.settings import CompareSettings, TrainSettings
-from lab.experiment.setup import Setup, device_of
+from lab.experiment.setup import Setup
+from lab.model.precision import device_of
 from lab.observe.score_runs import score_runs
 from lab.observe.scoring import rows_of, setting_of
 from lab.runs.finding import runs_of

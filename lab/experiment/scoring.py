@@ -3,7 +3,7 @@
 from lab.base.errors import UserError
 from lab.base.interruption import Interruption
 from lab.experiment.settings import ScoreSettings
-from lab.experiment.setup import device_of
+from lab.model.precision import device_of
 from lab.observe.score_runs import score_runs
 from lab.observe.scoring import rows_of, setting_of
 from lab.runs.finding import runs_of

@@ -97,7 +97,7 @@ class GenerateSettings(Settings):
     prompt: str | None = key("text to continue, taken literally; null: prompts, or standard input")
     prompts: Text | None = key("a file with one prompt a line, continued into the table to")
     to: Text | None = key("the .csv table of what prompts were continued with")
-    tokens: Count = key("generated at most; fewer if the document ends")
+    tokens: int = key("generated at most; fewer if the document ends", ge=1, le=1_000_000)
     greedy: bool = key("true: always the most likely token")
     temperature: Positive = key("divides the logits before a token is drawn")
     top_p: Share = key("of the probability: drawn from the fewest tokens that have it together")

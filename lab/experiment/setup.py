@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,12 +26,12 @@ from lab.model.decoder import Decoder
 from lab.model.flops import FlopsPerToken
 from lab.model.kernels import choose
 from lab.model.kernels.case import Case
-from lab.model.precision import DTYPES, compute_dtype
+from lab.model.precision import DTYPES, compute_dtype, device_of
 from lab.observe.measure import Measure, Source
 from lab.runs.identity import digest, identity, order_identity
-from lab.runs.parents import FromRun, Start
+from lab.runs.parents import FromRun, Remembered, Start, begun_from
 from lab.runs.run import Run, extended, read_extensions
-from lab.runs.settings import RunSettings
+from lab.runs.settings import FromRunSettings, RunSettings
 from lab.training.fit import flops_of, steps_of
 from lab.training.loggers import check_wandb
 from lab.training.strategies import check_optimizer, processes
@@ -74,11 +75,11 @@ class Setup:
         self.measures: dict[str, Measure] = given.measure.chosen
         for measure in self.measures.values():
             measure.fits(scale.context)
-        self.start: Start = build("start", config.start)
+        self.order = order_identity(config, self.corpus_manifest["digest"], self.tokenizer.digest)
+        self.start: Start = self._started()
         with torch.device("meta"):
             self.shape = self._built(seed=config.seed)
         self.kernel = self.choose_kernel()
-        self.order = order_identity(config, self.corpus_manifest["digest"], self.tokenizer.digest)
         self.first_block = self.start.first_block(self.order)
         self.stream = BlockStream(
             corpus,
@@ -106,22 +107,31 @@ class Setup:
         self._go_on_in_the_data()
         self.evaluation: Corpus = build("evaluation", given.evaluation.corpus) if given.evaluation.corpus else corpus
         self.source = Source(self.held_out, self.tokenizer, scale.context)
-        self.identity = identity(
-            config,
-            self.corpus_manifest["digest"],
-            self.tokenizer.digest,
-            self.start.ancestry(self.order),
-            self.start.extensions,
-        )
+        self.identity = self._identity(self.start)
         self.digest = digest(self.identity)
         self.run = Run(Path(given.runs) / Run.name(config, self.digest))
+
+    def _identity(self, start: Start) -> dict[str, Any]:
+        digests = self.corpus_manifest["digest"], self.tokenizer.digest
+        return identity(self.config, *digests, start.ancestry(self.order), start.extensions)
+
+    def _started(self) -> Start:
+        """Where the weights come from; if the parent is gone and this run was begun before, the run itself says."""
+        start = self.config.start
+        if isinstance(start, FromRunSettings) and not self.given.overwrite:
+            for child in begun_from(start, Path(self.given.runs)):
+                remembered = Remembered(child)
+                if digest(self._identity(remembered)) == child.digest:
+                    return remembered
+        made: Start = build("start", start)
+        return made
 
     def _built(self, seed: int | None) -> Decoder:
         config = self.config
         decoder = build_decoder(
             config.model, config.scale, kernel=config.kernel, compute_dtype=config.trainer.compute_dtype, seed=seed
         )
-        return extended(decoder, read_extensions(self.start.extensions, Path("start")))
+        return extended(decoder, read_extensions(self.start.extensions, "start"))
 
     def fresh_decoder(self) -> Decoder:
         """A decoder as the run starts with it, made anew: its weights drawn, or a parent's."""
@@ -150,7 +160,7 @@ class Setup:
         if not isinstance(self.start, FromRun):
             return []
         theirs, ours = flatten(self.start.parent.identity), flatten(self.identity)
-        keys = [key for key in sorted(theirs.keys() | ours.keys()) if not key.startswith(("start.", "extensions"))]
+        keys = [key for key in sorted(theirs.keys() | ours.keys()) if not key.startswith(("start.", "extension"))]
         differing = [key for key in keys if theirs.get(key) != ours.get(key)]
         return [f"{key}: {theirs.get(key, 'absent')} -> {ours.get(key, 'absent')}" for key in differing]
 
@@ -198,10 +208,3 @@ class Setup:
     @property
     def trained_tokens(self) -> int:
         return self.steps * self.config.scale.batch_tokens
-
-
-def device_of(accelerator: str) -> str:
-    """``cpu`` or ``cuda``. Raises UserError for a GPU where there is none."""
-    if accelerator == "gpu" and not torch.cuda.is_available():
-        raise UserError("accelerator is gpu, but torch finds no GPU here; use trainer=cpu, or accelerator=cpu")
-    return "cuda" if accelerator != "cpu" and torch.cuda.is_available() else "cpu"

@@ -1,4 +1,4 @@
-"""Temperature: every attention logit times a constant.
+"""Temperature: q k^T / sqrt(head_dim) times a constant, in every layer and head. A bias such as ALiBi's stays as it is.
 
 The simplest of extensions, and a part of others: YaRN (arXiv 2309.00071, section 3.4) multiplies logits by
 (0.1 ln s + 1)^2, and arXiv 2405.18009 scales them with the length.
@@ -10,7 +10,7 @@ from lab.model.position import PositionEncoding
 
 
 class Temperature:
-    """softmax(temperature * q k^T / sqrt(head_dim) - slope * distance): the factor is on the product, not on a bias."""
+    """softmax(temperature * q k^T / sqrt(head_dim) - slope * distance): the factor is on the product alone."""
 
     def __init__(self, temperature: float) -> None:
         self.temperature = temperature

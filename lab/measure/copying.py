@@ -46,7 +46,7 @@ class Copy(Measure):
     def _strings_fit(self) -> "Copy":
         for distance in self.distances or []:
             if distance < self.string:
-                raise ValueError(f"measure.copy.distances holds {distance}, less than the string of {self.string}")
+                raise ValueError(f"distances holds {distance}, less than the string of {self.string}")
         return self
 
     def distances_of(self, context: int) -> list[int]:

@@ -37,7 +37,7 @@ class Excess(Measure):
     @classmethod
     def _even(cls, longest: int) -> int:
         if longest % 2:
-            raise ValueError(f"measure.excess.longest is {longest}: give an even number of contexts")
+            raise ValueError(f"is {longest}: give an even number of contexts")
         return longest
 
     def fits(self, context: int) -> None:

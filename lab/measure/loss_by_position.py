@@ -6,7 +6,18 @@ from typing import TYPE_CHECKING, Literal
 from lab.base.errors import UserError
 from lab.base.parts import part
 from lab.base.settings import Count, key
-from lab.observe.measure import Compared, Curve, Item, Measure, Point, Row, Source, segment_starts
+from lab.observe.measure import (
+    Compared,
+    Curve,
+    Item,
+    Measure,
+    Point,
+    Row,
+    Source,
+    range_end,
+    range_start,
+    segment_starts,
+)
 
 if TYPE_CHECKING:
     from lab.model.decoder import Decoder
@@ -62,19 +73,3 @@ class LossByPosition(Measure):
     @classmethod
     def length_text(cls, length: int, context: int) -> str:
         return f"{range_start(length, context):,} to {length:,}"
-
-
-def range_end(stop: int, context: int, longest: int) -> int:
-    """The end of the range [0, C), [C, 2C), [2C, 4C), ... that ends with ``longest`` in which a bin lies."""
-    end = context
-    while end < stop:
-        end = min(2 * end, longest)
-    return end
-
-
-def range_start(end: int, context: int) -> int:
-    """The start of the range of positions that ends with ``end``: see :func:`range_end`."""
-    start = 0
-    while range_end(start + 1, context, end) < end:
-        start = range_end(start + 1, context, end)
-    return start

@@ -57,9 +57,9 @@ class Passkey(Measure):
         for name in ("instruction", "filler", "key_line", "question"):
             text = getattr(self, name)
             if not text.strip():
-                raise ValueError(f"measure.passkey.{name} is {text!r}: give a text")
+                raise ValueError(f"{name} is {text!r}: give a text")
         if "{key}" not in self.key_line:
-            raise ValueError(f"measure.passkey.key_line is {self.key_line!r}: it must hold {{key}}")
+            raise ValueError(f"key_line is {self.key_line!r}: it must hold {{key}}")
         return self
 
     def lengths_of(self, context: int) -> list[int]:

@@ -1,4 +1,4 @@
-"""Which type activations are computed in, and in which order a GPU adds."""
+"""Where and in which type activations are computed, and in which order a GPU adds."""
 
 import os
 
@@ -7,6 +7,13 @@ import torch
 from lab.base.errors import UserError
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+def device_of(accelerator: str) -> str:
+    """``cpu`` or ``cuda``. Raises UserError for a GPU where there is none."""
+    if accelerator == "gpu" and not torch.cuda.is_available():
+        raise UserError("accelerator is gpu, but torch finds no GPU here; take the CPU")
+    return "cuda" if accelerator != "cpu" and torch.cuda.is_available() else "cpu"
 
 
 def compute_dtype(setting: str, device: str) -> str:

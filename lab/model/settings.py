@@ -74,8 +74,8 @@ class ScaleSettings(Settings):
     heads: Count = key("query heads")
     kv_heads: Count = key("key and value heads; divides heads")
     head_dim: Count = key("width of one head")
-    window: Count = key("keys seen by model=window_*")
-    narrow_window: Count = key("keys seen by model=narrow_window_*")
+    window: Count = key("keys seen by an attention of window")
+    narrow_window: Count = key("keys seen by an attention of narrow_window")
     tokens: Count = key("budget of the run: tokens trained on")
     batch_tokens: Count = key("tokens of one optimiser step, of all ranks together")
     micro_batch: Count = key("blocks computed at a time; batch_tokens is reached by accumulation")
@@ -87,7 +87,7 @@ class ScaleSettings(Settings):
     def _heads_divide(self) -> "ScaleSettings":
         if self.heads % self.kv_heads:
             raise ValueError(
-                f"scale.heads is {self.heads} and scale.kv_heads is {self.kv_heads}: each key head serves heads / "
+                f"heads is {self.heads} and kv_heads is {self.kv_heads}: each key head serves heads / "
                 "kv_heads query heads; choose kv_heads that divides heads"
             )
         return self

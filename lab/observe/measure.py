@@ -102,8 +102,8 @@ class Source:
         if not found:
             raise UserError(
                 f"no held-out document has the {needed:,} tokens that are scored (C = {self.context}); the longest, "
-                f"{longest[0]}, has {longest[1]:,}; lower scoring.longest or scale.context, take longer documents "
-                "(evaluation=...), or set measure=none"
+                f"{longest[0]}, has {longest[1]:,}; score fewer contexts, take longer documents, "
+                "or score nothing"
             )
 
 
@@ -246,3 +246,19 @@ def doublings(context: int, longest: int) -> list[int]:
     while lengths[-1] * 2 <= longest * context:
         lengths.append(lengths[-1] * 2)
     return lengths if lengths[-1] == longest * context else [*lengths, longest * context]
+
+
+def range_end(stop: int, context: int, longest: int) -> int:
+    """The end of the range [0, C), [C, 2C), [2C, 4C), ... that ends with ``longest`` in which a bin lies."""
+    end = context
+    while end < stop:
+        end = min(2 * end, longest)
+    return end
+
+
+def range_start(end: int, context: int) -> int:
+    """The start of the range of positions that ends with ``end``: see :func:`range_end`."""
+    start = 0
+    while range_end(start + 1, context, end) < end:
+        start = range_end(start + 1, context, end)
+    return start

@@ -35,8 +35,24 @@ def score_runs(
             told before the first is scored.
     """
     steps = [step_of(run, checkpoint) for run in runs]
+    sources = sources_of(runs, evaluation)
+    for run, (_, source) in zip(runs, sources, strict=True):
+        for measure in measures.values():
+            measure.fits(run.context)
+            next(measure.items(source))
+    for run, (label, source), step in zip(runs, sources, steps, strict=True):
+        with run.locked():
+            score_run(run, measures, label, source, device, step, check)
+    return [(label, step) for (label, _), step in zip(sources, steps, strict=True)]
+
+
+def sources_of(runs: Sequence[Model], evaluation: EvaluationSettings) -> list[tuple[str, Source]]:
+    """For each run what its rows of an evaluation are called, and the documents, read once for all that share them.
+
+    Raises UserError if the documents are not there.
+    """
+    found: list[tuple[str, Source]] = []
     sources: dict[tuple[str, str, int], Source] = {}
-    labels, chosen = [], []
     corpora: dict[str, Corpus] = {}
     for run in runs:
         role, settings = (
@@ -49,12 +65,5 @@ def score_runs(
         place = (digest, tokenizer.digest, context)
         if place not in sources:
             sources[place] = Source(partial(held_out, corpus, "test", tokenizer), tokenizer, context)
-            for measure in measures.values():
-                measure.fits(context)
-                next(measure.items(sources[place]))
-        chosen.append(sources[place])
-        labels.append(f"{evaluation.label}-{digest[:8]}")
-    for run, label, source, step in zip(runs, labels, chosen, steps, strict=True):
-        with run.locked():
-            score_run(run, measures, label, source, device, step, check)
-    return list(zip(labels, steps, strict=True))
+        found.append((f"{evaluation.label}-{digest[:8]}", sources[place]))
+    return found

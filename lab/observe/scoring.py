@@ -14,6 +14,7 @@ import torch
 from tqdm import tqdm
 
 from lab.base.errors import UserError
+from lab.base.settings import Settings
 from lab.model.decoder import Decoder
 from lab.observe.measure import Item, Measure, Row, Source
 from lab.observe.scores import Scores
@@ -38,12 +39,12 @@ def rows_of(run: Model, settings: Collection[str], evaluation: str, step: int) -
     ]
 
 
-def code_of(measure: Measure) -> str:
-    """sha256 of the code that a measure's numbers come from: the rooms that score, and its own file."""
+def code_of(observer: Settings) -> str:
+    """sha256 of the code that a measure's or study's numbers come from: the rooms that score, and its own file."""
     package = Path(__file__).parents[1]
     files = [path for room in ROOMS for path in sorted((package / room).rglob("*.py"))]
     total = hashlib.sha256()
-    for path in (*files, Path(inspect.getfile(type(measure)))):
+    for path in (*files, Path(inspect.getfile(type(observer)))):
         total.update(path.relative_to(package).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
     return total.hexdigest()
 
@@ -145,7 +146,7 @@ def score_items(
         if not isinstance(error, torch.OutOfMemoryError) and "DefaultCPUAllocator" not in str(error):
             raise
         raise UserError(
-            f"out of memory at {item.name} in {measure.label()}: lower scoring.longest or scoring.batch_tokens"
+            f"out of memory at {item.name} in {measure.label()}: score shorter texts, or fewer tokens at a time"
         ) from None
     finally:
         progress.close()

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -9,6 +10,7 @@ from matplotlib.ticker import MaxNLocator
 
 from lab.base.tables import Row
 from lab.observe.measure import Measure
+from lab.observe.study import Lines
 from lab.report.pictures import COLOURS, STYLES
 
 HIGHEST_PERPLEXITY = 1e5
@@ -92,6 +94,32 @@ def detail_figure(rows: Sequence[Row], measure: type[Measure], title: str) -> Fi
     ordered = sorted(rows, key=lambda row: row[down])
     figure = heat_map(ordered, down, across, value, (labels[0], labels[1], labels[2]), reverse=True)
     figure.axes[0].set_title(title, fontsize=9)
+    return figure
+
+
+def lines_figure(rows: Sequence[Row], lines: Lines, context: int) -> Figure:
+    """A study's table as lines; a colour map tells more than a few apart.
+
+    Args:
+        rows: with the columns that ``lines`` names.
+        context: C in tokens.
+    """
+    figure = Figure(figsize=(7, 4.2), layout="constrained")
+    axes = figure.subplots()
+    values = sorted({row[lines.by] for row in rows})
+    shades = mpl.colormaps["viridis"](np.linspace(0, 0.9, len(values)))
+    for value, shade in zip(values, shades, strict=True):
+        own = sorted((row for row in rows if row[lines.by] == value), key=lambda row: float(row[lines.along]))
+        along, upward = ([row[column] for row in own] for column in (lines.along, lines.upward))
+        axes.plot(along, upward, "-", color=shade, label=f"{value:,}", linewidth=1.6, marker="o", markersize=2.5)
+    if lines.positions:
+        edge(axes, context)
+        axes.set_xscale("log", base=2)
+        axes.xaxis.set_major_formatter(lambda value, _: f"{value:.0f}")
+    axes.set_xlabel(lines.along_label)
+    axes.set_ylabel(lines.upward_label)
+    axes.grid(alpha=0.25)
+    axes.legend(fontsize=8, frameon=False, title=lines.by_label, title_fontsize=8)
     return figure
 
 

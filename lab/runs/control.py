@@ -38,6 +38,10 @@ CAUSES: dict[str, tuple[str, ...]] = {
     "scale.vocabulary": ("tokenizer",),  # a tokenizer brings its number of token ids
     "tokens": ("scale.tokens", "scale.batch_tokens"),  # the budget in whole batches
     "blocks.count": ("tokens", "scale.context"),  # a block trains C tokens
+    # Whether a child's data are its parent's; if they are, on or again is a choice.
+    "start.data": tuple(f"{above}{key}" for above in ("", "start.parent.") for key in ["data", "tokenizer"])
+    + ("scale.context", "start.parent.scale.context"),
+    "extensions": ("start",),  # those that a child is trained with are its parent's
     # The blocks: order_identity in lab/runs/identity.py, how many of them are read, and where a child begins.
     "blocks.fingerprint": tuple(f"data.{key}" for key in ["corpus", "weights", "seed", "lanes", "tile"])
     + ("tokenizer", "scale.context", "blocks.count", "start.step", "start.data", "start.parent.scale.batch_tokens"),
@@ -128,7 +132,7 @@ def check(runs: Sequence[Model], factor: str, allow: Sequence[str] = ()) -> Cont
         raise UserError(f"not finished: {_some(unfinished)}; {what}")
     table = _table(runs, manifests)
     identity = sorted(set().union(*(flatten(manifest["identity"]) for manifest in manifests)))
-    _check_name("factor", factor, identity)
+    _check_name("factor", factor, [*identity, *map(_own, identity)])
     for name in allow:
         _check_name("allow", name, table)
     kinds = _kinds(table, factor, allow)
@@ -138,7 +142,7 @@ def check(runs: Sequence[Model], factor: str, allow: Sequence[str] = ()) -> Cont
     if len(members) < 2:
         others = _some([key for key in identity if len(set(table[key])) > 1])
         raise UserError(f"{factor} has one value in all runs given ({len(runs)}); they differ in {others or 'nothing'}")
-    if refused := [key for key, kind in kinds.items() if kind == "refused"]:
+    if refused := sorted((key for key, kind in kinds.items() if kind == "refused"), key=_generation):
         told = [_values(key, table[key], _conflict(table, key, kinds) or range(len(runs)), names) for key in refused]
         passing = ",".join(refused[:6]) + ",..." * (len(refused) > 6)
         raise UserError(
@@ -314,6 +318,11 @@ def _own(key: str) -> str:
     while key.startswith(PARENT):
         key = key.removeprefix(PARENT)
     return key
+
+
+def _generation(key: str) -> int:
+    """0 of the run itself, 1 of its parent, and so on."""
+    return key.count(PARENT)
 
 
 def _within(key: str, factor: str) -> bool:

@@ -16,7 +16,7 @@ def runs_of(given: str | Sequence[str]) -> list[Model]:
     """
     patterns = [given] if isinstance(given, str) else list(given)
     if not patterns or not all(isinstance(pattern, str) and pattern for pattern in patterns):
-        raise UserError("runs is empty: name run directories, runs=[runs/a,runs/b] or runs='runs/*'")
+        raise UserError("runs is empty: name run directories or a pattern of them")
     found: dict[Path, Model] = {}
     for pattern in patterns:
         paths = sorted(Path(path) for path in glob.glob(pattern)) if glob.has_magic(pattern) else [Path(pattern)]
@@ -40,8 +40,8 @@ def step_of(run: Model, checkpoint: str | int) -> int:
     if checkpoint == "last":
         if run.manifest.get("state") != "finished":
             raise UserError(
-                f"{run.path} is unfinished: train it to its end with the command that began it, or score one of its "
-                "checkpoints with checkpoint=STEP"
+                f"{run.path} is unfinished: train it to its end with the command that began it, or take one of its "
+                "checkpoints by the number of its step"
             )
         return run.steps
     return int(checkpoint)

@@ -2,13 +2,15 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from lab.base.errors import UserError
 from lab.base.settings import flatten
-from lab.runs.run import Model, open_model
+from lab.runs.run import Model, Run, open_model
+from lab.runs.settings import FromRunSettings
 
 
 class Start(ABC):
@@ -110,8 +112,62 @@ class FromRun(Start):
 
     def record(self) -> dict[str, Any]:
         return {
-            "name": self.parent.path.name,
+            "name": self.parent.path.resolve().name,
             "digest": self.parent.digest,
             "step": self.step,
             "weights_sha256": self.checkpoint.weights_digest(),
         }
+
+
+class Remembered(Start):
+    """The start of a child whose parent is gone, as the child itself remembers it: enough to go on, not to begin.
+
+    Args:
+        child: which has been begun.
+    """
+
+    def __init__(self, child: Run) -> None:
+        self.child = child
+
+    def ancestry(self, order: Mapping[str, Any]) -> dict[str, Any]:
+        return dict(self.child.identity["start"])
+
+    @property
+    def extensions(self) -> list[dict[str, Any]]:
+        return list(self.child.manifest.get("extensions", []))
+
+    def first_block(self, order: Mapping[str, Any]) -> int:
+        return int(self.child.told("first_block"))
+
+    def weights(self) -> tuple[Mapping[str, Tensor], str]:
+        """Those that it has come to.
+
+        Raises:
+            UserError: it has no checkpoint yet, so that they were its parent's.
+        """
+        checkpoint = self.child.checkpoints.newest()
+        if checkpoint is None:
+            raise UserError(
+                f"{self.child.path} has no checkpoint yet, and its parent {self.child.told('parent')['name']} is not "
+                "there: restore the parent"
+            )
+        return checkpoint.weights(), str(checkpoint.path)
+
+
+def begun_from(start: FromRunSettings, runs: Path) -> list[Run]:
+    """The children in a folder that were begun with such a start, from a parent that is no longer there."""
+    if Path(start.run).exists():
+        return []
+    found = []
+    for path in sorted(runs.glob("*/manifest.json")):
+        child = Run(path.parent)
+        try:
+            manifest = child.manifest
+            if "start" not in manifest.get("identity", {}) or manifest["parent"]["name"] != Path(start.run).name:
+                continue
+            child.check()
+            if child.config.start.with_values(run=start.run) == start:
+                found.append(child)
+        except (UserError, KeyError):
+            continue
+    return found

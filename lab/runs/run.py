@@ -10,7 +10,6 @@ The digest in the name is a hash of what decides the run's numbers, so the same 
 A derived run has no training of its own: its manifest names a run beside it, whose weights it reads otherwise.
 """
 
-import json
 import os
 import shutil
 from contextlib import AbstractContextManager
@@ -33,14 +32,8 @@ from lab.model.decoder import Decoder
 from lab.runs.checkpoints import Checkpoint, Checkpoints
 from lab.runs.identity import FORMAT, digest, identity, run_name, variant
 from lab.runs.lock import hold
+from lab.runs.manifest import read_manifest, write_json
 from lab.runs.settings import RunSettings
-
-DEEPEST = 32  # generations of derived runs
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Whole or not at all."""
-    write_whole(path, (json.dumps(content, indent=2, sort_keys=True) + "\n").encode())
 
 
 class Model:
@@ -56,24 +49,7 @@ class Model:
     @property
     def manifest(self) -> dict[str, Any]:
         """The manifest as stored. Raises UserError if there is none, it cannot be read, or is of another format."""
-        path = self.path / "manifest.json"
-        try:
-            content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise UserError(
-                f"{self.path} is not a run directory: it has no manifest.json; move it away or choose another folder"
-            ) from None
-        except (OSError, ValueError, RecursionError) as error:
-            raise UserError(f"{path} is damaged ({error}); delete {self.path} or restore it") from None
-        if not isinstance(content, dict):
-            raise UserError(f"{path} is damaged (it holds no mapping); delete {self.path} or restore it")
-        if content.get("format") != FORMAT:
-            told = content.get("format", "1, of an earlier version of the lab")
-            raise UserError(
-                f"{self.path} was made in format {told}; this version reads {FORMAT}: train it again, or read it with "
-                "the version that made it"
-            )
-        return content
+        return read_manifest(self.path)
 
     def update_manifest(self, **changes: Any) -> None:
         write_json(self.path / "manifest.json", self.manifest | changes)
@@ -93,13 +69,20 @@ class Model:
         except UserError as error:
             raise UserError(f"{path} is damaged ({'; '.join(str(error).splitlines())}); restore it") from None
 
+    def told(self, name: str) -> Any:
+        """A field of the manifest. Raises UserError if it lacks that."""
+        manifest = self.manifest
+        if name not in manifest:
+            raise UserError(f"{self.path / 'manifest.json'} lacks {name}; restore it, or leave the run out")
+        return manifest[name]
+
     @property
     def digest(self) -> str:
-        return str(self.manifest["digest"])
+        return str(self.told("digest"))
 
     @property
     def identity(self) -> dict[str, Any]:
-        stored: dict[str, Any] = self.manifest["identity"]
+        stored: dict[str, Any] = self.told("identity")
         return stored
 
     @property
@@ -110,7 +93,7 @@ class Model:
     @property
     def steps(self) -> int:
         """Optimiser steps of the finished run."""
-        return int(self.facts["tokens"] // self.config.scale.batch_tokens)
+        return int(self.facts["tokens"]) // self.config.scale.batch_tokens
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -120,7 +103,7 @@ class Model:
     @property
     def extensions(self) -> list[Settings]:
         """What changes its position encoding, in order."""
-        return read_extensions(self.manifest.get("extensions", []), self.path)
+        return read_extensions(self.manifest.get("extensions", []), str(self.path / "manifest.json"))
 
     @property
     def label(self) -> str:
@@ -128,13 +111,36 @@ class Model:
         config = self.config
         return "+".join([variant(config.model, config.scale), *map(extension_label, self.extensions)])
 
+    def check_manifest(self) -> None:
+        """Raises UserError if the manifest lacks something, or is not of the digest that it says."""
+        for name in sorted(self.needed):
+            self.told(name)
+        if digest(self.identity) != self.digest:
+            raise UserError(f"{self.path / 'manifest.json'} has another digest than what it holds; restore it")
+
     def check(self) -> None:
         """Raises UserError if what is stored is not what a run writes, or does not fit together."""
-        lacking = set(self.needed) - self.manifest.keys()
-        if lacking:
-            raise UserError(f"{self.path / 'manifest.json'} lacks {min(lacking)}; restore it, or leave the run out")
-        if digest(self.manifest["identity"]) != self.manifest["digest"]:
-            raise UserError(f"{self.path / 'manifest.json'} has another digest than what it holds; restore it")
+        self.check_manifest()
+        stored = self.identity
+        try:
+            found = identity(
+                self.config,
+                stored["data"]["corpus"]["digest"],
+                stored["tokenizer"]["digest"],
+                stored.get("start"),
+                stored.get("extensions"),
+            )
+        except (KeyError, TypeError) as error:
+            raise UserError(f"{self.path / 'manifest.json'} lacks {error}; restore it, or leave the run out") from None
+        # How a derived run reads its weights stands in its manifest alone.
+        told, made = flatten(found), flatten({name: each for name, each in stored.items() if name != "extension"})
+        differing = sorted(name for name in told.keys() | made.keys() if told.get(name) != made.get(name))
+        if differing:
+            name = differing[0]
+            raise UserError(
+                f"{self.path / 'config.yaml'} says {name} is {told.get(name)}, and the run was made with "
+                f"{made.get(name)}: restore it, or leave the run out"
+            )
 
     # What it is made of.
 
@@ -174,17 +180,16 @@ class Model:
         """Hold the run for this process; see :mod:`lab.runs.lock`."""
         return hold(self.path)
 
-    def derived(self) -> list["Derived"]:
+    def derived(self) -> list[Path]:
         """The derived runs beside it that are of this one."""
-        found = []
-        for path in sorted(self.path.resolve().parent.glob("*/manifest.json")):
+        own, found = self.path.resolve(), []
+        for path in sorted(own.parent.glob("*/manifest.json")):
             try:
-                manifest = Model(path.parent).manifest
+                manifest = read_manifest(path.parent)
             except UserError:
                 continue
-            parent = manifest.get("parent")
-            if manifest.get("kind") == "derived" and isinstance(parent, dict) and parent.get("name") == self.path.name:
-                found.append(Derived(path.parent))
+            if manifest.get("kind") == "derived" and manifest.get("parent", {}).get("name") == own.name:
+                found.append(path.parent)
         return found
 
     def create(self, config: RunSettings, manifest: dict[str, Any]) -> None:
@@ -209,7 +214,7 @@ class Model:
         Raises:
             UserError: derived runs are of this one, and would have no weights.
         """
-        orphans = [each.path.name for each in self.derived()]
+        orphans = [each.name for each in self.derived()]
         if orphans:
             raise UserError(f"{self.path} holds the weights of {', '.join(orphans)}: remove these first")
         for entry in self.path.iterdir():
@@ -231,28 +236,6 @@ class Run(Model):
     def name(config: RunSettings, digest: str) -> str:
         """E.g. ``nope-8x192-C256-sotu-seed0-1a2b3c4d``."""
         return run_name(config, digest)
-
-    def check(self) -> None:
-        super().check()
-        stored = self.manifest["identity"]
-        try:
-            found = identity(
-                self.config,
-                stored["data"]["corpus"]["digest"],
-                stored["tokenizer"]["digest"],
-                stored.get("start"),
-                stored.get("extensions"),
-            )
-        except (KeyError, TypeError) as error:
-            raise UserError(f"{self.path / 'manifest.json'} lacks {error}; restore it, or leave the run out") from None
-        told, made = flatten(found), flatten(stored)
-        differing = sorted(name for name in told.keys() | made.keys() if told.get(name) != made.get(name))
-        if differing:
-            name = differing[0]
-            raise UserError(
-                f"{self.path / 'config.yaml'} says {name} is {told.get(name)}, and the run was made with "
-                f"{made.get(name)}: restore it, or leave the run out"
-            )
 
     def state(self, digest: str) -> str:
         """``new``, ``unfinished`` or ``finished``.
@@ -297,83 +280,22 @@ class Run(Model):
         return extended(decoder, self.extensions).eval()
 
 
-class Derived(Model):
-    """The weights of a run beside it, read otherwise."""
-
-    needed = (*Model.needed, "parent", "extensions")
-
-    @property
-    def parent(self) -> Model:
-        """The run whose weights these are.
-
-        Raises:
-            UserError: it is missing, damaged, no longer what it was, or the chain of parents has no end.
-        """
-        told, model = self.manifest.get("parent"), None
-        try:
-            name, wanted = str(told["name"]), str(told["digest"])  # type: ignore[index]
-        except (KeyError, TypeError):
-            raise UserError(f"{self.path / 'manifest.json'} does not say whose weights it reads; restore it") from None
-        if name in ("", ".", "..") or Path(name).name != name:
-            raise UserError(
-                f"{self.path / 'manifest.json'} has a parent {name!r}, which is no run beside it; restore it"
-            )
-        seen, path = {self.path.name}, self.path.parent / name
-        while model is None:
-            if path.name in seen or len(seen) > DEEPEST:
-                raise UserError(f"{self.path} is derived of itself, by way of {path.name}; restore its manifest.json")
-            seen.add(path.name)
-            if not path.exists():
-                raise UserError(f"{self.path} reads the weights of {path}, which is not there: restore it beside")
-            above = Model(path).manifest
-            if above.get("kind") != "derived":
-                model = open_model(self.path.parent / name)
-            else:
-                path = path.parent / str((above.get("parent") or {}).get("name"))
-        if model.digest != wanted:
-            raise UserError(
-                f"{model.path} has digest {model.digest[:8]}, and {self.path} was derived of {wanted[:8]}: restore it"
-            )
-        return model
-
-    @property
-    def facts(self) -> dict[str, Any]:
-        own = self.manifest
-        return self.parent.facts | {key: own[key] for key in ("identity", "digest", "measured", "state") if key in own}
-
-    def check(self) -> None:
-        super().check()
-        self.parent.check()
-
-    def checkpoint(self, step: int | None = None) -> Checkpoint:
-        told = self.manifest["parent"]
-        if step not in (None, told["step"]):
-            raise UserError(f"{self.path} reads optimiser step {told['step']} of {told['name']}, not {step}")
-        found = self.parent.checkpoint(told["step"])
-        if found.weights_digest() != told["weights_sha256"]:
-            raise UserError(f"{found.path} no longer holds the weights that {self.path} was derived of; restore them")
-        return found
-
-    def decoder(self, step: int | None = None) -> Decoder:
-        self.checkpoint(step)
-        parent = self.parent
-        inherited = len(parent.extensions)
-        return extended(parent.decoder(self.manifest["parent"]["step"]), self.extensions[inherited:]).eval()
-
-
 def open_model(path: Path | str) -> Model:
     """The run or derived run in a directory. Raises UserError if there is none, or it is of another format."""
+    from lab.runs.derived import Derived  # a model, which opens another
+
     if not Path(path).exists():
         raise UserError(f"{path}: no such run; python -m lab.status {Path(path).parent} lists those there are")
-    model: Model = Derived(path) if Model(path).manifest.get("kind") == "derived" else Run(path)
+    model: Model = Derived(path) if read_manifest(Path(path)).get("kind") == "derived" else Run(path)
     return model
 
 
-def read_extensions(stored: Any, path: Path) -> list[Settings]:
-    """The settings of extensions as a manifest has them. Raises UserError if they are not such."""
-    if not isinstance(stored, list) or not all(isinstance(each, dict) for each in stored):
-        raise UserError(f"{path / 'manifest.json'} has extensions that are no list of settings; restore it")
-    return [find("extension", each.get("name")).settings.check(each, "extension") for each in stored]
+def read_extensions(stored: list[dict[str, Any]], source: str) -> list[Settings]:
+    """The settings of extensions as a manifest has them. Raises UserError, naming the ``source``, if they are not."""
+    try:
+        return [find("extension", each.get("name")).settings.check(each, "extension") for each in stored]
+    except UserError as error:
+        raise UserError(f"{source}: {'; '.join(str(error).splitlines())}; restore it") from None
 
 
 def extension_label(extension: Settings) -> str:

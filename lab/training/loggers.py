@@ -30,4 +30,4 @@ def wandb(project: str, offline: bool, run: Path, first_step: int) -> Logger:
 def check_wandb() -> None:
     """Raises UserError if the package wandb is missing."""
     if importlib.util.find_spec("wandb") is None:
-        raise UserError("logger=wandb needs the package wandb: pip install wandb")
+        raise UserError("the logger wandb needs the package wandb: pip install wandb")

@@ -16,7 +16,7 @@ from lab.experiment.settings import TrainSettings
 from lab.model.settings import RoPESettings
 from lab.runs.settings import RunSettings
 
-ROLES = [role for role in DECLARED if role != "study"]
+ROLES = list(DECLARED)
 
 
 def test_no_attribute_of_any_loaded_module_is_a_part() -> None:

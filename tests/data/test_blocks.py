@@ -251,7 +251,7 @@ def test_a_missing_shard_is_told_with_its_name_and_can_be_written_again(stream, 
 
 def test_a_folder_of_other_blocks_is_refused(stream, folder):
     before = contents(folder)
-    message = rf"{folder}: holds blocks of another corpus, tokenizer, context or seed; choose another data\.blocks"
+    message = rf"{folder}: holds blocks of another corpus, tokenizer, context or seed; choose another folder of blocks"
     with pytest.raises(UserError, match=message):
         StoredBlocks(folder, IDENTITY | {"seed": 4}, COUNT)
     with pytest.raises(UserError, match=message):
@@ -277,7 +277,7 @@ def test_a_damaged_index_is_told_with_its_name(stream, folder, content):
 
 def test_a_folder_that_cannot_be_made_is_refused(stream, tmp_path):
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(UserError, match=r"file/blocks: .*; choose another data\.blocks"):
+    with pytest.raises(UserError, match=r"file/blocks: .*; choose another folder of blocks"):
         write(stream(), tmp_path / "file" / "blocks")
 
 

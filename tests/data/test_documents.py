@@ -92,11 +92,6 @@ def test_a_changed_or_missing_sotu_text_is_skipped_with_its_reason_when_asked(da
     assert "No such file" in entry.reason
 
 
-def test_an_unknown_on_error_is_refused():
-    with pytest.raises(UserError, match=r"data\.corpus\.on_error is 'ignore'; use 'stop' or 'skip'"):
-        Sotu(on_error="ignore")
-
-
 def test_tokenised_documents_are_the_documents_in_order_without_the_end_token(sotu, tokenizer):
     documents = [replace(entry, text=entry.text[:3000]) for entry in entries(sotu, "train")[:140]]
     results = list(tokenised(((entry, number) for number, entry in enumerate(documents)), tokenizer))

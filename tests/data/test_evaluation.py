@@ -117,7 +117,7 @@ def test_a_damaged_package_is_refused_in_one_line(tmp_path):
 def test_an_evaluation_set_is_not_trained_on(split):
     sets = [made(KingJames), HubDataset("owner/set", COMMIT, "a.parquet")]
     for corpus in sets:
-        with pytest.raises(UserError, match=rf"has only the split test, not {split}; choose it with evaluation="):
+        with pytest.raises(UserError, match=rf"has only the split test, not {split}; it is scored"):
             corpus.subsets(split)
         assert corpus.subsets("test") == [""]
 
@@ -243,7 +243,7 @@ def test_rows_are_chosen_by_a_nested_field_even_if_rows_differ_in_their_fields(h
     assert [name for name, _ in arxiv] == ["owner/set/60", "owner/set/61", "owner/set/62"]
     assert [text[:8] for _, text in arxiv] == ["arxiv 0 ", "arxiv 1 ", "arxiv 2 "]
     assert [text[:6] for _, text in wiki] == [f"wiki {number}" for number in range(9)]
-    assert none == "owner/set: no row has {'meta.config.deeper': 'arxiv'}; change evaluation.corpus.where"
+    assert none == "owner/set: no row has {'meta.config.deeper': 'arxiv'}; change where"
     assert not errors
 
 
@@ -258,7 +258,7 @@ def test_what_cannot_be_loaded_is_one_line_that_names_the_data_set_and_the_commi
     )
     for message in (absent, cut, mixed):
         assert message.startswith(f"owner/set at {COMMIT}: ")
-        assert message.endswith("check the network, set HF_HOME to a cache that has it, or take evaluation=kjv")
+        assert message.endswith("check the network, set HF_HOME to a cache that has it, or take documents that need none: kjv, shakespeare")
         assert "\n" not in message
     assert "nowhere.parquet" in absent
     assert "cast" in mixed
@@ -269,5 +269,5 @@ def test_what_cannot_be_loaded_is_one_line_that_names_the_data_set_and_the_commi
 def test_without_a_network_the_message_says_what_to_do(hub, tmp_path):
     (message,), errors = answers(hub, tmp_path, {"data_files": "test.parquet"}, offline=True)
     assert message.startswith(f"owner/set at {COMMIT}: LocalEntryNotFoundError")
-    assert message.endswith("check the network, set HF_HOME to a cache that has it, or take evaluation=kjv")
+    assert message.endswith("check the network, set HF_HOME to a cache that has it, or take documents that need none: kjv, shakespeare")
     assert not errors

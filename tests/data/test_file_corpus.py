@@ -373,22 +373,6 @@ def test_a_damaged_file_is_named_rather_than_too_few_chunks(tmp_path, held_out, 
         BlockStream(files, "train", tokenizer, context=16, seed=0)
 
 
-@pytest.mark.parametrize(
-    "settings",
-    [
-        {"text_field": None},
-        {"text_field": ""},
-        {"small_bytes": -1},
-        {"small_bytes": 0.5},
-        {"longest_document_bytes": 0},
-    ],
-)
-def test_a_setting_that_makes_no_sense_is_refused_with_its_key(tmp_path, held_out, settings):
-    (key,) = settings
-    with pytest.raises(UserError, match=rf"data\.corpus\.{key} is "):
-        Files("train.txt", **held_out, **settings)
-
-
 @pytest.mark.parametrize("small_bytes", [2**20, 0])
 def test_a_parquet_file_without_the_text_field_is_refused(tmp_path, held_out, small_bytes):
     pyarrow.parquet.write_table(pyarrow.table({"content": ["a"]}), tmp_path / "train.parquet")

@@ -319,22 +319,11 @@ def test_processes_and_workers_that_do_not_divide_the_lanes_are_refused(make, de
         accelerator="cpu", devices=devices, strategy="ddp" if devices > 1 else "auto", logger=False
     )
     message = (
-        r"data\.lanes is 8: it must be a multiple of processes x data\.workers ="
+        r"lanes is 8: it must be a multiple of processes x workers ="
         rf" {devices} x {max(1, workers)}"
     )
     with pytest.raises(UserError, match=message):
         data.train_dataloader()
-
-
-@pytest.mark.parametrize("key", ["micro_batch", "micro_batches", "validation_blocks"])
-def test_a_count_below_one_is_refused(sotu, tokenizer, key):
-    with pytest.raises(UserError, match=rf"scale\.{key} is 0; give at least 1"):
-        DataModule(sotu, tokenizer, stream(sotu, tokenizer), **{**SETTINGS, key: 0})
-
-
-def test_less_than_no_workers_are_refused(make):
-    with pytest.raises(UserError, match=r"data\.workers is -1; give 0 or more"):
-        make(workers=-1)
 
 
 def test_more_validation_blocks_than_there_are_is_refused(sotu, tokenizer):

@@ -62,16 +62,16 @@ def test_one_subset_needs_no_weights():
 @pytest.mark.parametrize(
     ("weights", "message"),
     [
-        (None, r"data\.weights is missing: give each of a, b a share"),
-        ({"a": 1}, r"data\.weights\.b is missing"),
-        ({"a": 1, "b": 1, "c": 1}, r"data\.weights\.c: the corpus has no such subset; it has a, b"),
-        ({"a": 1, "b": 0}, r"data\.weights\.b is 0: give a number above 0"),
-        ({"a": -0.5, "b": 1}, r"data\.weights\.a is -0\.5: give a number above 0"),
-        ({"a": 1, "b": float("nan")}, r"data\.weights\.b is nan: give a number above 0"),
-        ({"a": 1, "b": float("inf")}, r"data\.weights\.b is inf: give a number above 0"),
-        ({"a": 1, "b": None}, r"data\.weights\.b is None: give a number above 0"),
-        ({"a": 1, "b": "much"}, r"data\.weights\.b is much: give a number above 0"),
-        ({"a": 1, "b": "1/0"}, r"data\.weights\.b is 1/0: give a number above 0"),
+        (None, r"weights is missing: give each of a, b a share"),
+        ({"a": 1}, r"weights\.b is missing"),
+        ({"a": 1, "b": 1, "c": 1}, r"weights\.c: the corpus has no such subset; it has a, b"),
+        ({"a": 1, "b": 0}, r"weights\.b is 0: give a number above 0"),
+        ({"a": -0.5, "b": 1}, r"weights\.a is -0\.5: give a number above 0"),
+        ({"a": 1, "b": float("nan")}, r"weights\.b is nan: give a number above 0"),
+        ({"a": 1, "b": float("inf")}, r"weights\.b is inf: give a number above 0"),
+        ({"a": 1, "b": None}, r"weights\.b is None: give a number above 0"),
+        ({"a": 1, "b": "much"}, r"weights\.b is much: give a number above 0"),
+        ({"a": 1, "b": "1/0"}, r"weights\.b is 1/0: give a number above 0"),
     ],
 )
 def test_weights_that_make_no_mixture_are_refused_by_name(weights, message):
@@ -80,5 +80,5 @@ def test_weights_that_make_no_mixture_are_refused_by_name(weights, message):
 
 
 def test_weights_for_a_corpus_without_subsets_are_refused():
-    with pytest.raises(UserError, match=r"data\.weights is given, but the corpus has no subsets; leave it out"):
+    with pytest.raises(UserError, match=r"weights is given, but the corpus has no subsets; leave it out"):
         whole_weights([""], {"web": 1})

@@ -1,13 +1,18 @@
 """Bad input: one line that names the key or file and what to do, and nothing written."""
 
+import re
 import shutil
+from contextlib import redirect_stdout
+from io import StringIO
 from pathlib import Path
 
 import pytest
 from commands import lab, the_one_line
 
 from lab.base.errors import UserError
-from lab.experiment.compose import settings_of
+from lab.experiment.completion import settings_class
+from lab.experiment.compose import print_help, settings_of
+from lab.experiment.hydra_main import train_by_hydra
 from lab.experiment.settings import TrainSettings
 from lab.experiment.setup import Setup
 from lab.runs.run import Run
@@ -18,7 +23,7 @@ def job(*overrides: str) -> Setup:
 
 
 REFUSED = {
-    "scale.heads=3 scale.kv_heads=2": "scale.heads is 3 and scale.kv_heads is 2",
+    "scale.heads=3 scale.kv_heads=2": "scale: heads is 3 and kv_heads is 2",
     "model=rope scale.head_dim=15": "head_dim is 15: RoPE turns pairs",
     "model=window_nope scale.window=0": "scale.window is 0: give 1 or more",
     "scale.context=1 scale.batch_tokens=8": "scale.context is 1: give 2 or more",
@@ -29,11 +34,11 @@ REFUSED = {
     "scale.batch_tokens=1000": "batch_tokens is 1000, not a multiple",
     "scale.micro_batch=0": "scale.micro_batch is 0",
     "scale.warmup_steps=100": "warmup_steps is 100 and the run has 8",
-    "tokenizer.path=nowhere.json": "tokenizer.path is 'nowhere.json': no such file",
+    "tokenizer.path=nowhere.json": "nowhere.json: no such tokenizer file",
     "scale.vocabulary=512": "scale.vocabulary is 512 but the tokenizer",
-    "tokenizer.vocabulary=512": "tokenizer.vocabulary is 512 but",
-    "kernel=flash9": "kernel=flash9 does not exist; choose one of auto, matched, reference",
-    "model=alibi kernel=sdpa trainer.compute_dtype=bfloat16": "kernel=sdpa cannot serve this model in torch.bfloat16",
+    "tokenizer.vocabulary=512": "vocabulary is 512 but",
+    "kernel=flash9": "kernel flash9 does not exist; choose one of auto, matched, reference",
+    "model=alibi kernel=sdpa trainer.compute_dtype=bfloat16": "kernel sdpa cannot serve this model in torch.bfloat16",
     "trainer.compute_dtype=float8": "trainer.compute_dtype is 'float8'",
     "trainer.accelerator=tpu": "trainer.accelerator is 'tpu'",
     "data=files": "data.corpus.train lacks a path; give the path or URL of at least one file",
@@ -68,7 +73,7 @@ REFUSED = {
     "overwrite=yes_please": "overwrite is 'yes_please': give true or false",
     "optimizer.weight_decay=-1": "optimizer.weight_decay is -1",
     "~optimizer": "optimizer must be given: choose one; conf/optimizer/ lists them",
-    "data.weights={web:3}": "data.weights is given, but the corpus has no subsets",
+    "data.weights={web:3}": "weights is given, but the corpus has no subsets",
     "measure.loss_by_position.bin_tokens=0": "measure.loss_by_position.bin_tokens is 0",
 }
 
@@ -124,6 +129,134 @@ def test_an_unknown_choice_or_key_is_one_line_that_names_the_choices(
     for name in names:
         assert name in line
     assert list(tmp_path.iterdir()) == []
+
+
+# Of each command overrides that are wrong, and the beginning of the line that tells each.
+ALL_WRONG: dict[str, list[tuple[list[str], list[str]]]] = {
+    "train": [
+        (
+            ["modle=nope", "sead=1", "scale.contxt=3", "+optimizer.nesterov=true", "seed=-1", "model/positon=rope"],
+            [
+                "modle is a key that nothing reads; did you mean model?",
+                "sead is a key that nothing reads; did you mean seed?",
+                "scale.contxt is a key that nothing reads; did you mean context?",
+                "optimizer.nesterov is a key that nothing reads; optimizer has",
+                "seed is -1: give 0 or more",
+                "model.positon is a key that nothing reads; did you mean position?",
+            ],
+        ),
+        (
+            ["tokenizer=file", "sead=1", "scale.layers=0"],
+            [
+                "tokenizer.path must be given: add tokenizer.path=... to the command",
+                "tokenizer.vocabulary must be given",
+                "sead is a key that nothing reads; did you mean seed?",
+                "scale.layers is 0: give 1 or more",
+            ],
+        ),
+    ],
+    "extrapolate": [
+        (
+            ["rusn=a", "evalution=kjv", "scoring.longst=3", "checkpoint=first"],
+            [
+                "rusn is a key that nothing reads; did you mean runs?",
+                "evalution is a key that nothing reads; did you mean evaluation?",
+                "scoring.longst is a key that nothing reads; did you mean longest?",
+                "checkpoint is 'first': give a whole number or last",
+            ],
+        )
+    ],
+    "compare": [
+        (
+            ["factr=model", "measure.copy.strng=3", "resamples=10", "mesure=copy"],
+            [
+                "factr is a key that nothing reads; did you mean factor?",
+                "measure.copy.strng is a key that nothing reads; did you mean string?",
+                "resamples is 10: give 1000 or more",
+                "mesure is a key that nothing reads; did you mean measure?",
+            ],
+        )
+    ],
+    "extend": [
+        (
+            ["rnu=a", "extention=temperature"],
+            [
+                "run must be given: add run=... to the command",
+                "rnu is a key that nothing reads; did you mean run?",
+                "extension must be given: choose one",
+                "extention is a key that nothing reads; did you mean extension?",
+            ],
+        ),
+        (
+            ["run=a", "extension=temperature", "extension.temprature=2"],
+            [
+                "extension.temperature must be given: add extension.temperature=... to the command",
+                "extension.temprature is a key that nothing reads; did you mean temperature?",
+            ],
+        ),
+        ([], ["run must be given", "extension must be given: choose one"]),
+    ],
+    "generate": [
+        (
+            ["rnu=a", "tokns=3", "greedi=true", "top_p=2"],
+            [
+                "run must be given: add run=... to the command",
+                "rnu is a key that nothing reads; did you mean run?",
+                "tokns is a key that nothing reads; did you mean tokens?",
+                "greedi is a key that nothing reads; did you mean greedy?",
+                "top_p is 2: give 1 or less",
+            ],
+        )
+    ],
+    "plan": [
+        (
+            ["modle=nope", "gpu=3", "scale.widht=3", "seeds=0"],
+            [
+                "modle is a key that nothing reads; did you mean model?",
+                "gpu is a key that nothing reads; did you mean gpus?",
+                "scale.widht is a key that nothing reads; did you mean width?",
+                "seeds is 0: give 1 or more",
+            ],
+        )
+    ],
+}
+
+
+@pytest.mark.parametrize(
+    ("command", "overrides", "lines"), [(name, *each) for name, cases in ALL_WRONG.items() for each in cases]
+)
+def test_all_that_is_wrong_is_told_at_once_a_line_each(command: str, overrides: list[str], lines: list[str]) -> None:
+    with pytest.raises(UserError) as refusal:
+        settings_of(command, settings_class(command), overrides)
+    told = str(refusal.value).splitlines()
+    assert len(told) == len(lines), told
+    for line in lines:
+        assert sum(each.startswith(line) for each in told) == 1, (line, told)
+
+
+@pytest.mark.parametrize("sweep", [[], ["-m", "model=rope,nope"], ["-m", "modle=a,b", "seed=range(3)"]])
+def test_hydras_command_tells_all_wrong_keys_of_a_run_and_of_a_sweep(
+    sweep: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    wrong = ["sead=1", "scale.contxt=3"]
+    monkeypatch.setattr("sys.argv", ["lab.train", *sweep, *wrong])
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")  # as run_command has it
+    with pytest.raises(UserError) as refusal:
+        train_by_hydra()
+    told = str(refusal.value).splitlines()
+    keys = ["sead", "scale.contxt", *(["modle"] if "modle=a,b" in sweep else [])]
+    assert sorted(each.partition(" is a key that nothing reads; did you mean")[0] for each in told) == sorted(keys)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("command", [*ALL_WRONG])
+def test_help_is_told_whatever_must_still_be_given(command: str, tmp_path: Path) -> None:
+    kind = settings_class(command)
+    with redirect_stdout(StringIO()) as told:
+        print_help(command, kind, "What it is for.", [])
+    keys = [name for name in kind.model_fields if name not in ("model", "scale")]
+    assert all(re.search(rf"\b{name}\b", told.getvalue()) for name in keys)
 
 
 def test_a_refused_value_on_the_command_line_is_one_line(tmp_path: Path) -> None:

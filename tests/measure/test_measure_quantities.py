@@ -8,7 +8,7 @@ import pytest
 from lab.base.tables import read_table, write_table
 from lab.evidence.interval import document_interval
 from lab.evidence.quantities import Along, Quantity, curves, effective_contexts, overview, points, quantities, weighed
-from lab.measure.loss_by_position import range_end
+from lab.observe.measure import range_end
 
 CONTEXT = 8
 

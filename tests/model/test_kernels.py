@@ -393,7 +393,7 @@ def test_on_a_gpu_matched_is_flex_for_every_case(dtype):
 
 @pytest.mark.parametrize("kernel", ["varlen", "flash", "flex"])
 def test_a_kernel_of_a_gpu_asked_for_on_a_cpu_is_refused(kernel):
-    with pytest.raises(UserError, match=rf"kernel={kernel} cannot serve this model .*(needs a GPU|on a CPU)"):
+    with pytest.raises(UserError, match=rf"kernel {kernel} cannot serve this model .*(needs a GPU|on a CPU)"):
         choose(kernel, Case("cpu", torch.bfloat16, None, False))
 
 
@@ -431,12 +431,12 @@ def test_a_kernel_asked_for_by_name_serves_or_refuses(kernel, case):
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_sdpa_refuses_slopes_in_sixteen_bits(dtype):
     query, key, value, _ = (tensor.to(dtype) for tensor in inputs(heads=4))
-    with pytest.raises(UserError, match="kernel=sdpa cannot serve"):
+    with pytest.raises(UserError, match="kernel sdpa cannot serve"):
         attend(query, key, value, slopes=steep(4), scale=0.3, kernel="sdpa")
 
 
 def test_an_unknown_kernel_is_refused_with_the_known_ones():
-    with pytest.raises(UserError, match=r"kernel=flash9 .*auto, matched, reference, banded, sdpa, varlen, flash, flex"):
+    with pytest.raises(UserError, match=r"kernel flash9 .*auto, matched, reference, banded, sdpa, varlen, flash, flex"):
         choose("flash9", Case("cpu", torch.float32, None, False))
 
 

@@ -45,8 +45,6 @@ class Corpus(ABC):
     chunk_word = "documents"
 
     def __init__(self, on_error: str) -> None:
-        if on_error not in ("stop", "skip"):
-            raise UserError(f"data.corpus.on_error is {on_error!r}; use 'stop' or 'skip'")
         self.on_error = on_error
 
     @abstractmethod

@@ -31,7 +31,7 @@ class EvaluationSet(Corpus):
     def subsets(self, split: str) -> list[str]:
         if split != "test":
             kind = type(self).__name__
-            raise UserError(f"{kind} has only the split test, not {split}; choose it with evaluation=, not data=")
+            raise UserError(f"{kind} has only the split test, not {split}; it is scored, not trained on")
         return [""]
 
     def chunks(self, split: str, subset: str) -> int:
@@ -168,7 +168,7 @@ class HubDataset(EvaluationSet):
         super().__init__(on_error)
         if not re.fullmatch(r"[0-9a-f]{40}", str(revision)):
             raise UserError(
-                f"evaluation.corpus.revision of {path} is {revision!r}: give the commit to use, 40 hexadecimal digits"
+                f"revision of {path} is {revision!r}: give the commit to use, 40 hexadecimal digits"
                 f" (https://huggingface.co/datasets/{path}/commits lists them)"
             )
         self.path, self.revision = path, revision
@@ -198,7 +198,7 @@ class HubDataset(EvaluationSet):
             cause = error.__cause__ if isinstance(error, datasets.exceptions.DatasetGenerationError) else error
             raise UserError(
                 f"{self.path} at {self.revision}: {type(cause).__name__}, {' '.join(str(cause).split())[:200]};"
-                " check the network, set HF_HOME to a cache that has it, or take evaluation=kjv"
+                " check the network, set HF_HOME to a cache that has it, or take documents that need none: kjv, shakespeare"
             ) from error
         needed = {self.text_field, *([self.name_field] if self.name_field else []), *self._where_columns}
         missing = sorted(needed - set(rows.column_names))
@@ -218,7 +218,7 @@ class HubDataset(EvaluationSet):
         rows = self._rows.select_columns(self._where_columns)
         kept = [number for number, row in enumerate(rows) if self._fits(row)]
         if not kept:
-            raise UserError(f"{self.path}: no row has {self.where}; change evaluation.corpus.where")
+            raise UserError(f"{self.path}: no row has {self.where}; change where")
         return kept
 
     def _fits(self, row: Mapping[str, Any]) -> bool:

@@ -58,14 +58,6 @@ class Files(Corpus):
         deadline_seconds: float = 900.0,
     ) -> None:
         super().__init__(on_error)
-        if not isinstance(text_field, str) or not text_field:
-            raise UserError(f"data.corpus.text_field is {text_field!r}: give the name of the field that holds the text")
-        for key, count, least in (
-            ("small_bytes", small_bytes, 0),
-            ("longest_document_bytes", longest_document_bytes, 1),
-        ):
-            if isinstance(count, bool) or not isinstance(count, int) or count < least:
-                raise UserError(f"data.corpus.{key} is {count!r}: give a whole number of bytes, {least} or more")
         self.text_field = text_field
         self.small_bytes = small_bytes
         self.longest = longest_document_bytes
@@ -136,9 +128,7 @@ class Files(Corpus):
             return usable(decode(row.content, where), where)
         fields = row.content if isinstance(row.content, dict) else json_object(row.content, where)
         if self.text_field not in fields:
-            raise DocumentError(
-                f"{where}: lacks the field {self.text_field!r}; mend the row or set data.corpus.text_field"
-            )
+            raise DocumentError(f"{where}: lacks the field {self.text_field!r}; mend the row or set text_field")
         text = fields[self.text_field]
         if not isinstance(text, str):
             kind = type(text).__name__
@@ -198,5 +188,5 @@ class TestFiles(Files):
 
     def subsets(self, split: str) -> list[str]:
         if split != "test":
-            raise UserError(f"own files under evaluation have only the split test, not {split}; use data=files")
+            raise UserError(f"these files have only the split test, not {split}; they are scored, not trained on")
         return super().subsets(split)

@@ -153,7 +153,7 @@ def read_records(path: Path) -> FileList:
         }
     except OSError as error:
         raise UserError(
-            f"{path}: {(error.strerror or str(error)).lower()}; make it with python -m lab.prepare manifest data=..."
+            f"{path}: {(error.strerror or str(error)).lower()}; make it with python -m lab.prepare manifest"
         ) from None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(

@@ -40,7 +40,7 @@ def kind_of(location: str) -> str:
     """One of KINDS, by the end of the name. Raises UserError for another."""
     path = urlsplit(location).path if "://" in location else location
     if "://" not in location and Path(location).is_dir():
-        raise UserError(f"{location}: a folder; give the files in it, data.corpus.train=[{location}/a.jsonl,...]")
+        raise UserError(f"{location}: a folder; give the files in it, [{location}/a.jsonl,...]")
     for kind in KINDS:
         if path.endswith(f".{kind}"):
             return kind
@@ -109,7 +109,7 @@ def _last_line(piece: bytes) -> tuple[bytes, ...]:
 def _line_row(file: StoredFile, begin: int, length: int, end: int, parts: list[bytes], longest: int) -> Row:
     if length > longest:
         error = DocumentError(
-            f"{file.location}@{begin}: a line of {length} bytes; shorten it or raise data.corpus.longest_document_bytes"
+            f"{file.location}@{begin}: a line of {length} bytes; shorten it or raise longest_document_bytes"
             f" (now {longest})"
         )
         return Row(begin, begin + length + end, b"", error)
@@ -119,8 +119,7 @@ def _line_row(file: StoredFile, begin: int, length: int, end: int, parts: list[b
 def _text_row(file: StoredFile, longest: int) -> Row:
     if file.size > longest:
         error = DocumentError(
-            f"{file.location}: {file.size} bytes; shorten it or raise data.corpus.longest_document_bytes"
-            f" (now {longest})"
+            f"{file.location}: {file.size} bytes; shorten it or raise longest_document_bytes (now {longest})"
         )
         return Row(0, file.size, b"", error)
     return Row(0, file.size, b"".join(file.read()))

@@ -197,7 +197,7 @@ class RemoteFile(StoredFile):
         if left <= 0:
             raise UserError(
                 f"{self.location}: no byte after byte {position} for {time.monotonic() - last_progress:.0f} s,"
-                f" {attempts} attempts; the last: {fault}; try again later, or raise data.corpus.deadline_seconds"
+                f" {attempts} attempts; the last: {fault}; try again later, or raise deadline_seconds"
             )
         wait = min(wait, left)
         LOG.warning("%s at byte %d: %s; attempt %d in %.1f s", self.location, position, fault, attempts + 1, wait)

@@ -62,7 +62,7 @@ class StoredBlocks:
             raise UserError(f"{folder}: no blocks here; make them with python -m lab.prepare blocks and the same keys")
         if index["identity"] != identity:
             raise UserError(
-                f"{folder}: holds blocks of another corpus, tokenizer, context or seed; choose another data.blocks"
+                f"{folder}: holds blocks of another corpus, tokenizer, context or seed; choose another folder of blocks"
             )
         self.lanes: int = index["lanes"]
         self.block_length: int = index["block_length"]
@@ -230,12 +230,12 @@ def write_blocks(
     stored = read_index(folder)
     if stored is not None and stored != index:
         raise UserError(
-            f"{folder}: holds blocks of another corpus, tokenizer, context or seed; choose another data.blocks"
+            f"{folder}: holds blocks of another corpus, tokenizer, context or seed; choose another folder of blocks"
         )
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"{folder}: {error.strerror}; choose another data.blocks") from None
+        raise UserError(f"{folder}: {error.strerror}; choose another folder of blocks") from None
     write_whole(folder / "index.json", (json.dumps(index, indent=2, sort_keys=True) + "\n").encode())
     size = index["shard_blocks"]
 

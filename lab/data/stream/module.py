@@ -133,16 +133,6 @@ class DataModule(lightning.LightningDataModule):
         isolate_documents: bool = False,
     ) -> None:
         super().__init__()
-        counts = {
-            "micro_batch": micro_batch,
-            "micro_batches": micro_batches,
-            "validation_blocks": validation_blocks,
-        }
-        for key, count in counts.items():
-            if count < 1:
-                raise UserError(f"scale.{key} is {count}; give at least 1")
-        if workers < 0:
-            raise UserError(f"data.workers is {workers}; give 0 or more")
         self.corpus = corpus
         self.tokenizer = tokenizer
         self.train = train
@@ -167,7 +157,7 @@ class DataModule(lightning.LightningDataModule):
         readers = ranks * max(1, self.workers)
         if self.train.lanes % readers:
             raise UserError(
-                f"data.lanes is {self.train.lanes}: it must be a multiple of processes x data.workers ="
+                f"lanes is {self.train.lanes}: it must be a multiple of processes x workers ="
                 f" {ranks} x {max(1, self.workers)}"
             )
         if isinstance(self.train, BlockStream):

@@ -180,7 +180,7 @@ class Lane:
             if empty:
                 raise UserError(
                     f"split {stream.split}{f', subset {name}' if name else ''}: all documents of lane {self.number}"
-                    f" were skipped ({len(share)} {stream.corpus.chunk_word}); mend them or lower data.lanes"
+                    f" were skipped ({len(share)} {stream.corpus.chunk_word}); mend them or take fewer lanes"
                 )
             place = Place(place.epoch + 1)
 
@@ -215,12 +215,6 @@ class BlockStream:
         weights: Mapping[str, float] | None = None,
         tile: int = 128,
     ) -> None:
-        if context < 1:
-            raise UserError(f"scale.context is {context}; give at least 1")
-        if not 0 <= seed < 2**64:
-            raise UserError(f"data.seed is {seed}; give 0 to 2**64 - 1")
-        if tile < 1:
-            raise UserError(f"data.tile is {tile}; give at least 1 document")
         self.corpus, self.split, self.tokenizer = corpus, split, tokenizer
         self.context, self.seed, self.lanes, self.tile = context, seed, lanes, tile
         self.subsets = corpus.subsets(split)
@@ -231,7 +225,7 @@ class BlockStream:
                 for chunk in range(chunks):  # too few because they cannot be read: that is to be told first
                     next(corpus.read(split, subset, chunk), None)
                 raise UserError(
-                    f"data.lanes is {lanes} but split {split}{f', subset {subset}' if subset else ''} has {chunks}"
+                    f"lanes is {lanes} but split {split}{f', subset {subset}' if subset else ''} has {chunks}"
                     f" {corpus.chunk_word}; give at least 1 lane and no more lanes than {corpus.chunk_word}"
                 )
         # Without this a lane would fill its blocks by repeating its documents inside them.
@@ -289,7 +283,7 @@ def first_blocks(
         if taken is None:
             raise UserError(
                 f"split {split} holds {len(blocks)} blocks of {context + 1} tokens, {count} are needed;"
-                " give more text or lower scale.context or scale.validation_blocks"
+                " give more text, a smaller context, or fewer validation blocks"
             )
         if taken.tokens is not None:
             blocks.extend(packer.add(taken.tokens))

@@ -15,25 +15,25 @@ def whole_weights(subsets: Sequence[str], weights: Mapping[str, float] | None) -
     """
     if weights is None:
         if len(subsets) > 1:
-            raise UserError(f"data.weights is missing: give each of {', '.join(subsets)} a share of the tokens")
+            raise UserError(f"weights is missing: give each of {', '.join(subsets)} a share of the tokens")
         return (1,)
     if subsets == [""] and weights:
-        raise UserError("data.weights is given, but the corpus has no subsets; leave it out (data.weights=null)")
+        raise UserError("weights is given, but the corpus has no subsets; leave it out (null)")
     for name in weights:
         if name not in subsets:
             known = ", ".join(subsets) or "none"
-            raise UserError(f"data.weights.{name}: the corpus has no such subset; it has {known}")
+            raise UserError(f"weights.{name}: the corpus has no such subset; it has {known}")
     fractions = []
     for name in subsets:
         if name not in weights:
-            raise UserError(f"data.weights.{name} is missing: give the subset a share, or leave out its files")
+            raise UserError(f"weights.{name} is missing: give the subset a share, or leave out its files")
         try:
             # By way of its decimal notation: 0.1 is one tenth, not the nearest binary fraction.
             fraction = Fraction(str(weights[name]))
         except (ValueError, ZeroDivisionError):
             fraction = Fraction(0)
         if fraction <= 0:
-            raise UserError(f"data.weights.{name} is {weights[name]}: give a number above 0, or leave out its files")
+            raise UserError(f"weights.{name} is {weights[name]}: give a number above 0, or leave out its files")
         fractions.append(fraction)
     scale = math.lcm(*(fraction.denominator for fraction in fractions))
     return tuple(int(fraction * scale) for fraction in fractions)

@@ -53,7 +53,7 @@ def choose(setting: str, case: Case) -> str:
         UserError: no such setting, or a kernel asked for by name cannot serve the case exactly.
     """
     if setting not in SETTINGS:
-        raise UserError(f"kernel={setting} does not exist; choose one of {', '.join(SETTINGS)}")
+        raise UserError(f"kernel {setting} does not exist; choose one of {', '.join(SETTINGS)}")
     if setting in ("auto", "matched") and case.device == "cpu":
         return "banded"
     if setting == "matched":
@@ -64,7 +64,9 @@ def choose(setting: str, case: Case) -> str:
         return next(name for name in order if KERNELS[name].refusal(case) is None)
     reason = KERNELS[setting].refusal(case)
     if reason is not None:
-        raise UserError(f"kernel={setting} cannot serve this model in {case.dtype}: {reason}; use kernel=auto")
+        raise UserError(
+            f"kernel {setting} cannot serve this model in {case.dtype}: {reason}; auto chooses one that can"
+        )
     return setting
 
 

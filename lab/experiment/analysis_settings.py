@@ -1,0 +1,18 @@
+"""Keys of lab.analyze; by themselves, because studies have no part in training. No torch here."""
+
+from typing import Literal
+
+from lab.base.parts import one_of
+from lab.base.settings import Count, Settings, key
+from lab.data.settings import EvaluationSettings
+from lab.experiment.settings import Accelerator, Paths
+
+
+class AnalyzeSettings(Settings):
+    """lab.analyze."""
+
+    evaluation: EvaluationSettings
+    study: one_of("study")  # type: ignore[valid-type]
+    runs: Paths = key("run directories or patterns: runs=[runs/a,runs/b] or runs='runs/*'")
+    checkpoint: Count | Literal["last"] = key("last of a finished run, or the number of an optimiser step")
+    accelerator: Accelerator = key("auto, cpu or gpu")

@@ -1,0 +1,93 @@
+"""A derived run: the weights of a run beside it, read otherwise. It has no training of its own, and no weights.
+
+Its manifest names the other, with the digest, the step and the sha256 of the weights that it was made of.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from lab.base.errors import UserError
+from lab.base.settings import Settings
+from lab.model.decoder import Decoder
+from lab.runs.checkpoints import Checkpoint
+from lab.runs.run import Model, extended, open_model
+
+DEEPEST = 32  # derived runs of derived runs
+
+
+class Derived(Model):
+    """A derived run."""
+
+    needed = (*Model.needed, "parent", "extensions")
+
+    @property
+    def parent(self) -> Model:
+        """The run whose weights these are, or another derived run, which comes before.
+
+        Raises:
+            UserError: one of the chain is missing, damaged, or no longer what it was; or the chain has no end.
+        """
+        first = above = self._above()
+        seen = {self.path.name}
+        while isinstance(above, Derived):
+            if above.path.name in seen or len(seen) > DEEPEST:
+                raise UserError(f"{self.path} is derived of itself, by way of {above.path.name}; restore its manifest")
+            seen.add(above.path.name)
+            above = above._above()
+        return first
+
+    def _above(self) -> Model:
+        """One generation up."""
+        origin, manifest = self.told("parent"), self.path / "manifest.json"
+        name, wanted = origin["name"], origin["digest"]
+        if name in ("", ".", "..") or "\0" in name or Path(name).name != name or len(name.encode()) > 255:
+            raise UserError(f"{manifest} has a parent {name[:80]!r}, which is no run beside it; restore it")
+        path = self.path.parent / name
+        if path.is_symlink():
+            raise UserError(f"{path}, which {self.path} is derived of, is a link: move the run itself there")
+        if not path.exists():
+            raise UserError(f"{self.path} reads the weights of {path}, which is not there: restore it beside")
+        model = open_model(path)
+        if model.digest != wanted:
+            raise UserError(
+                f"{path} has digest {model.digest[:8]}, and {self.path} was derived of {wanted[:8]}: restore it"
+            )
+        return model
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        above = {key: value for key, value in self.parent.facts.items() if key not in ("measured", "scored_rows")}
+        return above | {key: value for key, value in self.manifest.items() if key in ("measured", *Model.needed)}
+
+    def check(self) -> None:
+        super().check()
+        parent = self.parent
+        parent.check()
+        before, own = parent.extensions, self.extensions
+        if len(own) != len(before) + 1 or own[:-1] != before or self.identity != extended_identity(parent, own[-1]):
+            raise UserError(
+                f"{self.path / 'manifest.json'} has extensions that are not those of its identity and its parent; "
+                "restore it"
+            )
+
+    def checkpoint(self, step: int | None = None) -> Checkpoint:
+        origin = self.told("parent")
+        if step not in (None, origin["step"]):
+            raise UserError(f"{self.path} reads optimiser step {origin['step']} of {origin['name']}, not {step}")
+        found = self.parent.checkpoint(origin["step"])
+        if found.weights_digest() != origin["weights_sha256"]:
+            raise UserError(f"{found.path} no longer holds the weights that {self.path} was derived of; restore them")
+        return found
+
+    def decoder(self, step: int | None = None) -> Decoder:
+        self.checkpoint(step)
+        parent = self.parent
+        inherited = len(parent.extensions)
+        return extended(parent.decoder(self.told("parent")["step"]), self.extensions[inherited:]).eval()
+
+
+def extended_identity(parent: Model, extension: Settings) -> dict[str, Any]:
+    """The parent's identity with an extension; one of an extended run holds the one before inside."""
+    before = parent.identity.get("extension")
+    told = extension.identity() | ({"after": before} if before else {})
+    return parent.identity | {"extension": told}

@@ -1,0 +1,105 @@
+"""manifest.json of a run directory: read whole and with values of the types that the lab writes, or refused in a line.
+
+Whoever reads a manifest may rely on the types below; which fields must be there, each kind of run says.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, with_config
+from typing_extensions import TypedDict
+
+from lab.base.errors import UserError
+from lab.base.files import write_whole
+from lab.runs.identity import FORMAT
+
+DEEPEST = 200  # mappings in mappings; a generation of children adds two
+STRICT = ConfigDict(strict=True)
+Count = Annotated[int, Field(ge=0)]
+Positive = Annotated[int, Field(ge=1)]
+Mappings = list[dict[str, Any]]
+
+
+@with_config(STRICT)
+class Origin(TypedDict):
+    """Whose weights a child began with, or a derived run reads."""
+
+    name: str
+    digest: str
+    step: Positive
+    weights_sha256: str
+
+
+@with_config(STRICT)
+class Fields(TypedDict, total=False):
+    """What may stand in a manifest; others are let pass."""
+
+    kind: Literal["derived"]
+    digest: str
+    identity: dict[str, Any]
+    state: str
+    tokens: Positive
+    first_block: Count
+    initial_weights: dict[str, str]
+    stretches: Annotated[Mappings, Field(min_length=1)]
+    parent: Origin
+    extensions: Mappings
+    measured: dict[str, dict[str, Any]]
+    scored_rows: dict[str, Count]
+    command: str
+
+
+FIELDS = TypeAdapter(Fields)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Whole or not at all."""
+    write_whole(path, (json.dumps(content, indent=2, sort_keys=True) + "\n").encode())
+
+
+def read_manifest(run: Path) -> dict[str, Any]:
+    """The manifest of a run directory. Raises UserError if there is none, it is damaged, or of another format."""
+    path = run / "manifest.json"
+    try:
+        content: Any = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(
+            f"{run} is not a run directory: it has no manifest.json; move it away or choose another folder"
+        ) from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise _damaged(run, str(error)) from None
+    if not isinstance(content, dict):
+        raise _damaged(run, "it holds no mapping")
+    stored = content.get("format", "1, of an earlier version of the lab")
+    if stored != FORMAT:
+        if not isinstance(stored, int | str):
+            raise _damaged(run, "format: it is no number")
+        raise UserError(
+            f"{run} was made in format {str(stored)[:80]}; this version reads {FORMAT}: train it again, or read it "
+            "with the version that made it"
+        )
+    if _depth(content) > DEEPEST:
+        raise _damaged(run, f"it is nested deeper than {DEEPEST}")
+    try:
+        FIELDS.validate_python(content)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        place = ".".join(map(str, first["loc"]))
+        raise _damaged(run, f"{place}: {first['msg'][:1].lower()}{first['msg'][1:]}") from None
+    return content
+
+
+def _damaged(run: Path, why: str) -> UserError:
+    return UserError(f"{run / 'manifest.json'} is damaged ({why}); delete {run} or restore it")
+
+
+def _depth(content: Any) -> int:
+    """How many mappings and lists stand in each other, counted as far as is allowed."""
+    depth, level = 0, [content]
+    while level and depth <= DEEPEST:
+        depth += 1
+        inside = [each.values() if isinstance(each, Mapping) else each for each in level]
+        level = [value for values in inside for value in values if isinstance(value, Mapping | list)]
+    return depth
