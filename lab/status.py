@@ -90,7 +90,7 @@ def describe_derived(run: Derived) -> dict[str, Any]:
 def job_of_run(run: Run) -> str | None:
     """The number of the job that has trained a run last, None if none has."""
     try:
-        return (run.manifest["stretches"][-1].get("job") or {}).get("id")
+        return (run.manifest["attempts"][-1].get("job") or {}).get("id")
     except (UserError, LookupError):
         return None
 

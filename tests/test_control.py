@@ -49,7 +49,7 @@ def stored(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
 def make(stored: Callable[..., Path], tmp_path: Path) -> Make:
     """make("model=rope", **{"code.sha256": "f00"}): a run of the test's own, with changes in its manifest.
 
-    A key is a path in the manifest; what stands in a stretch is changed in all of them.
+    A key is a path in the manifest; what stands in an attempt is changed in all of them.
     """
 
     def one(*overrides: str, **changes: Any) -> Run:
@@ -59,7 +59,7 @@ def make(stored: Callable[..., Path], tmp_path: Path) -> Make:
         manifest = run.manifest
         for path, value in changes.items():
             first, *rest = path.split("/")
-            nodes = manifest["stretches"] if first in manifest["stretches"][0] else [manifest]
+            nodes = manifest["attempts"] if first in manifest["attempts"][0] else [manifest]
             for node in nodes:
                 for key in (first, *rest)[:-1]:
                     node = node.setdefault(key, {})
@@ -84,13 +84,13 @@ def kinds(control: Control) -> dict[str, list[str]]:
     return {kind: keys for kind, keys in found.items() if keys}
 
 
-def stretches_of(run: Run, *stretches: tuple[int, int]) -> None:
-    """Give a run stretches: (first step, threads)."""
-    (first,) = run.manifest["stretches"]
+def attempts_of(run: Run, *attempts: tuple[int, int]) -> None:
+    """Give a run attempts: (first step, threads)."""
+    (first,) = run.manifest["attempts"]
     run.update_manifest(
-        stretches=[
+        attempts=[
             first | {"first_step": step, "hardware": first["hardware"] | {"threads": threads}, "allowed": ["hardware"]}
-            for step, threads in stretches
+            for step, threads in attempts
         ]
     )
 
@@ -316,31 +316,31 @@ def test_allowing_what_does_not_differ_is_no_mistake_but_a_key_that_does_not_exi
 
 def test_commit_and_switches_of_resume_are_shown_and_never_refused(make: Make) -> None:
     nope, rope = make("model=nope"), make("model=rope", **{"code/commit": "another", "code/changed": "maybe"})
-    stretches_of(rope, (1, nope.manifest["stretches"][0]["hardware"]["threads"]))
+    attempts_of(rope, (1, nope.manifest["attempts"][0]["hardware"]["threads"]))
     shown = ["code.changed", "code.commit", "resume.allow"]
     assert kinds(check([nope, rope], "model")) == {"factor": MODEL, "shown": shown}
 
 
 def test_a_run_continued_on_other_hardware_is_refused_with_all_its_values(make: Make) -> None:
     runs = [make("model=nope", **{"hardware/threads": 2}), make("model=rope")]
-    stretches_of(runs[1], (1, 2), (5, 16))
+    attempts_of(runs[1], (1, 2), (5, 16))
     message = refusal(runs)
     assert f"hardware.threads is 2 in {runs[0].path.name} and 2 then 16 in {runs[1].path.name}." in message
     control = check(runs, "model", ["hardware"])
     assert kinds(control) == {"factor": MODEL, "shown": ["resume.allow"], "allowed": ["hardware.threads"]}
 
 
-def test_a_stretch_of_which_no_step_was_kept_does_not_count(make: Make) -> None:
-    """The run has 8 steps. Those from 5 on were made twice, and the last stretch found nothing to do."""
+def test_an_attempt_of_which_no_step_was_kept_does_not_count(make: Make) -> None:
+    """The run has 8 steps. Those from 5 on were made twice, and the last attempt found nothing to do."""
     runs = [make("model=nope", **{"hardware/threads": 2}), make("model=rope")]
-    stretches_of(runs[1], (1, 2), (7, 16), (5, 16), (5, 2), (9, 16))
+    attempts_of(runs[1], (1, 2), (7, 16), (5, 16), (5, 2), (9, 16))
     assert "allowed" not in kinds(check(runs, "model"))
 
 
 def test_a_kernel_that_changed_within_a_run_does_not_follow_from_the_model(make: Make) -> None:
     runs = [make("model=nope"), make("model=rope")]
-    (first,) = runs[1].manifest["stretches"]
-    runs[1].update_manifest(stretches=[first, first | {"first_step": 5, "kernel": "sdpa"}])
+    (first,) = runs[1].manifest["attempts"]
+    runs[1].update_manifest(attempts=[first, first | {"first_step": 5, "kernel": "sdpa"}])
     assert "kernel_served is banded in " in refusal(runs)
     assert "banded then sdpa in " in refusal(runs)
 

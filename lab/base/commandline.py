@@ -23,11 +23,17 @@ def one_line(error: BaseException) -> str | None:
         # The search path follows, of interest to those who write Hydra plugins only.
         kept = [line for line in lines if not line.startswith(("Config search path", "provider=", "full_key"))]
         return " ".join(" ".join(kept).split())
-    if isinstance(error, ValueError) and str(error).startswith("Config group override"):
-        return f"{error}; write group=choice"
+    if raised_in(error) in ("hydra", "omegaconf", "antlr4"):  # by their own code, which some overrides confuse
+        return f"an override cannot be read ({type(error).__name__}: {error}); write key=value or group=choice"
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename or 'a file'}: {error.strerror.lower()}; {remedy(error)}"
     return None
+
+
+def raised_in(error: BaseException) -> str:
+    """The package whose code raised an error."""
+    frames = [*traceback.walk_tb(error.__traceback__)]
+    return str(frames[-1][0].f_globals.get("__name__", "")).partition(".")[0] if frames else ""
 
 
 class Parser(argparse.ArgumentParser):

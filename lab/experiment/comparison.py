@@ -80,8 +80,8 @@ def compared(control: Control, evidence: Evidence, command: str) -> Compared:
     provenance = []
     for run in control.runs:
         facts = run.facts
-        commits = dict.fromkeys(str(stretch["code"]["commit"])[:10] for stretch in facts["stretches"])
-        commands = dict.fromkeys(stretch.get("command", "not recorded") for stretch in facts["stretches"])
+        commits = dict.fromkeys(str(attempt["code"]["commit"])[:10] for attempt in facts["attempts"])
+        commands = dict.fromkeys(attempt.get("command", "not recorded") for attempt in facts["attempts"])
         provenance.append(
             (
                 run.path.name,

@@ -88,7 +88,7 @@ def make_run(setup: Setup) -> int:
         "flops_per_token": {"exact": setup.flops.exact, "full": setup.flops.full},
         "corpus": setup.corpus_manifest,
         "initial_weights": fingerprints(setup.decoder),
-        "stretches": [environment_of(setup) | begun(1)],
+        "attempts": [environment_of(setup) | begun(1)],
         **({"parent": parent, "extensions": setup.start.extensions} if parent else {}),
     }
     setup.run.create(setup.config, manifest)
@@ -97,7 +97,7 @@ def make_run(setup: Setup) -> int:
 
 
 def begun(first_step: int) -> dict[str, Any]:
-    """How a stretch of training came about: its first step, what was typed (under a launcher, how that starts this),
+    """How an attempt of training came about: its first step, what was typed (under a launcher, how that starts this),
     and the SLURM job."""
     command = shlex.join(["python", "-m", "lab.train", *sys.argv[1:]])
     return {"first_step": first_step, "command": command, "job": job_of(os.environ)}
@@ -108,7 +108,7 @@ def begun_by_this_job(setup: Setup) -> bool:
     now = job_of(os.environ)
     if now is None:
         return False
-    before = [stretch.get("job") or {} for stretch in setup.run.manifest["stretches"]]
+    before = [attempt.get("job") or {} for attempt in setup.run.manifest["attempts"]]
     return any(
         (each.get("id"), each.get("cluster")) == (now["id"], now["cluster"]) and each["restarts"] < now["restarts"]
         for each in before
@@ -120,10 +120,10 @@ def continue_run(setup: Setup) -> int:
     run, trainer = setup.run, setup.config.trainer
     checkpoint = run.checkpoints.newest()
     now = environment_of(setup)
-    stretches, stored = run.manifest["stretches"], run.config.trainer
+    attempts, stored = run.manifest["attempts"], run.config.trainer
     allow = list(setup.given.resume.allow)
     if checkpoint is not None:
-        check_environment(stretches[-1], now, allow, run.path)
+        check_environment(attempts[-1], now, allow, run.path)
     elif last_step(run.path) > stored.checkpoint_every:
         raise UserError(
             f"{run.path / 'checkpoints'} is empty, but the run has come to step {last_step(run.path)}: restore"
@@ -137,7 +137,7 @@ def continue_run(setup: Setup) -> int:
                 " start the run again with overwrite=true"
             )
     step = checkpoint.step if checkpoint else 0
-    run.update_manifest(stretches=[*stretches, now | begun(step + 1) | {"allowed": allow}])
+    run.update_manifest(attempts=[*attempts, now | begun(step + 1) | {"allowed": allow}])
     print(f"{run.path}: continuing after optimiser step {step} of {setup.steps}")
     return step
 

@@ -171,3 +171,8 @@ def step_memory(
         activations=activations,
         logits=FLOAT32 * shape.vocabulary * 3 * chunk,
     )
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """torch raises a class of its own on a GPU and a plain RuntimeError from the CPU allocator."""
+    return type(error).__name__ == "OutOfMemoryError" or "DefaultCPUAllocator" in str(error)

@@ -16,6 +16,7 @@ from tqdm import tqdm
 from lab.base.errors import UserError
 from lab.base.settings import Settings
 from lab.model.decoder import Decoder
+from lab.model.memory import is_out_of_memory
 from lab.observe.measure import Item, Measure, Row, Source
 from lab.observe.scores import Scores
 from lab.runs.run import Model
@@ -143,7 +144,7 @@ def score_items(
                 scores.write()
                 written = time.perf_counter()
     except RuntimeError as error:
-        if not isinstance(error, torch.OutOfMemoryError) and "DefaultCPUAllocator" not in str(error):
+        if not is_out_of_memory(error):
             raise
         raise UserError(
             f"out of memory at {item.name} in {measure.label()}: score shorter texts, or fewer tokens at a time"

@@ -15,7 +15,7 @@ from typing import Any
 
 from lab.base.errors import UserError
 from lab.base.tables import Row, read_table
-from lab.model.flops import FlopsPerToken, training_flops
+from lab.model.flops import PEAKS, FlopsPerToken, training_flops
 from lab.model.memory import FLOAT32, SHARDABLE, Memory, Shape, moments, shape_of, step_memory
 from lab.planning.settings import PlanSettings
 from lab.runs.identity import shape_label, variant
@@ -32,8 +32,10 @@ class Device:
     memory: float
 
 
-# NVIDIA's data sheets of the SXM modules: A100 80GB, H100, H200; rates without sparsity.
-DEVICES = {"a100": Device(312e12, 80e9), "h100": Device(989e12, 80e9), "h200": Device(989e12, 141e9)}
+# Memory by NVIDIA's data sheets of the SXM modules: A100 80GB, H100, H200.
+DEVICES = {
+    name.lower(): Device(PEAKS[name], memory) for name, memory in {"A100": 80e9, "H100": 80e9, "H200": 141e9}.items()
+}
 
 
 def amount(key: str, value: Any) -> int:

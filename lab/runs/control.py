@@ -201,22 +201,22 @@ def _table(runs: Sequence[Model], manifests: Sequence[dict[str, Any]]) -> Table:
 
 
 def _column(manifest: dict[str, Any]) -> dict[str, Any]:
-    """All keys of one run. What belongs to a stretch is one value, or a tuple of all if it changed."""
+    """All keys of one run. What belongs to an attempt is one value, or a tuple of all if it changed."""
     keys = ("identity", "parameters", "tokens", "flops_per_token", "blocks", "initial_weights", "measured")
     flat = flatten({key: manifest[key] for key in keys if key != "measured" or key in manifest})
     column = {key.removeprefix("identity."): value for key, value in flat.items()}
-    stretches = manifest["stretches"]
+    attempts = manifest["attempts"]
     steps = manifest["tokens"] // column["scale.batch_tokens"]
     seen: dict[str, dict[Any, None]] = {}
-    for index, stretch in enumerate(stretches):
-        if stretch["first_step"] >= min([later["first_step"] for later in stretches[index + 1 :]], default=steps + 1):
+    for index, attempt in enumerate(attempts):
+        if attempt["first_step"] >= min([later["first_step"] for later in attempts[index + 1 :]], default=steps + 1):
             continue  # none of its steps was kept: it has left nothing in the weights
-        surroundings = {key: stretch[key] for key in ("code", "packages", "hardware", "ranks")}
-        surroundings |= {"kernel_served": stretch["kernel"], "packages.python": stretch["python"]}
-        for key, value in flatten(surroundings).items():
+        environment = {key: attempt[key] for key in ("code", "packages", "hardware", "ranks")}
+        environment |= {"kernel_served": attempt["kernel"], "packages.python": attempt["python"]}
+        for key, value in flatten(environment).items():
             seen.setdefault(key, {})[value] = None
     column |= {key: tuple(values) if len(values) > 1 else next(iter(values)) for key, values in seen.items()}
-    column["resume.allow"] = sorted({word for stretch in stretches for word in stretch.get("allowed", ())})
+    column["resume.allow"] = sorted({word for attempt in attempts for word in attempt.get("allowed", ())})
     return {key: _text(value) if isinstance(value, list) else value for key, value in column.items()}
 
 

@@ -43,7 +43,7 @@ class Fields(TypedDict, total=False):
     tokens: Positive
     first_block: Count
     initial_weights: dict[str, str]
-    stretches: Annotated[Mappings, Field(min_length=1)]
+    attempts: Annotated[Mappings, Field(min_length=1)]
     parent: Origin
     extensions: Mappings
     measured: dict[str, dict[str, Any]]

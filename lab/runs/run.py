@@ -230,7 +230,7 @@ class Model:
 class Run(Model):
     """A run that was trained here."""
 
-    needed = (*Model.needed, "tokens", "initial_weights", "stretches")
+    needed = (*Model.needed, "tokens", "initial_weights", "attempts")
 
     @staticmethod
     def name(config: RunSettings, digest: str) -> str:

@@ -1,4 +1,4 @@
-"""What a stretch of training runs on: code, packages, hardware; and what of it must be equal to continue."""
+"""What an attempt of training runs on: code, packages, hardware; and what of it must be equal to continue."""
 
 import hashlib
 import platform
@@ -19,7 +19,7 @@ ROOMS = ("base", "model", "data", "cluster", "runs", "observe", "extension", "tr
 
 
 def environment(kernel: str, world: int = 1, strategy: str = "single") -> dict[str, Any]:
-    """Code, packages, kernel, hardware, number of ranks and their strategy that a stretch of training runs on."""
+    """Code, packages, kernel, hardware, number of ranks and their strategy that an attempt of training runs on."""
     packages = {}
     for name in PACKAGES:
         try:
@@ -73,7 +73,7 @@ def code_digest() -> str:
     return total.hexdigest()
 
 
-# What each word of resume.allow lets differ between two stretches of a run.
+# What each word of resume.allow lets differ between two attempts of a run.
 ALLOWED = {
     "code": ("code",),
     "packages": ("python", "packages"),

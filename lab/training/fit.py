@@ -15,7 +15,7 @@ from lab.cluster.ranks import Ranks
 from lab.data.stream.module import DataModule
 from lab.model.decoder import Decoder
 from lab.model.flops import FlopsPerToken, peak_flops, training_flops
-from lab.model.memory import shape_of, step_memory
+from lab.model.memory import is_out_of_memory, shape_of, step_memory
 from lab.model.precision import fix_order_of_sums
 from lab.model.settings import ScaleSettings
 from lab.runs.checkpoints import Checkpoint, Checkpoints
@@ -164,11 +164,6 @@ def fit(
 def _make_optimizer(settings: Settings, decoder: Decoder) -> torch.optim.Optimizer:
     optimizer: torch.optim.Optimizer = build("optimizer", settings, model=decoder)
     return optimizer
-
-
-def is_out_of_memory(error: RuntimeError) -> bool:
-    """torch raises a class of its own on a GPU and a plain RuntimeError from the CPU allocator."""
-    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
 
 
 def memory_estimate(config: RunSettings, ranks: Ranks) -> str:

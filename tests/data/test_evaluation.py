@@ -258,7 +258,9 @@ def test_what_cannot_be_loaded_is_one_line_that_names_the_data_set_and_the_commi
     )
     for message in (absent, cut, mixed):
         assert message.startswith(f"owner/set at {COMMIT}: ")
-        assert message.endswith("check the network, set HF_HOME to a cache that has it, or take documents that need none: kjv, shakespeare")
+        assert message.endswith(
+            "check the network, set HF_HOME to a cache that has it, or take documents that need none: kjv, shakespeare"
+        )
         assert "\n" not in message
     assert "nowhere.parquet" in absent
     assert "cast" in mixed
@@ -269,5 +271,7 @@ def test_what_cannot_be_loaded_is_one_line_that_names_the_data_set_and_the_commi
 def test_without_a_network_the_message_says_what_to_do(hub, tmp_path):
     (message,), errors = answers(hub, tmp_path, {"data_files": "test.parquet"}, offline=True)
     assert message.startswith(f"owner/set at {COMMIT}: LocalEntryNotFoundError")
-    assert message.endswith("check the network, set HF_HOME to a cache that has it, or take documents that need none: kjv, shakespeare")
+    assert message.endswith(
+        "check the network, set HF_HOME to a cache that has it, or take documents that need none: kjv, shakespeare"
+    )
     assert not errors

@@ -1,13 +1,16 @@
 """The pages say what is so: their commands run, their Python runs, their links and paths lead somewhere.
 
 Every line of a ```bash block is run, in a folder of its page that is empty at first, in the form that the first fitting
-row of RULES gives it. To write a command of a new kind, add a row. A row that fits no command fails, too.
+row of RULES gives it. To write a command of a new kind, add a row. A row that fits no command fails, too. In a page's
+folder `runs/A` is a run, `runs/A-temperature-6ce182bf` one derived of it and `lines.txt` a file of prompts, made when a
+command needs them. The recipes of CONTRIBUTING.md are followed in a copy of the tree.
 """
 
 import functools
 import itertools
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -16,14 +19,17 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import unquote, urlsplit
 
+import nbformat
 import pytest
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
+from nbclient import NotebookClient
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [
     page for page in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/*.md"))] if page.exists()
 ]
+CONTRIBUTING = ROOT / "CONTRIBUTING.md"
 LINKING_PAGES = [*PAGES, ROOT / "docs" / "pilot" / "report.md"]
 README_LINES = 150
 
@@ -38,6 +44,35 @@ def as_it_is(command: str) -> list[str]:
 def planned(command: str) -> list[str]:
     """lab.train composes and checks every run, and trains none."""
     return [command if re.search(r" (plan=\S+|--help)( |$)", command) else f"{command} plan=true"]
+
+
+MAKE_A_RUN = (
+    "test -d runs/A || { python -m lab.train experiment=smoke model=rope measure=none logger=csv runs=made"
+    " && mkdir -p runs && mv made/* runs/A && printf 'The state\\nMy fellow\\n' > lines.txt; }"
+)
+# The end of its name depends on the machine: on whether it is fast at bfloat16.
+DERIVE_ONE = (
+    "test -d runs/A-temperature-6ce182bf || { python -m lab.extend run=runs/A extension=temperature"
+    " extension.temperature=1.2 && { test -d runs/A-temperature-6ce182bf ||"
+    " mv runs/A-temperature-* runs/A-temperature-6ce182bf; }; }"
+)
+
+
+def on_a_run(command: str) -> list[str]:
+    return [MAKE_A_RUN, command]
+
+
+def on_a_derived_run(command: str) -> list[str]:
+    return [MAKE_A_RUN, DERIVE_ONE, command]
+
+
+def on_a_run_without_scores(command: str) -> list[str]:
+    return [MAKE_A_RUN, DERIVE_ONE, f"{command} measure=none"]
+
+
+def collected(command: str) -> list[str]:
+    """pytest finds the tests, and runs none."""
+    return [f"{command} --collect-only --quiet"]
 
 
 def asked_for_help(command: str) -> list[str]:
@@ -84,7 +119,12 @@ RULES = [
     Rule(r"hydra/launcher=slurm", not_run, "needs SLURM"),
     Rule(r"^sbatch .*train\.sbatch ", as_one_process, "needs SLURM"),
     Rule(r"^torchrun ", as_one_process, "needs eight GPUs"),
-    Rule(r'^eval "\$\(lab completion ', evaluated, "takes a second and needs nothing"),
+    Rule(r'^eval "\$\(lab completion', evaluated, "takes a second and needs nothing"),
+    Rule(r"^python -m pytest ", collected, "is dear, and run by make test"),
+    Rule(LAB + "train .*start=run", on_a_run_without_scores, "takes seconds on a run of seconds"),
+    Rule(LAB + "(extrapolate|compare) .*runs/A[*]", on_a_derived_run, "takes seconds on runs of seconds"),
+    Rule(LAB + "generate .*runs/A-", on_a_derived_run, "takes seconds on a run of seconds"),
+    Rule(f"({LAB}|[|] python -m lab[.])(generate|extend|analyze) ", on_a_run, "takes seconds on a run of seconds"),
     Rule(LAB + "train .*experiment=smoke", as_it_is, "takes seconds and needs nothing"),
     Rule(LAB + "train .*data=redpajama", asked_for_help, "needs the manifest of a corpus that is far away"),
     Rule(LAB + "train .*data=files", asked_for_help, "needs files of the reader's own"),
@@ -183,9 +223,30 @@ def python_of(page: Path) -> str:
     """The ```python blocks of a page as one script, each at the page's own line numbers; empty if there is none."""
     lines: list[str] = []
     for line, block in blocks(page, "python"):
-        if not any(name(page) == where and text in block for where, text, _ in PYTHON_NOT_RUN):
+        if not recipe(block) and not any(name(page) == where and text in block for where, text, _ in PYTHON_NOT_RUN):
             lines += [""] * (line - 1 - len(lines)) + block.splitlines()
     return "\n".join(lines)
+
+
+def recipe(block: str) -> re.Match[str] | None:
+    """The file that a block of CONTRIBUTING.md is to be put into, and where: a new one, before a class, at the end."""
+    return re.match(r"# ((?:lab|conf)/\S+?\.(?:py|yaml))(?:, before (\w+)|, (at the end))?\n", block)
+
+
+def follow_recipes(tree: Path) -> None:
+    """Do in a copy of the tree what CONTRIBUTING.md says."""
+    for _, block in blocks(CONTRIBUTING, "python", "yaml"):
+        found = recipe(block)
+        assert found, f"begin the block with the name of its file: {block}"
+        path, text = tree / found[1], block[found.end() :]
+        before = path.read_text(encoding="utf-8") if path.exists() else ""
+        assert bool(before) == bool(found[2] or found[3]), f"{path}: a new file, before a class, or at the end?"
+        if found[2]:
+            (start,) = re.finditer(rf"^(@.*\n)*class {found[2]}\b", before, re.MULTILINE)
+            text = f"{before[: start.start()]}{text}\n\n{before[start.start() :]}"
+        elif found[3]:
+            text = f"{before}\n\n{text}"
+        path.write_text(text, encoding="utf-8")
 
 
 def inline(page: Path, *kinds: str) -> Iterator[Token]:
@@ -235,11 +296,17 @@ def paths_in_code(page: Path) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def folder_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], Path]:
-    """The folder in which the commands of a page are run."""
+    """The folder in which the commands of a page are run: an empty one, or a tree in which its recipes are followed."""
 
     @functools.cache
     def make(page: Path) -> Path:
-        return tmp_path_factory.mktemp(page.stem)
+        folder = tmp_path_factory.mktemp(page.stem)
+        if page == CONTRIBUTING:
+            for name in ("lab", "conf", "tests", "data"):
+                shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+            shutil.copy(ROOT / "pyproject.toml", folder)
+            follow_recipes(folder)
+        return folder
 
     return make
 
@@ -321,6 +388,15 @@ def test_every_exception_for_a_python_block_fits_one() -> None:
         if not any(name(page) == where and text in block for page in PAGES for _, block in blocks(page, "python"))
     ]
     assert not unused
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob("docs/*.ipynb")), ids=name)
+def test_a_notebook_runs_and_is_stored_with_what_it_shows(path: Path, tmp_path: Path) -> None:
+    notebook = nbformat.read(path, as_version=4)
+    cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert any("image/png" in output.get("data", {}) for cell in cells for output in cell.outputs)
+    assert path.stat().st_size < 100_000
+    NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(tmp_path)}}).execute()
 
 
 # ---------------------------------------------------------------------------------------------- links and layout ------

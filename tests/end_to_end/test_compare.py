@@ -146,7 +146,7 @@ def change(folder: Path, variant: str, *path: object) -> None:
         (("identity", "kernel", "banded"), "kernel is auto in .* and banded in "),
         (("identity", "tokenizer", "digest", "f" * 64), "tokenizer.digest is "),
         (("blocks", "fingerprint", "0" * 32), "blocks.fingerprint is "),
-        (("stretches", 0, "packages", "torch", "1.0"), "packages.torch is .* and 1.0 in "),
+        (("attempts", 0, "packages", "torch", "1.0"), "packages.torch is .* and 1.0 in "),
     ],
 )
 def test_one_hidden_difference_is_refused_by_name_with_both_values(
@@ -162,7 +162,7 @@ def test_one_hidden_difference_is_refused_by_name_with_both_values(
 
 def test_a_difference_that_is_allowed_is_told_on_every_page_and_picture(copied: Path) -> None:
     for variant in ("rope", "window_nope"):
-        change(copied, variant, "stretches", 0, "packages", "tokenizers", "1.0" if variant == "rope" else "2.0")
+        change(copied, variant, "attempts", 0, "packages", "tokenizers", "1.0" if variant == "rope" else "2.0")
     line = the_one_line(lab("compare", "runs=runs/*", *SHORT, cwd=copied))
     assert "packages.tokenizers" in line
     result = lab("compare", "runs=runs/*", "allow=[packages]", *SHORT, cwd=copied)

@@ -35,7 +35,7 @@ def test_seven_variants_give_seven_runs_with_equal_blocks_and_equal_initial_weig
     assert sorted(found) == sorted(VARIANTS)
     assert len({json.dumps(manifest["blocks"]) for manifest in found.values()}) == 1
     assert len({json.dumps(manifest["initial_weights"], sort_keys=True) for manifest in found.values()}) == 1
-    assert {manifest["stretches"][0]["kernel"] for manifest in found.values()} == {"banded"}
+    assert {manifest["attempts"][0]["kernel"] for manifest in found.values()} == {"banded"}
     assert {manifest["state"] for manifest in found.values()} == {"finished"}
     (blocks,) = {manifest["blocks"]["count"] for manifest in found.values()}
     assert blocks == 16384 // 256
@@ -62,7 +62,7 @@ def test_a_run_directory_says_what_it_is(sweep: Path) -> None:
     assert names >= tables | {"config.yaml", "manifest.json", "checkpoints", "loss_by_position.png"}
     manifest = json.loads((folder / "manifest.json").read_text())
     assert folder.name.endswith(manifest["digest"][:8])
-    assert manifest["stretches"][0]["packages"]["torch"]
+    assert manifest["attempts"][0]["packages"]["torch"]
     assert manifest["corpus"]["digest"]
     with open(folder / "scores.csv", newline="") as file:
         rows = list(csv.DictReader(file))

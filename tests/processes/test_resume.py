@@ -140,7 +140,7 @@ def test_other_hardware_is_refused_unless_it_is_named_and_then_it_is_written_dow
     assert "continuing after optimiser step" in process.stdout.readline()
     process.kill()
     process.communicate()
-    first, second = manifest_of(tmp_path / "runs")["stretches"]
+    first, second = manifest_of(tmp_path / "runs")["attempts"]
     assert (first["hardware"]["threads"], second["hardware"]["threads"]) == (1, 2)
     assert second["allowed"] == ["hardware"]
     assert second["first_step"] > 1

@@ -32,6 +32,7 @@ from lab.runs.run import open_model
 
 Lab = Callable[..., subprocess.CompletedProcess[str]]
 QUICK = ("logger=csv", "measure=none", "trainer.accelerator=cpu", "trainer.log_every=1")
+CODE = ("code",)  # allowed to differ: it may be edited while the tests run
 STEP_BLOCKS = 16  # batch_tokens 1024 / C 64
 BLOCKS = 64  # of the four steps of a parent
 
@@ -426,23 +427,23 @@ def test_two_diets_of_one_parent_are_compared_and_what_was_chosen_beside_is_refu
     files = ("data=files", *(f"data.corpus.{name}={name}.jsonl" for name in ("train", "validation", "test")))
     other, _ = child_of(here, copied, run_of(copied, "rope"), "model=nope", *files, "scale.validation_blocks=8")
     on, again, fed = (open_model(path) for path in (run_of(copied, "on"), run_of(copied, "again"), other))
-    control = check([on, fed], "data")
+    control = check([on, fed], "data", CODE)
     assert control.keys("follows") == ["blocks.fingerprint", "start.data"]
     assert all(key.startswith("data.corpus.") for key in control.keys("factor"))
     assert len(control.variants) == 2
     with pytest.raises(UserError, match=r"more than data: .*start.data is .*on in .*again in "):
-        check([on, again, fed], "data")
-    assert check([on, again], "start.data").keys("follows") == ["blocks.fingerprint"]
+        check([on, again, fed], "data", CODE)
+    assert check([on, again], "start.data", CODE).keys("follows") == ["blocks.fingerprint"]
 
 
 def test_a_child_is_held_against_a_run_from_scratch_by_its_start_alone(lineage: Path) -> None:
     runs = [open_model(run_of(lineage, name)) for name in ("nope", "on")]
-    control = check(runs, "start")
+    control = check(runs, "start", CODE)
     assert control.keys("follows") == ["blocks.fingerprint", "initial_weights"]
     with pytest.raises(UserError, match=r"model has one value in all runs"):
-        check([runs[1], open_model(run_of(lineage, "again"))], "model")
+        check([runs[1], open_model(run_of(lineage, "again"))], "model", CODE)
     with pytest.raises(UserError, match=r"more than model: .*start.data is "):
-        check([open_model(run_of(lineage, "rope")), runs[1]], "model")
+        check([open_model(run_of(lineage, "rope")), runs[1]], "model", CODE)
 
 
 # What is refused.

@@ -62,9 +62,9 @@ def test_a_run_that_runs_out_of_time_twice_ends_bit_identical(slurm: Cluster, wh
     assert re.findall(r"saved at optimiser step (\d+) of 120", output) == [str(step) for step in stops]
     assert re.findall(r"continuing after optimiser step (\d+) of 120", output) == [str(step) for step in stops]
     assert output.count(f"job {job} goes back to the queue") == 2
-    stretches = manifest_of(tmp_path)["stretches"]
-    assert [(stretch["job"]["id"], stretch["job"]["restarts"]) for stretch in stretches] == [(job, n) for n in range(3)]
-    assert {stretch["code"]["commit"] for stretch in stretches} == {stretches[0]["code"]["commit"]}
+    attempts = manifest_of(tmp_path)["attempts"]
+    assert [(attempt["job"]["id"], attempt["job"]["restarts"]) for attempt in attempts] == [(job, n) for n in range(3)]
+    assert {attempt["code"]["commit"] for attempt in attempts} == {attempts[0]["code"]["commit"]}
 
 
 def test_slurm_warns_before_the_time_limit_and_a_job_is_requeued_so_often_only(slurm: Cluster, tmp_path: Path) -> None:
@@ -193,7 +193,7 @@ def test_two_nodes_train_as_one_process_does_and_save_together(slurm: Cluster, w
     assert (shown["JobState"], shown["Restarts"], shown["NodeList"]) == ("COMPLETED", "1", "n[1-2]"), output
     assert output.count("SIGUSR1: stopping after this step") == 1
     manifest = manifest_of(tmp_path)
-    assert [stretch["ranks"] for stretch in manifest["stretches"]] == [2, 2]
+    assert [attempt["ranks"] for attempt in manifest["attempts"]] == [2, 2]
     assert manifest["blocks"] == manifest_of(whole)["blocks"]
     ours, theirs = (
         read_table(run_of(folder) / "metrics.csv", ("step", "loss_nats"), "") for folder in (tmp_path, whole)

@@ -152,7 +152,7 @@ def test_a_run_of_two_ranks_through_the_launcher_is_requeued_once_and_continued(
     out, err = process.communicate(timeout=900)
     assert process.returncode == 0, out + err
     assert states(tmp_path) == {"nope-seed0": "finished"}
-    assert [stretch["ranks"] for stretch in manifest_of(tmp_path)["stretches"]] == [2, 2]
+    assert [attempt["ranks"] for attempt in manifest_of(tmp_path)["attempts"]] == [2, 2]
     log = "".join(path.read_text() for path in (tmp_path / "runs" / ".submitit" / job).glob("*_log.*"))
     assert re.search(r"SIGUSR2 came: saved at optimiser step \d+ of 120", log), log
     assert log.count("Requeued job") == 1

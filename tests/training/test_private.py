@@ -85,16 +85,24 @@ def batches() -> DataLoader[float]:
 
 
 @pytest.fixture
+def as_it_is(tmp_path: Path) -> SaveAt:
+    """A checkpoint after step 3 of 6, of two micro-batches each, as Lightning saves it."""
+    saving = SaveAt(3, tmp_path / "as_it_is.ckpt", correct=False)
+    trainer(6, 2, saving).fit(Line(), batches())
+    return saving
+
+
+@pytest.fixture
 def saved(tmp_path: Path) -> SaveAt:
-    """A checkpoint after step 3 of 6, of two micro-batches each."""
+    """The same as the lab saves it."""
     saving = SaveAt(3, tmp_path / "step3.ckpt")
     trainer(6, 2, saving).fit(Line(), batches())
     return saving
 
 
-def test_a_checkpoint_holds_the_progress_where_the_lab_looks_for_it(saved: SaveAt) -> None:
-    assert "fit_loop" in saved.before, changed('checkpoint["loops"]["fit_loop"]', "is gone")
-    loop = saved.before["fit_loop"]
+def test_a_checkpoint_holds_the_progress_where_the_lab_looks_for_it(as_it_is: SaveAt) -> None:
+    assert "fit_loop" in as_it_is.before, changed('checkpoint["loops"]["fit_loop"]', "is gone")
+    loop = as_it_is.before["fit_loop"]
     progress = '"epoch_loop.batch_progress"'
     assert "epoch_loop.batch_progress" in loop, changed(progress, f"is gone; there are {', '.join(loop)}")
     for counts in ("total", "current"):
@@ -111,10 +119,13 @@ def test_lightning_has_counted_the_next_batch_as_ready_when_it_saves(saved: Save
         assert (kept["ready"], kept["completed"]) == (6, 6)
 
 
-def test_lightning_counts_the_steps_of_its_own_log_in_batches_that_stepped(saved: SaveAt) -> None:
-    state = saved.before["fit_loop"].get("epoch_loop.state_dict", {})
+def test_a_checkpoint_holds_the_steps_of_lightnings_own_log_where_the_lab_looks_for_them(as_it_is: SaveAt) -> None:
+    state = as_it_is.before["fit_loop"].get("epoch_loop.state_dict", {})
     told = changed('"_batches_that_stepped" of "epoch_loop.state_dict"', f"is gone; there are {', '.join(state)}")
     assert "_batches_that_stepped" in state, told
+
+
+def test_lightning_counts_the_steps_of_its_own_log_on_from_what_is_saved(saved: SaveAt) -> None:
     assert torch.load(saved.path)["loops"]["fit_loop"]["epoch_loop.state_dict"]["_batches_that_stepped"] == 3
     fresh = trainer(6, 2)
     module = Line()
@@ -130,9 +141,7 @@ def test_what_is_continued_trains_every_remaining_micro_batch_once(saved: SaveAt
     assert module.trained == [6, 7, 8, 9, 10, 11], told
 
 
-def test_what_is_saved_as_lightning_has_it_counts_the_fetched_batch_twice(saved: SaveAt, tmp_path: Path) -> None:
-    as_it_is = SaveAt(3, tmp_path / "as_it_is.ckpt", correct=False)
-    trainer(6, 2, as_it_is).fit(Line(), batches())
+def test_what_is_saved_as_lightning_has_it_counts_the_fetched_batch_twice(saved: SaveAt, as_it_is: SaveAt) -> None:
     for path, ready in ((saved.path, 12), (as_it_is.path, 13)):
         continued = trainer(6, 2)
         continued.fit(Line(), batches(), ckpt_path=path)

@@ -198,7 +198,8 @@ class HubDataset(EvaluationSet):
             cause = error.__cause__ if isinstance(error, datasets.exceptions.DatasetGenerationError) else error
             raise UserError(
                 f"{self.path} at {self.revision}: {type(cause).__name__}, {' '.join(str(cause).split())[:200]};"
-                " check the network, set HF_HOME to a cache that has it, or take documents that need none: kjv, shakespeare"
+                " check the network, set HF_HOME to a cache that has it, or take documents that need none: kjv,"
+                " shakespeare"
             ) from error
         needed = {self.text_field, *([self.name_field] if self.name_field else []), *self._where_columns}
         missing = sorted(needed - set(rows.column_names))
