@@ -169,7 +169,6 @@ from lab.training import private
 from test_private import Line, batches
 from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop as Loop
 
-folder, silent = Path(sys.argv[1]), sys.argv[2] == "silent"
 calls, original = [], Loop._broadcast_sigterm_tensor
 def counted(loop):
     calls.append(1)
@@ -177,15 +176,19 @@ def counted(loop):
 Loop._broadcast_sigterm_tensor = counted
 
 class Count(lightning.Callback):
-    def on_train_end(self, trainer, module):
-        (folder / f"{trainer.global_rank}").write_text(f"{len(calls)} {len(module.trained)}")
+    def __init__(self, how):
+        self.how = how
 
-trainer = lightning.Trainer(accelerator="cpu", devices=2, strategy="ddp_fork", max_steps=3, accumulate_grad_batches=2,
-    max_epochs=-1, callbacks=[Count()], logger=False, enable_checkpointing=False, enable_progress_bar=False,
-    enable_model_summary=False)
-if silent:
-    private.silence_signals(trainer)
-trainer.fit(Line(), batches())
+    def on_train_end(self, trainer, module):
+        Path(sys.argv[1], f"{self.how}{trainer.global_rank}").write_text(f"{len(calls)} {len(module.trained)}")
+
+for how in ("loud", "silent"):
+    trainer = lightning.Trainer(accelerator="cpu", devices=2, strategy="ddp_fork", max_steps=3, max_epochs=-1,
+        accumulate_grad_batches=2, callbacks=[Count(how)], logger=False, enable_checkpointing=False,
+        enable_progress_bar=False, enable_model_summary=False)
+    if how == "silent":
+        private.silence_signals(trainer)
+    trainer.fit(Line(), batches())
 """
 
 
@@ -195,20 +198,13 @@ def test_ranks_tell_each_other_of_signals_at_every_micro_batch_by_a_method_that_
     loop = type(trainer(1, 1).fit_loop.epoch_loop)
     name = "_broadcast_sigterm_tensor"
     assert callable(getattr(loop, name, None)), changed(name, f"is gone from {loop.__name__}")
-    processes = {}
-    for how in ("loud", "silent"):
-        (tmp_path / how).mkdir()
-        command = [sys.executable, "-c", RANKS, str(tmp_path / how), how]
-        processes[how] = subprocess.Popen(command, cwd=Path(__file__).parent, stderr=subprocess.PIPE, text=True)
-    for how, process in processes.items():
-        _, told = process.communicate(timeout=120)
-        assert process.returncode == 0, told
-        calls, trained = 6 if how == "loud" else 0, 6
-        for rank in "01":
-            found = (tmp_path / how / rank).read_text()
-            assert found == f"{calls} {trained}", changed(
-                name, f"is not called once a micro-batch, or not silenced ({how})"
-            )
+    command = [sys.executable, "-c", RANKS, str(tmp_path)]
+    told = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, timeout=120, check=False)
+    assert told.returncode == 0, told.stderr
+    for rank in "01":
+        loud, silent = ((tmp_path / f"{how}{rank}").read_text() for how in ("loud", "silent"))
+        assert loud == "6 6", changed(name, f"is not called once a micro-batch: {loud}")
+        assert silent == "0 6", changed(name, f"is called still: {silent}")
 
 
 # No other file names one.
