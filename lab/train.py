@@ -9,13 +9,35 @@ python -m lab.train start=run start.run=runs/A model=nope
 """
 
 import sys
+from collections.abc import Sequence
 
 from lab.base.commandline import run_command
 from lab.base.errors import UserError
 from lab.experiment.compose import plain_overrides, print_help, wants_help
 from lab.experiment.settings import TrainSettings
 
-OPTIONS = ("-m", "--multirun", "--config-dir", "-cd", "--cfg", "-c", "--resolve", "--package", "-p")
+FLAGS = ("-m", "--multirun", "--resolve")
+VALUED = ("--config-dir", "-cd", "--cfg", "-c", "--package", "-p")
+
+
+def options_first(given: Sequence[str]) -> list[str]:
+    """Options and then overrides, as Hydra wants them, wherever they stand. Raises UserError for another option."""
+    options: list[str] = []
+    overrides: list[str] = []
+    rest = iter(given)
+    for each in rest:
+        if each in VALUED:
+            value = next(rest, None)
+            if value is None:
+                raise UserError(f"{each}: what follows is missing; --help tells more")
+            options += [each, value]
+        elif each in FLAGS or (each.partition("=")[0] in VALUED and "=" in each):
+            options.append(each)
+        elif each.startswith("-"):
+            raise UserError(f"{each}: no such option; give key=value, -m for a sweep, --config-dir FOLDER or --help")
+        else:
+            overrides.append(each)
+    return [*options, *overrides]
 
 
 def main() -> None:
@@ -23,9 +45,7 @@ def main() -> None:
     if wants_help(given):
         print_help("train", TrainSettings, __doc__ or "", plain_overrides(given))
         return
-    for each in given:
-        if each.startswith("-") and each.partition("=")[0] not in OPTIONS:
-            raise UserError(f"{each}: no such option; give key=value, -m for a sweep, --config-dir FOLDER or --help")
+    sys.argv[1:] = options_first(given)
     from lab.experiment.hydra_main import train_by_hydra
 
     train_by_hydra()

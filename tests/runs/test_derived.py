@@ -18,10 +18,10 @@ from lab.experiment.compose import settings_of
 from lab.experiment.scoring import extrapolate
 from lab.experiment.settings import ScoreSettings
 from lab.model.decoder import Decoder
+from lab.report.run_list import show
 from lab.runs.control import check
 from lab.runs.identity import digest
 from lab.runs.run import open_model
-from lab.status import show
 
 Lab = Callable[..., subprocess.CompletedProcess[str]]
 QUICK = ("logger=csv", "measure=none", "trainer.accelerator=cpu", "trainer.log_every=1")

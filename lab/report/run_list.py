@@ -1,0 +1,180 @@
+"""The list of a folder's runs: how far each is, and what SLURM does with it; and removing runs."""
+
+import csv
+import sys
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from lab.base.errors import UserError
+from lab.cluster.queue import Queued, jobs_of_user, request_of
+from lab.runs.derived import Derived
+from lab.runs.lock import holder
+from lab.runs.run import Run
+
+COLUMNS = ("step", "of tokens", "loss", "tokens/s", "MB", "last checkpoint")
+JOB_COLUMNS = ("job", "job's state", "time left")
+
+
+def runs_in(folder: Path) -> list[Run]:
+    """The run directories of a folder by name. Raises UserError if there is no such folder."""
+    if not folder.is_dir():
+        raise UserError(f"{folder}: not a folder; name the folder that holds the runs")
+    return [Run(path.parent) for path in sorted(folder.glob("*/manifest.json"))]
+
+
+def last_row(path: Path) -> dict[str, str]:
+    """The last whole row of a table; empty if there is none."""
+    if not path.exists():
+        return {}
+    rows = [row for row in csv.DictReader(path.read_text(encoding="utf-8").splitlines()) if None not in row.values()]
+    return rows[-1] if rows else {}
+
+
+def size_of(folder: Path) -> int:
+    """Bytes of all files in a folder."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def describe(run: Run, verify: bool) -> dict[str, Any]:
+    """One row of the list."""
+    manifest = run.manifest
+    if manifest.get("kind") == "derived":
+        return describe_derived(Derived(run.path))
+    run.check_manifest()
+    running = holder(run.path)
+    state = str(manifest.get("state"))
+    metrics, timing = last_row(run.path / "metrics.csv"), last_row(run.path / "timing.csv")
+    checkpoints = run.checkpoints.listing(verify=verify)
+    checkpoint = "none"
+    if checkpoints:
+        step, _, _, broken = checkpoints[-1]
+        checkpoint = f"{step}, broken: {broken}" if broken else f"{step}, {'verified' if verify else 'complete'}"
+    tokens = int(metrics.get("tokens") or 0)
+    return {
+        "run": run.path.name,
+        "state": state if state == "finished" else (f"running ({running})" if running else "interrupted"),
+        "step": metrics.get("step", "0"),
+        "of tokens": f"{100 * tokens / manifest['tokens']:.0f} %",
+        "loss": f"{float(metrics['loss_nats']):.3f}" if metrics else "-",
+        "tokens/s": f"{float(timing['tokens_per_second']):,.0f}" if timing else "-",
+        "MB": f"{size_of(run.path) / 1e6:,.1f}",
+        "last checkpoint": checkpoint,
+    }
+
+
+def describe_derived(run: Derived) -> dict[str, Any]:
+    """The row of a derived run, which has no training of its own."""
+    run.check_manifest()
+    parent = run.parent
+    return {
+        "run": run.path.name,
+        "state": f"derived of {parent.path.name}",
+        "step": str(run.told("parent")["step"]),
+        "of tokens": "-",
+        "loss": "-",
+        "tokens/s": "-",
+        "MB": f"{size_of(run.path) / 1e6:,.1f}",
+        "last checkpoint": "its parent's",
+    }
+
+
+def job_of_run(run: Run) -> str | None:
+    """The number of the job that has trained a run last, None if none has."""
+    try:
+        return (run.manifest["attempts"][-1].get("job") or {}).get("id")
+    except (UserError, LookupError):
+        return None
+
+
+def describe_job(number: str | None, jobs: dict[str, Queued]) -> tuple[str, str, str]:
+    """Number, state and time left of a job."""
+    if number is None:
+        return "-", "-", "-"
+    if number not in jobs:
+        return number, "ended", "-"  # SLURM has forgotten it, after some minutes
+    return number, jobs[number].told, jobs[number].time_left if jobs[number].alive else "-"
+
+
+def not_begun(folder: Path, jobs: dict[str, Queued], known: set[str]) -> list[tuple[str, str]]:
+    """(job, overrides) of the jobs that are to make runs in this folder and have not, or never will."""
+    # One that is completed without has found its run finished.
+    without = {number: job for number, job in jobs.items() if number not in known and job.state != "COMPLETED"}
+    asked = {number: request_of(job) for number, job in sorted(without.items())}
+    return [(number, each[1]) for number, each in asked.items() if each and each[0].resolve() == folder.resolve()]
+
+
+def print_whole(table: Table) -> None:
+    """Names must come whole, however narrow the terminal is."""
+    Console(width=Console(width=1000).measure(table).maximum).print(table)
+
+
+def show(folder: Path, verify: bool) -> None:
+    """Print the list."""
+    jobs = {job.id: job for job in jobs_of_user() or []}
+    runs = runs_in(folder) if folder.is_dir() or not not_begun(folder, jobs, set()) else []
+    known = {number for run in runs if (number := job_of_run(run)) is not None}
+    with_jobs = bool(jobs and known)
+    table = Table("run", "state", title=str(folder), title_justify="left")
+    for column in COLUMNS + (JOB_COLUMNS if with_jobs else ()):
+        table.add_column(column, justify="left" if column == JOB_COLUMNS[1] else "right")
+    damaged = []
+    for run in runs:
+        try:
+            cells = [*describe(run, verify).values()]
+            table.add_row(*cells, *(describe_job(job_of_run(run), jobs) if with_jobs else ()))
+        except UserError as error:
+            damaged.append(str(error))
+    print_whole(table)
+    if waiting := not_begun(folder, jobs, known):
+        # What they have in common is told once.
+        sets = [set(overrides.split()) for _, overrides in waiting if overrides]
+        common = set.intersection(*sets) if len(sets) > 1 else set()
+        title = "Jobs that have not begun a run"
+        if common:
+            title += f"; of all: {' '.join(each for each in waiting[-1][1].split() if each in common)}"
+        table = Table(*JOB_COLUMNS, "overrides", title=title, title_justify="left")
+        for number, overrides in waiting:
+            own = [each for each in overrides.split() if each not in common]
+            table.add_row(*describe_job(number, jobs), " ".join(own))
+        print_whole(table)
+    for line in damaged:
+        print(line, file=sys.stderr)
+
+
+def remove(folder: Path, names: list[str], sure: bool) -> None:
+    """Delete runs by name, after asking. Raises UserError, deleting none, if one does not exist or is being trained."""
+    runs = {run.path.name: run for run in runs_in(folder)}
+    for name in names:
+        if name not in runs:
+            raise UserError(f"{folder / name} is not a run directory; python -m lab.status {folder} lists them")
+        running = holder(runs[name].path)
+        if running:
+            raise UserError(f"{folder / name} is being trained by {running}; stop it first")
+    for name in names:
+        left = [each.name for each in runs[name].derived() if each.name not in names]
+        if left:
+            raise UserError(f"{folder / name} holds the weights of {', '.join(left)}: remove these first, or with it")
+    names = derived_first(runs, names)
+    total = sum(size_of(runs[name].path) for name in names)
+    if not sure:
+        print(f"remove {', '.join(names)} ({total / 1e6:,.1f} MB)? [y/N] ", end="", flush=True)
+        if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+            print("nothing was removed")
+            return
+    for name in names:
+        with runs[name].locked():
+            runs[name].delete()
+        print(f"removed {folder / name}")
+
+
+def derived_first(runs: dict[str, Run], names: list[str]) -> list[str]:
+    """Runs in an order in which each comes after those that are derived of it; those of a damaged circle last."""
+    left, ordered = list(dict.fromkeys(names)), []
+    while left:
+        free = [name for name in left if not {each.name for each in runs[name].derived()} & set(left)]
+        ordered += free or left
+        left = [name for name in left if name not in ordered]
+    return ordered
