@@ -4,6 +4,7 @@ python -m lab.bench train model=rope scale=small
 python -m lab.bench attention
 python -m lab.bench data
 python -m lab.bench extrapolate
+python -m lab.bench taps
 """
 
 import sys
@@ -47,7 +48,9 @@ def make_parser() -> Parser:
     extrapolate.add_argument("--documents", type=int, default=2, help="held-out documents that are scored")
     extrapolate.add_argument("--longest", type=int, default=131_072, help="tokens of the pass whose memory is told")
     extrapolate.add_argument("--memory-only", action="store_true", help="tell only the memory of one long pass")
-    for command in (train, attention, data, extrapolate):
+    taps = commands.add_parser("taps", help="a forward pass of which a layer is read, against one without")
+    taps.add_argument("overrides", nargs="*", metavar="key=value", help="as for lab.train, e.g. scale=pilot")
+    for command in (train, attention, data, extrapolate, taps):
         command.add_argument("--rounds", type=int, default=5, help="measurements of each, in turn")
         command.add_argument("--csv", type=Path, help="also write every measurement to this file")
     return parser
@@ -63,9 +66,16 @@ def main() -> None:
     from lab.benches.attention import bench_attention
     from lab.benches.data import bench_data
     from lab.benches.extrapolation import bench_extrapolate
+    from lab.benches.taps import bench_taps
     from lab.benches.training import bench_train
 
-    benches = {"train": bench_train, "attention": bench_attention, "data": bench_data, "extrapolate": bench_extrapolate}
+    benches = {
+        "train": bench_train,
+        "attention": bench_attention,
+        "data": bench_data,
+        "extrapolate": bench_extrapolate,
+        "taps": bench_taps,
+    }
     run = benches[arguments.command]
     # Tables of ranges are wide: outside a terminal, where rich assumes 80 columns, they get what they need.
     console = Console() if sys.stdout.isatty() else Console(width=120)

@@ -44,6 +44,20 @@ def test_the_attention_bench_compares_every_kernel_that_can_serve_a_case(
     assert {row["kernel"] for row in rows} == {"reference", "sdpa", "banded"}
 
 
+def test_the_bench_of_taps_holds_a_pass_that_is_read_against_one_that_is_not(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    path = tmp_path / "bench.csv"
+    run(monkeypatch, "taps", "experiment=smoke", "model=rope", "--rounds", "2", "--csv", str(path))
+    assert "this / no tap" in capsys.readouterr().out
+    with open(path, newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["contestant"] for row in rows] == [
+        name for name in ("no tap", "one layer read", "every layer read") for _ in range(2)
+    ]
+    assert all(float(row["seconds"]) > 0 for row in rows)
+
+
 def test_no_rounds_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match="--rounds is 0"):
         run(monkeypatch, "attention", "--rounds", "0")

@@ -4,6 +4,7 @@ On a GPU it serves every case, which makes it the kernel that all variants share
 has its forward pass only.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -18,10 +19,15 @@ FEWEST_QUERIES = 128  # a block of the kernel; fewer, as in decoding, are not wo
 
 MASKS_KEPT = 64  # of so many lengths
 
-_compiled: Any = torch.compile(flex_attention, dynamic=False)  # one graph for each shape; made at its first call
 _masks: dict[tuple[int, int, int | None, int, torch.device], BlockMask] = {}
 
 Mask = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+
+
+@functools.cache
+def _compiled() -> Any:
+    """One graph for each shape. Made at the first call: the compiler takes two seconds to load."""
+    return torch.compile(flex_attention, dynamic=False)
 
 
 def refusal(case: Case) -> str | None:
@@ -58,7 +64,7 @@ def flex(
 
     # Uncompiled, which a CPU without a compiler needs, every score is written out.
     alone = query.device.type == "cuda" and not torch.compiler.is_compiling()
-    mixed = (_compiled if alone else flex_attention)(
+    mixed = (_compiled() if alone else flex_attention)(
         query,
         key,
         value,
