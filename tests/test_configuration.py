@@ -6,6 +6,7 @@ from typing import Any, get_args
 
 import pytest
 import torch
+from known import VARIANTS
 from omegaconf import OmegaConf
 
 from lab.base.parts import DECLARED, Several, parts_of
@@ -22,7 +23,7 @@ from lab.planning.settings import PlanSettings
 from lab.runs.identity import digest, identity, variant
 
 CONF = Path(configuration_folder())
-VARIANTS = ["nope", "rope", "alibi", "window_nope", "window_rope", "window_alibi", "narrow_window_nope"]
+
 SCALES = ["pilot", "small", "tinyllama_120m", "tinyllama_1b"]
 COMMANDS: dict[str, type[Settings]] = {
     "train": TrainSettings,

@@ -367,7 +367,7 @@ def test_a_bench_of_this_machine_gives_the_rate_and_csv_the_same_numbers(
         (["-m", "model=rope"], "a plan is one command"),
         (["device=b200"], "choose a100, h100, h200, or give peak_tflops and memory_gb"),
         (["colour=1"], "utilisation"),
-        (["scale.heads=3", "scale.kv_heads=2"], "scale.kv_heads is 2"),
+        (["scale.heads=3", "scale.kv_heads=2"], "scale: heads is 3 and kv_heads is 2"),
         (["trainer.compute_dtype=float32"], "rates are of bfloat16"),
         (["tokenizer=file", "tokenizer.vocabulary=1000"], "tokenizer.path must be given"),
         (["csv=/nowhere/plan.csv"], "/nowhere/plan.csv cannot be written"),

@@ -27,7 +27,6 @@ from lab.base.interruption import Interrupted
 from lab.cluster.queue import jobs_of_user, keeps_accounts
 from lab.experiment.compose import checked, configuration_folder
 from lab.experiment.settings import TrainSettings
-from lab.experiment.setup import Setup
 from lab.experiment.sweep import Sweep
 from lab.training.environment import commit_of
 
@@ -86,6 +85,8 @@ class LabLauncher(SlurmLauncher or Launcher):  # type: ignore[misc]
             print(f"\nthe jobs go on; scancel {array} ends them, the same command finds their runs again", flush=True)
             raise
         if self.config.compare and not self.sweep.failed:
+            from lab.experiment.setup import Setup
+
             setups = [Setup(checked(TrainSettings, result.cfg)) for result in returned if result.cfg is not None]
             self.sweep.finished += [(setup.given, setup.run.path) for setup in setups]
         return returned

@@ -5,7 +5,7 @@ import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lab.base.commandline import one_line
 from lab.base.errors import UserError
@@ -14,8 +14,10 @@ from lab.base.interruption import Interrupted
 from lab.base.settings import flatten
 from lab.experiment.compose import checked
 from lab.experiment.settings import TrainSettings
-from lab.experiment.setup import Setup
 from lab.runs.identity import variant
+
+if TYPE_CHECKING:
+    from lab.experiment.setup import Setup
 
 
 def differences(identities: list[dict[str, Any]]) -> dict[str, list[Any]]:
@@ -33,7 +35,7 @@ class Sweep:
     Hydra calls :meth:`run` for each run, here or, by way of the SLURM launcher, in a job.
     """
 
-    planned: list[Setup] = field(default_factory=list)
+    planned: list["Setup"] = field(default_factory=list)
     lines: list[str] = field(default_factory=list)  # of a plan that is to be written
     finished: list[tuple[TrainSettings, Path]] = field(default_factory=list)
     failed: list[tuple[str, str]] = field(default_factory=list)
@@ -47,7 +49,6 @@ class Sweep:
         from hydra.types import RunMode
 
         from lab.experiment.child import inherit
-        from lab.experiment.lifecycle import train
 
         if self.interrupted:
             raise self.interrupted  # a sweep that is asked to stop starts no further run
@@ -56,6 +57,10 @@ class Sweep:
         try:
             settings = checked(TrainSettings, inherit(composed, hydra.overrides.task))
             name = f"{variant(settings.model, settings.scale)} seed {settings.seed}"
+            # Loaded when the settings are right: a mistake is told at once.
+            from lab.experiment.lifecycle import train
+            from lab.experiment.setup import Setup
+
             setup = Setup(settings)
             if settings.plan:
                 self.plan(setup, hydra.overrides.task)
@@ -99,7 +104,7 @@ class Sweep:
             total = len(self.failed) + len(self.finished) + len(self.planned) + self.elsewhere
             raise UserError(f"{len(self.failed)} of {total} runs failed; the table above says why")
 
-    def plan(self, setup: Setup, overrides: Sequence[str]) -> None:
+    def plan(self, setup: "Setup", overrides: Sequence[str]) -> None:
         """Add a run to what is planned, as it was asked for on the command line."""
         self.planned.append(setup)
         if isinstance(setup.given.plan, str):

@@ -177,6 +177,9 @@ def complaint(command: str, folder: Path) -> str:
             return f"exit code {result.returncode}\n{result.stdout}{result.stderr}"
         if line.endswith(" --help"):
             unknown = set(re.findall(r" (--[\w-]+)", line)) - {*re.findall(r"--[\w-]+", result.stdout), "--help"}
+            if "\nKeys (key=value)" in result.stdout:  # it tells the keys as given, right or wrong
+                told = re.findall(r"^  ([\w./]+)[=:]", result.stdout, re.MULTILINE)
+                unknown |= set(re.findall(r" '?([a-z][\w./]*)=", line)) - set(told)
             if unknown:
                 return f"its --help does not tell of {', '.join(sorted(unknown))}"
     return ""

@@ -5,15 +5,12 @@ import os
 from pathlib import Path
 
 import pytest
+from known import DOCUMENT, VARIANTS
 
 from lab.experiment.compose import settings_of
 from lab.experiment.lifecycle import train
 from lab.experiment.settings import TrainSettings
 from lab.experiment.setup import Setup
-
-VARIANTS = ["nope", "rope", "alibi", "window_nope", "window_rope", "window_alibi", "narrow_window_nope"]
-# Seven of its signs are of several bytes, and the tokenizer has no token of them but their bytes.
-DOCUMENT = "naïve café — 5 € for 😀, 東京!"
 
 
 def trained(folder: Path, *overrides: str) -> Path:

@@ -72,7 +72,7 @@ REFUSED = {
     "resume.allow=code": "resume.allow is 'code': give a list, such as [a,b]",
     "overwrite=yes_please": "overwrite is 'yes_please': give true or false",
     "optimizer.weight_decay=-1": "optimizer.weight_decay is -1",
-    "~optimizer": "optimizer must be given: choose one; conf/optimizer/ lists them",
+    "~optimizer": "optimizer must be given: choose one of adamw, muon",
     "data.weights={web:3}": "weights is given, but the corpus has no subsets",
     "measure.loss_by_position.bin_tokens=0": "measure.loss_by_position.bin_tokens is 0",
 }
@@ -94,7 +94,7 @@ def test_a_logger_whose_package_is_missing_is_refused_before_anything_is_written
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(UserError, match="logger=wandb needs the package wandb: pip install wandb"):
+    with pytest.raises(UserError, match="the logger wandb needs the package wandb: pip install wandb"):
         job("logger=wandb")
 
 
@@ -261,7 +261,7 @@ def test_help_is_told_whatever_must_still_be_given(command: str, tmp_path: Path)
 
 def test_a_refused_value_on_the_command_line_is_one_line(tmp_path: Path) -> None:
     line = the_one_line(lab("train", "experiment=smoke", "scale.heads=3", "scale.kv_heads=2", cwd=tmp_path))
-    assert "scale.kv_heads" in line
+    assert "kv_heads is 2" in line
     assert list(tmp_path.iterdir()) == []
 
 

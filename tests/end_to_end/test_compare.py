@@ -250,7 +250,7 @@ def test_a_run_whose_configuration_was_changed_or_damaged_is_refused_by_name(
         },
         manifest: {
             "[1]": "it holds no mapping",
-            '{"format": 2, "state": "finished"}': "lacks digest",
+            '{"format": 2, "state": "finished"}': "lacks attempts",
             json.dumps(json.loads(whole[1]) | {"digest": "0" * 64}): "has another digest than what it holds",
         },
     }

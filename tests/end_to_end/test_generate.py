@@ -11,13 +11,14 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple, TextIO
 
 import numpy as np
 import pytest
 import torch
-from conftest import DOCUMENT, VARIANTS
+from known import DOCUMENT, VARIANTS
 
 import lab.generate
 from lab import open_run
@@ -369,7 +370,10 @@ def test_a_sign_that_the_terminal_cannot_show_is_a_question_mark_there(
 
 def start(run: Path, environment: dict[str, str], *arguments: str) -> subprocess.Popen[bytes]:
     command = ["lab", "generate", f"run={run}", "tokens=1000000", "greedy=true", *arguments]
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    # A shell's background job has Ctrl-C switched off, and the tests may be in one.
+    listening = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return subprocess.Popen(command, env=environment, preexec_fn=listening, **pipes)
 
 
 def test_text_comes_through_a_pipe_as_it_is_said_and_ctrl_c_ends_it_with_what_is_written(

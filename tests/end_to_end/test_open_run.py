@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import DOCUMENT, VARIANTS
+from known import DOCUMENT, VARIANTS
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from lab import open_run

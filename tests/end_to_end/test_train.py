@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 from commands import lab, the_one_line
+from known import VARIANTS
 
-VARIANTS = ["nope", "rope", "alibi", "window_nope", "window_rope", "window_alibi", "narrow_window_nope"]
 ROOT = Path(__file__).parent.parent.parent
 
 

@@ -542,5 +542,5 @@ def test_settings_that_contradict_themselves_are_refused():
         checked(Excess, longest=3)
     with pytest.raises(UserError, match=r"measure\.copy\.string is 1.*2 or more"):
         checked(Copy, string=1)
-    with pytest.raises(UserError, match=r"measure\.copy\.distances holds 3, less than the string of 4"):
+    with pytest.raises(UserError, match=r"measure\.copy: distances holds 3, less than the string of 4"):
         checked(Copy, distances=[8, 3])

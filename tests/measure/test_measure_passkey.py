@@ -203,9 +203,9 @@ def test_a_length_among_others_that_is_too_short_is_the_one_that_is_named():
         ({"lengths": 256}, r"measure\.passkey\.lengths is 256"),
         ({"lengths": [256, 0]}, r"measure\.passkey\.lengths is 0"),
         ({"filler": ""}, r"measure\.passkey\.filler is ''"),
-        ({"question": " \n"}, r"measure\.passkey\.question is"),
+        ({"question": " \n"}, r"measure\.passkey: question is"),
         ({"instruction": None}, r"measure\.passkey\.instruction is None"),
-        ({"key_line": "The key is 5."}, r"measure\.passkey\.key_line .* must hold \{key\}"),
+        ({"key_line": "The key is 5."}, r"measure\.passkey: key_line .* must hold \{key\}"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused_with_their_key(changes, reason):

@@ -440,7 +440,7 @@ def failing(error: Exception) -> Callable:
 )
 def test_without_enough_memory_the_item_and_what_to_lower_are_named_and_the_rest_is_kept(run, monkeypatch, error):
     monkeypatch.setattr(LossByPosition, "score", failing(error))
-    with pytest.raises(UserError, match=r"out of memory at c in loss_by_position: lower scoring\.longest"):
+    with pytest.raises(UserError, match=r"out of memory at c in loss_by_position: score shorter texts"):
         scored(run)
     assert documents(run) == ["a", "b"]
 
