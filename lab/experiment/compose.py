@@ -10,6 +10,7 @@ from lab.base.commandline import run_command
 from lab.base.errors import UserError
 from lab.base.settings import Settings, explained, flatten
 
+TO_COME = "... (must be given)"
 Checked = TypeVar("Checked", bound=Settings)
 
 
@@ -183,7 +184,16 @@ def print_help(name: str, settings: type[Settings], description: str, overrides:
         if group not in {each.partition("=")[0] for each in overrides}
     ]
     given = composed(name, [*overrides, *(f"{group}={choices(group)[0]}" for group in unchosen)])
+    raw: Any = OmegaConf.to_container(given, resolve=False)
+    for key in missing_keys(raw):
+        OmegaConf.update(given, key, TO_COME)  # Hydra's own sign for it would stop what follows it
     values: Any = OmegaConf.to_container(given, resolve=True)
+    try:
+        settings.check(values)
+    except UserError as error:  # what is still to be given is no mistake yet
+        wrong = [line for line in str(error).splitlines() if repr(TO_COME) not in line]
+        if wrong:
+            raise UserError("\n".join(wrong)) from None
     rows = explained(settings, values)
     print(description.strip())
     if groups_of(name):
@@ -205,7 +215,7 @@ def _shown(value: object) -> str:
         return str(value).lower()
     if isinstance(value, list):
         return f"[{','.join(map(_shown, value))}]"
-    text = str(value).replace("???", "... (must be given)")
+    text = str(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 

@@ -111,7 +111,16 @@ def lines_figure(rows: Sequence[Row], lines: Lines, context: int) -> Figure:
     for value, shade in zip(values, shades, strict=True):
         own = sorted((row for row in rows if row[lines.by] == value), key=lambda row: float(row[lines.along]))
         along, upward = ([row[column] for row in own] for column in (lines.along, lines.upward))
-        axes.plot(along, upward, "-", color=shade, label=f"{value:,}", linewidth=1.6, marker="o", markersize=2.5)
+        axes.plot(
+            along,
+            upward,
+            "-",
+            color=shade,
+            label=f"{value:,}" if isinstance(value, int) else str(value),
+            linewidth=1.6,
+            marker="o",
+            markersize=2.5,
+        )
     if lines.positions:
         edge(axes, context)
         axes.set_xscale("log", base=2)

@@ -274,6 +274,10 @@ def _labels(
     tried = [[runs[index].label for index in members]] if factor in ("model", "extension", "extensions") else []
     if factor == "start":
         tried += [["scratch" if table["start.step"][index] == ABSENT else "run" for index in members]]
+        parents = [(runs[index].manifest.get("parent") or {}).get("name", "") for index in members]
+        tried += [[f"from {name.partition('-')[0]}" if name else "scratch" for name in parents]]
+    if factor == "data":
+        tried += [[runs[index].config.data.corpus.label for index in members]]
     named = f"{factor}.name"
     tried += [[str(table[named][index]) for index in members]] if named in table else []
     for labels in tried:
