@@ -43,6 +43,10 @@ class Sweep:
     error: Exception | None = None  # of a command that is one run
     interrupted: Exception | None = None
 
+    def __reduce__(self) -> tuple[type["Sweep"], tuple[()]]:
+        """What goes to a job knows of no other run, nor, after a requeue, that the job was interrupted before."""
+        return Sweep, ()
+
     def run(self, composed: Any) -> None:
         """Plan or train one run, as Hydra has composed it."""
         from hydra.core.hydra_config import HydraConfig
