@@ -88,7 +88,7 @@ def test_a_plan_becomes_an_array_that_is_submitted_and_done_with(slurm: Cluster,
     assert begun[f"{job}_1"]["state"].startswith("running (process ")
     assert begun[f"{job}_1"]["job's state"] == "running"
     assert begun[f"{job}_1"]["time left"].startswith("23:")
-    assert waiting[f"{job}_4"]["job's state"] == "queued: SetupArrayTaskLimit"
+    assert waiting[f"{job}_4"]["job's state"] == "queued: JobArrayTaskLimit"
     assert waiting[f"{job}_4"]["overrides"] == "model=rope seed=1 scale.heads=0"
     slurm.ask("scontrol", "update", f"jobid={job}", "ArrayTaskThrottle=4")
     slurm.ask("scancel", f"{job}_1")
