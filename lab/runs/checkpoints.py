@@ -163,14 +163,14 @@ class Checkpoints:
             broken.append(f"{checkpoint.path.name}: {flaw}")
         if broken:
             raise UserError(
-                f"{self.folder} holds broken checkpoints only ({'; '.join(broken)}); restore one, or train the run"
-                " again from its start"
+                f"{self.folder} holds broken checkpoints only ({'; '.join(broken)}); restore one, or start the run"
+                " again with overwrite=true"
             )
         aside = self._named(r"\.step=\d{8,}\.removing")
         if aside:
             raise UserError(
                 f"{aside[0]} is all that a process left which was killed while replacing it; rename it to"
-                f" {aside[0].stem[1:]}, or train the run again from its start"
+                f" {aside[0].stem[1:]}, or start the run again with overwrite=true"
             )
         return None
 

@@ -40,8 +40,8 @@ def step_of(run: Model, checkpoint: str | int) -> int:
     if checkpoint == "last":
         if run.manifest.get("state") != "finished":
             raise UserError(
-                f"{run.path} is unfinished: train it to its end with the command that began it, or take one of its "
-                "checkpoints by the number of its step"
+                f"{run.path} is unfinished: train it to its end with the command that began it, or score one of its "
+                "checkpoints with checkpoint=STEP"
             )
         return run.steps
     return int(checkpoint)

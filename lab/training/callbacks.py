@@ -107,7 +107,7 @@ class Metrics(StepCallback):
             write_whole(path, before)
             raise UserError(
                 f"{path}: its rows up to step {step} are not those that the run has written; restore the file, or"
-                " train the run again from its start"
+                " start the run again with overwrite=true"
             )
         timing = keep_rows_up_to(self.folder / "timing.csv", TIMING, step)
         now = time.perf_counter()

@@ -200,7 +200,7 @@ def test_a_step_that_is_saved_again_with_other_content_is_replaced(tmp_path):
 def test_an_only_checkpoint_that_was_about_to_be_replaced_is_named_and_never_a_start_from_nothing(tmp_path):
     checkpoints = filled(tmp_path, 1)
     checkpoints.path(1).rename(checkpoints.folder / ".step=00000001.removing")
-    with pytest.raises(UserError, match=r"\.step=00000001\.removing is all .* rename it to step=00000001, or train"):
+    with pytest.raises(UserError, match=r"\.step=00000001\.removing is all .* rename it to step=00000001, or start"):
         checkpoints.newest()
 
 
