@@ -4,6 +4,7 @@ import ast
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -53,6 +54,12 @@ def test_a_room_imports_from_lower_floors_only(path: Path) -> None:
     for other in imported(path) - {room}:
         assert other in FLOOR, f"{path} imports the command lab.{other}"
         assert FLOOR[other] < FLOOR[room], f"{path} imports {other}, which is not below {room}"
+
+
+def test_a_wheel_has_every_package() -> None:
+    listed = tomllib.loads((LAB.parent / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    folders = {path.parent.relative_to(LAB.parent) for path in LAB.rglob("*.py")}
+    assert {".".join(folder.parts) for folder in folders} == set(listed) - {"lab.conf", "lab.tokenizers"}
 
 
 def test_a_file_at_the_top_is_a_command_that_nothing_imports() -> None:

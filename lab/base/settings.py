@@ -155,7 +155,7 @@ def _lines(kind: type[Settings], error: ValidationError, under: str, following: 
     for each in error.errors(include_url=False):
         name, holder = _place(kind, each["loc"])
         dotted = ".".join(filter(None, (under, name)))
-        told.setdefault(dotted, []).append(_told(each, dotted, holder))
+        told.setdefault(dotted, []).append(_told(each, dotted, holder, kind))
     own = {name: parts for name, parts in told.items() if name not in following}
     return [line for name, parts in (own or told).items() for line in _joined(name, list(dict.fromkeys(parts)))]
 
@@ -169,7 +169,7 @@ def _joined(name: str, parts: list[str]) -> list[str]:
     return [f"{head}: give {' or '.join(part.partition(': give ')[2] for part in parts)}"]
 
 
-def _told(error: Any, name: str, holder: type[Settings] | None) -> str:
+def _told(error: Any, name: str, holder: type[Settings] | None, root: type[Settings]) -> str:
     """What is wrong with a key: a whole line, or ``give KEY is VALUE: give``, which members of a union add to."""
     sort, value, context = error["type"], error["input"], error.get("ctx", {})
     if sort == "missing" and holder and _choices(name, holder):
@@ -180,20 +180,27 @@ def _told(error: Any, name: str, holder: type[Settings] | None) -> str:
         group, _, last = name.rpartition(".")
         known = list(holder.model_fields) if holder else []
         full = [".".join(filter(None, (group, each))) for each in known]
-        hint = near(last, known)
+        choices = kinds(root.model_fields[group].annotation) if group in root.model_fields else {}
+        others = [choice for choice, other in choices.items() if choice and last in other.model_fields]
+        hint = f"; {group}={others[0]} has it" if others else near(last, known)
         return f"{name} is a key that nothing reads{hint}; {group or 'at the top'} has {', '.join(full)}"
     if sort == "value_error":  # of a key itself, or of several keys of a group
         of_key = holder is not None and not kinds(holder.model_fields[name.rpartition(".")[2]].annotation)
         return f"{name}{' ' if of_key else ': '}{str(error['msg']).removeprefix('Value error, ')}"
     if sort in ("model_type", "model_attributes_type", "dict_type") and not isinstance(value, Mapping):
-        return f"{name} is {value!r}: {_choices(name, holder) or 'give a mapping of keys to values'}"
+        return f"{name} is {_shown(value)}: {_choices(name, holder) or 'give a mapping of keys to values'}"
     if sort in ("union_tag_invalid", "union_tag_not_found"):
         choices = [each.strip("'") for each in str(context.get("expected_tags", "")).split(", ") if each]
         if sort == "union_tag_not_found":
             return f"{name}.name must be given: it says which one it is"
         tag = context.get("tag", "")
         return f"{name}.name is {tag!r}: choose one of {', '.join(choices)}{near(str(tag), choices)}"
-    return f"give {name} is {value!r}: give {_wanted(sort, context)}"
+    return f"give {name} is {_shown(value)}: give {_wanted(sort, context)}"
+
+
+def _shown(value: Any) -> str:
+    """A value as it is written in a configuration."""
+    return "null" if value is None else repr(value)
 
 
 def _choices(name: str, holder: type[Settings] | None) -> str:

@@ -15,8 +15,8 @@ def candidates(command: str, prefix: str) -> list[str]:
     groups = [*groups_of(command), *nested]
     if equals and name not in groups:
         return []
-    if equals:  # one of several, too: measure=[copy,passkey], and of a sweep model=nope,rope
-        begun = max(value.rfind("["), value.rfind(",")) + 1
+    if equals:  # of a sweep, too: model=nope,rope; in brackets not, which the shell would have quoted
+        begun = value.rfind(",") + 1
         return [f"{name}={value[:begun]}{each}" for each in choices(name) if each.startswith(value[begun:])]
     keys = [f"{key}=" for key in keys_of(settings_class(command))]
     return sorted({each for each in [*(f"{group}=" for group in groups), *keys] if each.startswith(name)})

@@ -162,7 +162,8 @@ class Setup:
         theirs, ours = flatten(self.start.parent.identity), flatten(self.identity)
         keys = [key for key in sorted(theirs.keys() | ours.keys()) if not key.startswith(("start.", "extension"))]
         differing = [key for key in keys if theirs.get(key) != ours.get(key)]
-        return [f"{key}: {theirs.get(key, 'absent')} -> {ours.get(key, 'absent')}" for key in differing]
+        again = ["its data are read again from their first block"] if self.start.reads_again(self.order) else []
+        return [*(f"{key}: {theirs.get(key, 'absent')} -> {ours.get(key, 'absent')}" for key in differing), *again]
 
     def training_blocks(self) -> BlockStream | StoredBlocks:
         """Where the blocks of training come from, by ``data.mode``."""

@@ -110,6 +110,8 @@ class Sweep:
 
     def plan(self, setup: "Setup", overrides: Sequence[str]) -> None:
         """Add a run to what is planned, as it was asked for on the command line."""
+        if setup.start.record():
+            _ = setup.decoder  # a parent whose weights do not fit is told now, too
         self.planned.append(setup)
         if isinstance(setup.given.plan, str):
             self.lines.append(shlex.join(each for each in overrides if not each.startswith("plan=")))

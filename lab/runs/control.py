@@ -36,6 +36,7 @@ EXPLAINING = ("factor", "seed", "follows")
 CAUSES: dict[str, tuple[str, ...]] = {
     "data.seed": ("seed",),  # ${seed} unless given
     "scale.vocabulary": ("tokenizer",),  # a tokenizer brings its number of token ids
+    "scale.micro_batch": ("scale.context",),  # a child's is fitted to its context
     "tokens": ("scale.tokens", "scale.batch_tokens"),  # the budget in whole batches
     "blocks.count": ("tokens", "scale.context"),  # a block trains C tokens
     # Whether a child's data are its parent's; if they are, on or again is a choice.

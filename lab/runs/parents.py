@@ -33,6 +33,10 @@ class Start(ABC):
         """The global block that the run reads first."""
         return 0
 
+    def reads_again(self, order: Mapping[str, Any]) -> bool:
+        """Whether the run reads blocks that its parent has read."""
+        return False
+
     @abstractmethod
     def weights(self) -> tuple[Mapping[str, Tensor], str] | None:
         """The weights by name and where they are from; None: they are drawn."""
@@ -85,6 +89,10 @@ class FromRun(Start):
         data = {key: value for key, value in theirs["data"].items() if key != "isolate_documents"}
         same = {"data": data, "tokenizer": theirs["tokenizer"], "context": theirs["scale"]["context"]}
         return flatten(same) == flatten(order)
+
+    def reads_again(self, order: Mapping[str, Any]) -> bool:
+        """Whether the run reads blocks that its parent has read."""
+        return self.data == "again" and self.same_data(order)
 
     def ancestry(self, order: Mapping[str, Any]) -> dict[str, Any]:
         data = self.data if self.same_data(order) else "other"

@@ -12,6 +12,7 @@ A derived run has no training of its own: its manifest names a run beside it, wh
 
 import os
 import shutil
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from functools import cached_property
 from pathlib import Path
@@ -172,9 +173,12 @@ class Model:
         """Token ids of a text as the decoder takes them: a batch of one."""
         return torch.from_numpy(self.tokenizer().encode(text).astype("int64"))[None]
 
-    def decode(self, tokens: Int[Tensor, "*batch tokens"]) -> str:
-        """The text of token ids, of a batch of one too."""
-        return self.tokenizer().decode(tokens.flatten().tolist())
+    def decode(self, tokens: Int[Tensor, "1 tokens"] | Int[Tensor, "tokens"] | Sequence[int]) -> str:
+        """The text of token ids, of a batch of one too. Raises UserError for a batch of several."""
+        ids = torch.as_tensor(tokens)
+        if ids.dim() > 1 and len(ids) != 1:
+            raise UserError(f"decode was given {len(ids)} texts at once: give one, such as tokens[0]")
+        return self.tokenizer().decode(ids.flatten().tolist())
 
     def locked(self) -> AbstractContextManager[None]:
         """Hold the run for this process; see :mod:`lab.runs.lock`."""
@@ -286,6 +290,8 @@ def open_model(path: Path | str) -> Model:
 
     if not Path(path).exists():
         raise UserError(f"{path}: no such run; python -m lab.status {Path(path).parent} lists those there are")
+    if not (Path(path) / "manifest.json").exists():
+        raise UserError(f"{path} is no run directory: it has no manifest.json; name one, as python -m lab.status lists")
     model: Model = Derived(path) if read_manifest(Path(path)).get("kind") == "derived" else Run(path)
     return model
 

@@ -23,7 +23,7 @@ REFUSED = {
     "scale.validation_blocks=0": "scale.validation_blocks is 0: give 1 or more",
 }
 REFUSED_OF_FILES = {
-    "data.corpus.text_field=null": "data.corpus.text_field is None: give ",
+    "data.corpus.text_field=null": "data.corpus.text_field is null: give ",
     "data.corpus.text_field=''": "data.corpus.text_field is '': give ",
     "data.corpus.small_bytes=-1": "data.corpus.small_bytes is -1: give 0 or more",
     "data.corpus.small_bytes=0.5": "data.corpus.small_bytes is 0.5: give a whole number",
