@@ -180,8 +180,8 @@ def _told(error: Any, name: str, holder: type[Settings] | None, root: type[Setti
         group, _, last = name.rpartition(".")
         known = list(holder.model_fields) if holder else []
         full = [".".join(filter(None, (group, each))) for each in known]
-        choices = kinds(root.model_fields[group].annotation) if group in root.model_fields else {}
-        others = [choice for choice, other in choices.items() if choice and last in other.model_fields]
+        parts = kinds(root.model_fields[group].annotation) if group in root.model_fields else {}
+        others = [choice for choice, other in parts.items() if choice and last in other.model_fields]
         hint = f"; {group}={others[0]} has it" if others else near(last, known)
         return f"{name} is a key that nothing reads{hint}; {group or 'at the top'} has {', '.join(full)}"
     if sort == "value_error":  # of a key itself, or of several keys of a group

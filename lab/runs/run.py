@@ -291,7 +291,9 @@ def open_model(path: Path | str) -> Model:
     if not Path(path).exists():
         raise UserError(f"{path}: no such run; python -m lab.status {Path(path).parent} lists those there are")
     if not (Path(path) / "manifest.json").exists():
-        raise UserError(f"{path} is no run directory: it has no manifest.json; name one, as python -m lab.status lists")
+        raise UserError(
+            f"{path} is not a run directory: it has no manifest.json; name one, as python -m lab.status lists"
+        )
     model: Model = Derived(path) if read_manifest(Path(path)).get("kind") == "derived" else Run(path)
     return model
 

@@ -204,7 +204,7 @@ def test_a_length_among_others_that_is_too_short_is_the_one_that_is_named():
         ({"lengths": [256, 0]}, r"measure\.passkey\.lengths is 0"),
         ({"filler": ""}, r"measure\.passkey\.filler is ''"),
         ({"question": " \n"}, r"measure\.passkey: question is"),
-        ({"instruction": None}, r"measure\.passkey\.instruction is None"),
+        ({"instruction": None}, r"measure\.passkey\.instruction is null"),
         ({"key_line": "The key is 5."}, r"measure\.passkey: key_line .* must hold \{key\}"),
     ],
 )
