@@ -48,7 +48,7 @@ class Settings(BaseModel):
 
         Args:
             under: where the mapping stands, for the message.
-            following: keys whose values are those of others, which alone are told if they are wrong.
+            following: keys that take their values from others: if both are wrong, the others alone are told.
 
         Raises:
             UserError: a line for each wrong key: what it is, and what it may be.

@@ -88,7 +88,7 @@ def make_run(setup: Setup) -> int:
         "flops_per_token": {"exact": setup.flops.exact, "full": setup.flops.full},
         "corpus": setup.corpus_manifest,
         "initial_weights": fingerprints(setup.decoder),
-        "attempts": [environment_of(setup) | begun(1)],
+        "attempts": [environment_of(setup) | attempt_from(1)],
         **({"parent": parent, "extensions": setup.start.extensions} if parent else {}),
     }
     setup.run.create(setup.config, manifest)
@@ -96,7 +96,7 @@ def make_run(setup: Setup) -> int:
     return 0
 
 
-def begun(first_step: int) -> dict[str, Any]:
+def attempt_from(first_step: int) -> dict[str, Any]:
     """How an attempt of training came about: its first step, what was typed (under a launcher, how that starts this),
     and the SLURM job."""
     command = shlex.join(["python", "-m", "lab.train", *sys.argv[1:]])
@@ -137,7 +137,7 @@ def continue_run(setup: Setup) -> int:
                 " start the run again with overwrite=true"
             )
     step = checkpoint.step if checkpoint else 0
-    run.update_manifest(attempts=[*attempts, now | begun(step + 1) | {"allowed": allow}])
+    run.update_manifest(attempts=[*attempts, now | attempt_from(step + 1) | {"allowed": allow}])
     print(f"{run.path}: continuing after optimiser step {step} of {setup.steps}")
     return step
 

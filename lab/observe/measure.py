@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import UInt32
 
 from lab.base.errors import UserError
-from lab.base.parts import parts_of
+from lab.base.parts import name_of, parts_of
 from lab.base.settings import Settings
 
 if TYPE_CHECKING:
@@ -173,7 +173,7 @@ class Measure(Settings, ABC):
     @classmethod
     def label(cls) -> str:
         """Its short name."""
-        return str(cls.model_fields["name"].default)
+        return name_of(cls)
 
     def fits(self, context: int) -> None:
         """Raises UserError if the settings do not fit a context C."""

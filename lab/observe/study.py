@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
+from lab.base.parts import name_of
 from lab.base.settings import Settings
 from lab.observe.measure import Item, Row, Source, range_end
 
@@ -44,7 +45,7 @@ class Study(Settings, ABC):
     @classmethod
     def label(cls) -> str:
         """Its short name."""
-        return str(cls.model_fields["name"].default)
+        return name_of(cls)
 
     def fits(self, context: int) -> None:
         """Raises UserError if the settings do not fit a context C."""

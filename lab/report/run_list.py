@@ -72,7 +72,7 @@ def describe_derived(run: Derived) -> dict[str, Any]:
     return {
         "run": run.path.name,
         "state": f"derived of {parent.path.name}",
-        "step": str(run.told("parent")["step"]),
+        "step": str(run.field("parent")["step"]),
         "of tokens": "-",
         "loss": "-",
         "tokens/s": "-",

@@ -38,7 +38,7 @@ class Derived(Model):
 
     def _above(self) -> Model:
         """One generation up."""
-        origin, manifest = self.told("parent"), self.path / "manifest.json"
+        origin, manifest = self.field("parent"), self.path / "manifest.json"
         name, wanted = origin["name"], origin["digest"]
         if name in ("", ".", "..") or "\0" in name or Path(name).name != name or len(name.encode()) > 255:
             raise UserError(f"{manifest} has a parent {name[:80]!r}, which is no run beside it; restore it")
@@ -71,7 +71,7 @@ class Derived(Model):
             )
 
     def checkpoint(self, step: int | None = None) -> Checkpoint:
-        origin = self.told("parent")
+        origin = self.field("parent")
         if step not in (None, origin["step"]):
             raise UserError(f"{self.path} reads optimiser step {origin['step']} of {origin['name']}, not {step}")
         found = self.parent.checkpoint(origin["step"])
@@ -83,7 +83,7 @@ class Derived(Model):
         self.checkpoint(step)
         parent = self.parent
         inherited = len(parent.extensions)
-        return extended(parent.decoder(self.told("parent")["step"]), self.extensions[inherited:]).eval()
+        return extended(parent.decoder(self.field("parent")["step"]), self.extensions[inherited:]).eval()
 
 
 def extended_identity(parent: Model, extension: Settings) -> dict[str, Any]:

@@ -145,7 +145,7 @@ class Remembered(Start):
         return list(self.child.manifest.get("extensions", []))
 
     def first_block(self, order: Mapping[str, Any]) -> int:
-        return int(self.child.told("first_block"))
+        return int(self.child.field("first_block"))
 
     def weights(self) -> tuple[Mapping[str, Tensor], str]:
         """Those that it has come to.
@@ -156,7 +156,7 @@ class Remembered(Start):
         checkpoint = self.child.checkpoints.newest()
         if checkpoint is None:
             raise UserError(
-                f"{self.child.path} has no checkpoint yet, and its parent {self.child.told('parent')['name']} is not "
+                f"{self.child.path} has no checkpoint yet, and its parent {self.child.field('parent')['name']} is not "
                 "there: restore the parent"
             )
         return checkpoint.weights(), str(checkpoint.path)

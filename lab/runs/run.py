@@ -70,7 +70,7 @@ class Model:
         except UserError as error:
             raise UserError(f"{path} is damaged ({'; '.join(str(error).splitlines())}); restore it") from None
 
-    def told(self, name: str) -> Any:
+    def field(self, name: str) -> Any:
         """A field of the manifest. Raises UserError if it lacks that."""
         manifest = self.manifest
         if name not in manifest:
@@ -79,11 +79,11 @@ class Model:
 
     @property
     def digest(self) -> str:
-        return str(self.told("digest"))
+        return str(self.field("digest"))
 
     @property
     def identity(self) -> dict[str, Any]:
-        stored: dict[str, Any] = self.told("identity")
+        stored: dict[str, Any] = self.field("identity")
         return stored
 
     @property
@@ -115,7 +115,7 @@ class Model:
     def check_manifest(self) -> None:
         """Raises UserError if the manifest lacks something, or is not of the digest that it says."""
         for name in sorted(self.needed):
-            self.told(name)
+            self.field(name)
         if digest(self.identity) != self.digest:
             raise UserError(f"{self.path / 'manifest.json'} has another digest than what it holds; restore it")
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from known import DOCUMENT, VARIANTS
+from oracles.llama_names import llama_names
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from lab import open_run
@@ -76,22 +77,7 @@ def test_the_logits_of_a_trained_rope_run_are_those_of_transformers_llama_with_i
             attn_implementation="eager",
         )
     ).eval()
-    theirs = {
-        "attention_norm": "input_layernorm",
-        "attention.query": "self_attn.q_proj",
-        "attention.key": "self_attn.k_proj",
-        "attention.value": "self_attn.v_proj",
-        "attention.output": "self_attn.o_proj",
-        "feed_forward_norm": "post_attention_layernorm",
-        "feed_forward.gate": "mlp.gate_proj",
-        "feed_forward.up": "mlp.up_proj",
-        "feed_forward.down": "mlp.down_proj",
-    }
-    names = {"embedding": "model.embed_tokens.weight", "norm.weight": "model.norm.weight"}
-    names["head.weight"] = "lm_head.weight"
-    for layer in range(scale.layers):
-        for ours, other in theirs.items():
-            names[f"blocks.{layer}.{ours}.weight"] = f"model.layers.{layer}.{other}.weight"
+    names = llama_names(scale.layers)
     llama.load_state_dict({names[name]: value for name, value in decoder.state_dict().items()}, strict=True)
     tokens = run.encode("Fellow citizens of the Senate and of the House of Representatives: " * 10)
     assert tokens.shape[1] > 2 * run.context

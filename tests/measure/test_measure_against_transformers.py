@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from oracles.llama_names import llama_names
 from tiny_decoders import VOCABULARY, document, rows_of, tiny
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
@@ -15,26 +16,7 @@ from lab.model.decoder import Decoder
 from lab.model.position import RoPE
 
 SPAN = 96
-LAYER = {
-    "attention_norm": "input_layernorm",
-    "attention.query": "self_attn.q_proj",
-    "attention.key": "self_attn.k_proj",
-    "attention.value": "self_attn.v_proj",
-    "attention.output": "self_attn.o_proj",
-    "feed_forward_norm": "post_attention_layernorm",
-    "feed_forward.gate": "mlp.gate_proj",
-    "feed_forward.up": "mlp.up_proj",
-    "feed_forward.down": "mlp.down_proj",
-}
-NAMES = {
-    "embedding": "model.embed_tokens.weight",
-    "norm.weight": "model.norm.weight",
-    "head.weight": "lm_head.weight",
-} | {
-    f"blocks.{layer}.{ours}.weight": f"model.layers.{layer}.{theirs}.weight"
-    for layer in (0, 1)
-    for ours, theirs in LAYER.items()
-}
+NAMES = llama_names(2)
 
 
 @pytest.fixture(scope="module")

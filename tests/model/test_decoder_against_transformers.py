@@ -4,6 +4,7 @@ from functools import partial
 
 import pytest
 import torch
+from oracles.llama_names import llama_names
 from torch import Tensor, nn
 from transformers import (
     LlamaConfig,
@@ -62,24 +63,7 @@ FAMILIES = {
     "window_nope": (partial(smollm3, WINDOW), NoPE, WINDOW),
 }
 
-NAMES = {
-    "embedding": "model.embed_tokens.weight",
-    "norm.weight": "model.norm.weight",
-    "head.weight": "lm_head.weight",
-}
-for layer in range(LAYERS):
-    for ours, theirs in {
-        "attention_norm": "input_layernorm",
-        "attention.query": "self_attn.q_proj",
-        "attention.key": "self_attn.k_proj",
-        "attention.value": "self_attn.v_proj",
-        "attention.output": "self_attn.o_proj",
-        "feed_forward_norm": "post_attention_layernorm",
-        "feed_forward.gate": "mlp.gate_proj",
-        "feed_forward.up": "mlp.up_proj",
-        "feed_forward.down": "mlp.down_proj",
-    }.items():
-        NAMES[f"blocks.{layer}.{ours}.weight"] = f"model.layers.{layer}.{theirs}.weight"
+NAMES = llama_names(LAYERS)
 
 
 def decoder(position: type[PositionEncoding], window: int | None, kernel: str = "auto") -> Decoder:
