@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 from torch import distributed
 
 from lab.base.errors import UserError
+from lab.base.interruption import Interrupted
 
 Told = TypeVar("Told")
 
@@ -96,6 +97,7 @@ class Ranks:
 
         Raises:
             UserError: the others did not come, or one of them has ended.
+            Interrupted: raised inside, by all ranks; they leave together.
         """
         if self.world == 1:
             yield
@@ -117,8 +119,12 @@ class Ranks:
                 "this is not an address of rank 0"
             ) from None
         watch = Watch(self, store.clone())  # type: ignore[attr-defined]
+        stopped: Interrupted | None = None
         try:
-            yield
+            try:
+                yield
+            except Interrupted as interrupted:  # of all ranks, after the same step; one may still be at it
+                stopped = interrupted
             distributed.barrier()  # none leaves while others go on,
             watch.stop()
             distributed.barrier()  # nor takes the store away while others listen
@@ -129,6 +135,8 @@ class Ranks:
         finally:
             watch.stop()
             distributed.destroy_process_group()
+        if stopped is not None:
+            raise stopped
 
     @property
     def name(self) -> str:

@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -176,6 +177,40 @@ def test_if_what_has_started_the_ranks_is_killed_they_save_and_end(tmp_path: Pat
     assert saved is not None, err
     newest = max((run_of(tmp_path / "runs") / "checkpoints").glob("step=*"))
     assert newest.name == f"step={int(saved[1]):08d}"
+
+
+SLOW_TO_LEAVE = """
+import os, sys, time
+from lab.base.interruption import Interrupted
+from lab.cluster.ranks import HEARTBEAT_SECONDS, detect
+ranks = detect(os.environ)
+try:
+    with ranks.connected("cpu"):
+        ranks.gather("stopped")
+        if not ranks.first:
+            time.sleep(2 * HEARTBEAT_SECONDS)  # it has more to save
+        raise Interrupted("stopped")
+except Interrupted:
+    sys.exit(Interrupted.EXIT_CODE)
+"""
+
+
+def test_ranks_that_stop_leave_together_though_one_needs_longer() -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
+    numbers = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"} | place
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", SLOW_TO_LEAVE],
+            env=os.environ | numbers | {"RANK": rank, "LOCAL_RANK": rank},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in "01"
+    ]
+    said = [process.communicate(timeout=120)[1] for process in processes]
+    assert [process.returncode for process in processes] == [75, 75], said
 
 
 def test_torchrun_starts_the_same_run(whole: dict[str, Path], tmp_path: Path) -> None:
