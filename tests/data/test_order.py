@@ -12,7 +12,7 @@ from oracles.block_order import lane_blocks, lane_documents
 
 from lab.base.errors import UserError
 from lab.data.stream.fingerprint import Fingerprint, fingerprint
-from lab.data.stream.order import BlockStream, Cursor, first_blocks, shuffled, shuffled_tile
+from lab.data.stream.order import BlockStream, Cursor, sampled_blocks, shuffled, shuffled_tile
 from lab.data.stream.packing import document_numbers
 
 
@@ -281,32 +281,68 @@ def test_a_lane_resumed_before_documents_that_are_all_skipped_goes_on_to_the_nex
         np.testing.assert_array_equal(stream.block(7).tokens, sequence[7].tokens)
 
 
-def test_first_blocks_are_the_documents_in_corpus_order(small, tokenizer):
-    blocks = first_blocks(small, "train", tokenizer, 15, 20)
+def joined(corpus, split, tokenizer, weights=None):
+    """The tokens of a split, its chunks shuffled, subsets taken by weight: written down anew, without the packer."""
+    weights = weights or dict.fromkeys(corpus.subsets(split), 1)
+    sources = {
+        name: iter(
+            [
+                entry
+                for chunk in shuffled(0, 0, corpus.chunks(split, name), name)
+                for entry in corpus.read(split, name, chunk)
+            ]
+        )
+        for name in corpus.subsets(split)
+    }
+    taken = dict.fromkeys(sources, 0)
     tokens = []
-    for entry in small.documents("train", ""):
-        tokens += [*tokenizer.encode(entry.text), tokenizer.end_of_document]
-    assert np.concatenate([block.tokens for block in blocks]).tolist() == tokens[: 20 * 16]
-
-
-def test_first_blocks_of_several_subsets_are_mixed_by_weight(mixture, tokenizer):
-    weights = MIXED["weights"]
-    blocks = first_blocks(mixture, "validation", tokenizer, 31, 30, weights)
-    sources = {name: iter(list(mixture.documents("validation", name))) for name in weights}
-    taken = dict.fromkeys(mixture.subsets("validation"), 0)
-    tokens = []
-    while len(tokens) < 30 * 32:
+    while True:
         subset = min(taken, key=lambda name: Fraction(taken[name]) / Fraction(str(weights[name])))
-        text = next(sources[subset]).text
-        if text is not None:
-            tokens += [*tokenizer.encode(text), tokenizer.end_of_document]
-            taken[subset] += len(tokenizer.encode(text)) + 1
-    assert np.concatenate([block.tokens for block in blocks]).tolist() == tokens[: 30 * 32]
+        entry = next(sources[subset], None)
+        if entry is None:
+            return tokens
+        if entry.text is not None:
+            tokens += [*tokenizer.encode(entry.text), tokenizer.end_of_document]
+            taken[subset] += len(tokenizer.encode(entry.text)) + 1
 
 
-def test_more_first_blocks_than_the_split_holds_are_refused(sotu, tokenizer):
-    with pytest.raises(UserError, match=r"split validation holds 24 blocks of 10001 tokens, 30 are needed"):
-        first_blocks(sotu, "validation", tokenizer, 10_000, 30)
+def test_sampled_blocks_are_spread_evenly_over_a_split_that_is_short(small, tokenizer):
+    tokens = joined(small, "train", tokenizer)
+    blocks = [tokens[start : start + 16] for start in range(0, len(tokens) - 15, 16)]
+    assert 20 < len(blocks) < 20 * 16
+    sampled = sampled_blocks(small, "train", tokenizer, 15, 20)
+    assert [block.tokens.tolist() for block in sampled] == [blocks[i * len(blocks) // 20] for i in range(20)]
+
+
+def test_sampled_blocks_of_a_long_split_are_every_sixteenth_and_read_no_further(sotu, tokenizer):
+    tokens = joined(sotu, "validation", tokenizer)
+    sampled = sampled_blocks(sotu, "validation", tokenizer, 15, 40)
+    assert len(tokens) > 40 * 16 * 16
+    assert [block.tokens.tolist() for block in sampled] == [tokens[i * 256 : i * 256 + 16] for i in range(40)]
+
+
+def test_sampled_blocks_of_several_subsets_are_mixed_by_weight(mixture, tokenizer):
+    weights = MIXED["weights"]
+    tokens = joined(mixture, "validation", tokenizer, weights)
+    blocks = [tokens[start : start + 32] for start in range(0, len(tokens) - 31, 32)][: 30 * 16]
+    sampled = sampled_blocks(mixture, "validation", tokenizer, 31, 30, weights)
+    assert [block.tokens.tolist() for block in sampled] == [blocks[i * len(blocks) // 30] for i in range(30)]
+
+
+def test_validation_at_pilot_scale_has_blocks_of_every_held_out_author(sotu, tokenizer):
+    sampled = {block.tokens.tobytes() for block in sampled_blocks(sotu, "validation", tokenizer, 64, 256)}
+    authors = set()
+    for chunk in shuffled(0, 0, sotu.chunks("validation", "")):
+        for entry in sotu.read("validation", "", chunk):
+            text = tokenizer.encode(entry.text)
+            inside = any(text[start : start + 65].tobytes() in sampled for start in range(len(text) - 64))
+            authors |= {sotu.cluster(entry.name)} if inside else set()
+    assert len(authors) == 4
+
+
+def test_more_sampled_blocks_than_the_split_holds_are_refused(sotu, tokenizer):
+    with pytest.raises(UserError, match=r"split validation holds 28 blocks of 10001 tokens, 30 are needed"):
+        sampled_blocks(sotu, "validation", tokenizer, 10_000, 30)
 
 
 @pytest.mark.parametrize("lanes", [0, 8])

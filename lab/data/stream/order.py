@@ -20,7 +20,7 @@ Lanes are virtual: they do not change with the number of processes, they never t
 any process can produce any lane without asking the others. Where a lane stands is a `Cursor`, a few kilobytes;
 going on from one reads at most one tile of documents again for each subset.
 
-Validation reads no such stream: its blocks are the first of the split, mixed by weight, in corpus order.
+Validation reads no such stream: its blocks are a sample of the split, the same for every run (`sampled_blocks`).
 """
 
 import functools
@@ -39,6 +39,8 @@ from lab.data.stream.packing import Packed, Packer
 from lab.data.stream.tokenised import tokenised
 from lab.data.stream.weights import furthest_behind, whole_weights
 from lab.data.tokenizer import Tokenizer
+
+SPREAD = 16  # blocks that are read for each that validation takes
 
 
 def _keyed_order(key: bytes, count: int) -> tuple[int, ...]:
@@ -229,7 +231,7 @@ class BlockStream:
                     f" {corpus.chunk_word}; give at least 1 lane and no more lanes than {corpus.chunk_word}"
                 )
         # Without this a lane would fill its blocks by repeating its documents inside them.
-        first_blocks(corpus, split, tokenizer, context, 1, weights)
+        sampled_blocks(corpus, split, tokenizer, context, 1, weights)
         nothing = Packer(context + 1, tokenizer.end_of_document).remainder
         many = len(self.subsets)
         self._start = Cursor(0, nothing, (Place(),) * many, (0,) * many)
@@ -259,7 +261,7 @@ class BlockStream:
             yield g, self.block(g)
 
 
-def first_blocks(
+def sampled_blocks(
     corpus: Corpus,
     split: str,
     tokenizer: Tokenizer,
@@ -267,25 +269,35 @@ def first_blocks(
     count: int,
     weights: Mapping[str, float] | None = None,
 ) -> list[Packed]:
-    """The first `count` blocks of a split, its documents joined in corpus order: the same for every run.
+    """`count` blocks from all over a split, the same for every run.
 
-    Raises UserError if the split holds fewer.
+    Its chunks are shuffled (as for seed 0, epoch 0) and packed, and of the first SPREAD x `count` blocks, or of all if
+    the split has fewer, every n-th is taken. Raises UserError if the split holds fewer than `count`.
     """
+    blocks = list(itertools.islice(_packed(corpus, split, tokenizer, context, weights), SPREAD * count))
+    if len(blocks) < count:
+        raise UserError(
+            f"split {split} holds {len(blocks)} blocks of {context + 1} tokens, {count} are needed;"
+            " give more text, a smaller context, or fewer validation blocks"
+        )
+    return [blocks[number * len(blocks) // count] for number in range(count)]
+
+
+def _packed(
+    corpus: Corpus, split: str, tokenizer: Tokenizer, context: int, weights: Mapping[str, float] | None
+) -> Iterator[Packed]:
+    """The blocks of a split, its chunks shuffled, mixed by weight, until a subset that is due is at its end."""
     packer = Packer(context + 1, tokenizer.end_of_document)
     subsets = corpus.subsets(split)
     shares = whole_weights(subsets, weights)
-    sources = [tokenised(((entry, None) for entry in corpus.documents(split, subset)), tokenizer) for subset in subsets]
+    sources = [tokenised(((entry, None) for entry in _shuffled(corpus, split, each)), tokenizer) for each in subsets]
     tokens = [0] * len(subsets)
-    blocks: list[Packed] = []
-    while len(blocks) < count:
-        subset = furthest_behind(tokens, shares)
-        taken = next(sources[subset], None)
-        if taken is None:
-            raise UserError(
-                f"split {split} holds {len(blocks)} blocks of {context + 1} tokens, {count} are needed;"
-                " give more text, a smaller context, or fewer validation blocks"
-            )
+    while (taken := next(sources[subset := furthest_behind(tokens, shares)], None)) is not None:
         if taken.tokens is not None:
-            blocks.extend(packer.add(taken.tokens))
             tokens[subset] += len(taken.tokens) + 1
-    return blocks[:count]
+            yield from packer.add(taken.tokens)
+
+
+def _shuffled(corpus: Corpus, split: str, subset: str) -> Iterator[Entry]:
+    for chunk in shuffled(0, 0, corpus.chunks(split, subset), subset):
+        yield from corpus.read(split, subset, chunk)
