@@ -1,7 +1,8 @@
-"""What is made once, before training: manifests of corpora, written blocks, tokenizers.
+"""What is made or measured once, before training: manifests of corpora, written blocks, overlap of splits, tokenizers.
 
 python -m lab.prepare manifest data=redpajama
 python -m lab.prepare blocks data=redpajama scale=tinyllama_120m --processes 8
+python -m lab.prepare overlap data=sotu
 python -m lab.prepare tokenizer --vocabulary 2048 --output data/tokenizers/sotu_2k/tokenizer.json
 """
 
@@ -32,6 +33,15 @@ def parser() -> Parser:
     blocks.add_argument("overrides", nargs="*", metavar="key=value", help="as for lab.train, e.g. scale=small")
     blocks.add_argument("--processes", type=int, default=os.cpu_count(), help="default: all cores")
     blocks.set_defaults(make="make_blocks")
+    overlap = commands.add_parser(
+        "overlap",
+        help="how much of held-out text stands in training text",
+        description="Read a corpus whole and print its splits, and of each author (or document, where authors are not "
+        "known) that is held out the share of runs of words that stand in training text too.",
+    )
+    overlap.add_argument("overrides", nargs="*", metavar="key=value", help="as for lab.train, e.g. data=files")
+    overlap.add_argument("--words", type=int, default=13, help="of a run; default: 13")
+    overlap.set_defaults(make="show_overlap")
     train = commands.add_parser(
         "tokenizer",
         help="train byte-level BPE on the training split of sotu",

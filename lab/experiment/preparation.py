@@ -1,6 +1,7 @@
 """Make what is made once, before training: manifests of corpora, written blocks, tokenizers."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import tokenizers
@@ -10,10 +11,11 @@ from tqdm import tqdm
 
 from lab.base.errors import UserError
 from lab.base.files import writable, write_whole
-from lab.base.parts import find
+from lab.base.parts import build, find
 from lab.data.llama_tokenizer import convert
-from lab.data.sources.documents import Corpus, Sotu
+from lab.data.sources.documents import SPLITS, Corpus, Sotu
 from lab.data.sources.file_list import manifest_of
+from lab.data.sources.overlap import runs_of_words, shared
 from lab.data.stream.blocks import write_blocks
 from lab.data.tokenizer import END_OF_DOCUMENT, Tokenizer, train_tokenizer
 from lab.experiment.child import inherit
@@ -23,10 +25,28 @@ from lab.experiment.setup import Setup
 from lab.runs.manifest import write_json
 
 
+@dataclass
+class Counts:
+    """What the documents of one cluster hold; `found` of its `runs` of words stand in training."""
+
+    documents: int = 0
+    characters: int = 0
+    tokens: int = 0
+    found: int = 0
+    runs: int = 0
+
+
+def documents(corpus: Corpus, split: str) -> Iterator[tuple[str, str]]:
+    """Name and text of every usable document of a split in corpus order."""
+    for subset in corpus.subsets(split):
+        for entry in corpus.documents(split, subset):
+            if entry.text is not None:
+                yield entry.name, entry.text
+
+
 def texts(corpus: Corpus, split: str) -> list[str]:
     """The texts of a split in corpus order."""
-    entries = (entry for subset in corpus.subsets(split) for entry in corpus.documents(split, subset))
-    return [entry.text for entry in entries if entry.text is not None]
+    return [text for _, text in documents(corpus, split)]
 
 
 def write(tokenizer: tokenizers.Tokenizer, output: Path) -> None:
@@ -109,3 +129,44 @@ def make_blocks(overrides: Sequence[str], processes: int) -> None:
     with tqdm(total=count * (setup.config.scale.context + 1), unit=" tokens", unit_scale=True, mininterval=1) as bar:
         write_blocks(setup.stream, setup.blocks_folder, setup.order, count, processes, bar.update)
     print(f"{setup.blocks_folder}: {count:,} blocks; train on them with data.mode=blocks")
+
+
+def show_overlap(overrides: Sequence[str], words: int) -> None:
+    """Print the splits of a corpus, and what of its held-out text stands in training text."""
+    if words < 1:
+        raise UserError(f"--words is {words}: give 1 or more")
+    settings = checked(TrainSettings, composed("train", overrides))
+    corpus: Corpus = build("corpus", settings.data.corpus)
+    tokenizer: Tokenizer = build("tokenizer", settings.tokenizer)
+    training: set[int] = set()
+    splits = Table("split", corpus.clusters if corpus.clusters != "documents" else "", title_justify="left")
+    for column in ("documents", "characters", "tokens"):
+        splits.add_column(column, justify="right")
+    held_out = Table("split", corpus.clusters, title="held out", title_justify="left")
+    for column in ("documents", "characters", "tokens", f"runs of {words} words in training (%)"):
+        held_out.add_column(column, justify="right")
+    for split in SPLITS:
+        clusters: dict[str, Counts] = {}
+        for name, text in tqdm(documents(corpus, split), desc=split, unit=" documents", mininterval=1, leave=False):
+            counts = clusters.setdefault(corpus.cluster(name), Counts())
+            counts.documents += 1
+            counts.characters += len(text)
+            counts.tokens += len(tokenizer.encode(text))
+            if split == "train":
+                training.update(runs_of_words(text, words))
+            else:
+                found, runs = shared(text, training, words)
+                counts.found += found
+                counts.runs += runs
+        whole = [
+            sum(getattr(each, name) for each in clusters.values()) for name in ("documents", "characters", "tokens")
+        ]
+        splits.add_row(split, f"{len(clusters):,}", *(f"{number:,}" for number in whole))
+        if split != "train":
+            for name, each in clusters.items():
+                share = f"{100 * each.found / each.runs:.3f}" if each.runs else "-"
+                held_out.add_row(
+                    split, name, *(f"{n:,}" for n in (each.documents, each.characters, each.tokens)), share
+                )
+    Console().print(splits)
+    Console().print(held_out)

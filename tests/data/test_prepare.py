@@ -26,7 +26,7 @@ def test_the_command_makes_the_shipped_tokenizer_again(tmp_path, capsys):
     assert json.loads(output.read_text()) == json.loads(shipped.read_text())
     printed = capsys.readouterr().out
     assert "vocabulary 1024" in printed
-    assert "characters per token on sotu validation 3.007" in printed
+    assert "characters per token on sotu validation 2.989" in printed
     assert Tokenizer(str(output)).digest in printed
     assert [path.name for path in output.parent.iterdir()] == ["tokenizer.json"]
 
@@ -125,6 +125,21 @@ def test_blocks_that_were_written_are_those_that_a_run_of_the_same_keys_reads(tm
     assert stream.digest == blocks.digest
     for g in range(256):
         np.testing.assert_array_equal(blocks.data.train.block(g).tokens, stream.data.train.block(g).tokens)
+
+
+def test_overlap_counts_the_runs_of_words_that_training_has_too(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "120")
+    for split, text in (
+        ("train", "We the People of the United States, in order to form a more perfect Union"),
+        ("validation", "a wholly other text that shares nothing with what is trained on, not a word"),
+        ("test", "and WE THE PEOPLE of the united states say this"),  # 4 of its 6 runs of five words
+    ):
+        (tmp_path / f"{split}.txt").write_text(text)
+    files = [f"data.corpus.{split}={split}.txt" for split in SPLITS]
+    main(["overlap", "data=files", *files, "--words", "5"])
+    lines = {line.split()[3]: line for line in capsys.readouterr().out.splitlines() if ".txt" in line}
+    assert [lines[f"{split}.txt"].split()[-2] for split in ("validation", "test")] == ["0.000", "50.000"]
 
 
 def test_blocks_need_a_process():
