@@ -16,9 +16,9 @@ from lab.experiment.compose import settings_of
 from lab.experiment.settings import TrainSettings
 from lab.experiment.setup import Setup
 from lab.runs.control import Control, check
+from lab.runs.environment import environment
 from lab.runs.identity import digest
 from lab.runs.run import Run
-from lab.training.environment import environment
 
 Make = Callable[..., Run]
 

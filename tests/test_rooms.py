@@ -12,7 +12,7 @@ import pytest
 from lab.experiment.completion import keys_of, settings_class
 from lab.experiment.compose import configuration_folder
 from lab.observe.scoring import ROOMS as SCORING
-from lab.training.environment import ROOMS as TRAINING
+from lab.runs.environment import ROOMS as TRAINING
 
 LAB = Path(__file__).parents[1] / "lab"
 COMMANDS = ("train", "extrapolate", "compare", "plan", "extend", "analyze", "generate")  # that take keys

@@ -1,6 +1,7 @@
 """How the lab writes: a file is there whole or not at all, and an error names it."""
 
 import errno
+import hashlib
 import os
 import tempfile
 from pathlib import Path
@@ -22,6 +23,12 @@ def write_whole(path: Path, content: bytes) -> None:
         if beside.is_file():
             beside.unlink()
         raise unwritable(path, error) from None
+
+
+def sha256_of(path: Path) -> str:
+    """sha256 of a file's content. Raises OSError if it cannot be read."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def append(path: Path, text: str) -> None:

@@ -10,7 +10,7 @@ from lab.base.errors import UserError
 from lab.base.files import write_whole
 
 Row = dict[str, Any]
-FORMAT = 2  # of all tables, in their column ``format``; raised when what stands in them changes its meaning
+FORMAT = 3  # of all tables, in their column ``format``; raised when what stands in them changes its meaning
 # All other columns hold numbers. By name, because a document may well be called 1984.
 TEXT = {
     "measure",
@@ -18,6 +18,7 @@ TEXT = {
     "evaluation",
     "precision",
     "document",
+    "cluster",
     "line",
     "quantity",
     "variant",

@@ -15,7 +15,7 @@ from lab.model.kernels import KERNELS, attend, choose
 from lab.model.kernels.case import Case
 from lab.model.position import alibi_slopes
 from lab.model.precision import DTYPES, compute_dtype
-from lab.training.environment import hardware
+from lab.runs.environment import hardware
 
 
 def bench_attention(arguments: argparse.Namespace, console: Console) -> list[dict[str, Any]]:

@@ -25,8 +25,8 @@ from lab.experiment.compose import settings_of
 from lab.experiment.settings import TrainSettings
 from lab.experiment.setup import Setup
 from lab.runs.checkpoints import Checkpoints
+from lab.runs.environment import hardware
 from lab.runs.identity import order_identity, shape_label
-from lab.training.environment import hardware
 
 PIECE_CHARACTERS = 4000  # of the documents that the rates are measured on: about RedPajama's mean
 LONG_STREAM_TOKENS = 100_000_000

@@ -18,8 +18,8 @@ from lab.experiment.setup import Setup
 from lab.model.decoder import Decoder
 from lab.model.precision import DTYPES
 from lab.observe.losses import losses_in_one_pass
+from lab.runs.environment import hardware
 from lab.runs.identity import shape_label
-from lab.training.environment import hardware
 
 LENGTHS = 16  # equally spaced, in contexts
 STRIDE = 256  # of Position Interpolation's sliding windows

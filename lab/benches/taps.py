@@ -12,8 +12,8 @@ from lab.experiment.compose import settings_of
 from lab.experiment.settings import TrainSettings
 from lab.experiment.setup import Setup
 from lab.observe import taps
+from lab.runs.environment import hardware
 from lab.runs.identity import shape_label, variant
-from lab.training.environment import hardware
 
 
 def bench_taps(arguments: argparse.Namespace, console: Console) -> list[dict[str, Any]]:

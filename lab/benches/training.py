@@ -17,8 +17,8 @@ from lab.experiment.compose import settings_of
 from lab.experiment.settings import TrainSettings
 from lab.experiment.setup import Setup
 from lab.model.precision import DTYPES
+from lab.runs.environment import hardware
 from lab.runs.identity import shape_label, variant
-from lab.training.environment import hardware
 
 
 def training_step(loss: Callable[[], Tensor], optimizer: torch.optim.Optimizer, parameters: Sequence[Tensor]) -> Step:

@@ -21,7 +21,7 @@ from lab.evidence.differences import (
 from lab.evidence.interval import document_interval
 from lab.evidence.quantities import Quantity, curves, effective_contexts, quantities
 from lab.observe.measure import measure_of, measures
-from lab.observe.scores import Scores
+from lab.observe.scoring import rows_of
 from lab.runs.control import Control, Seed
 from lab.runs.run import Model
 
@@ -50,7 +50,12 @@ class Evidence:
 
 
 def gather(
-    control: Control, settings: Mapping[str, str], resamples: int, reference: str | None, margin: float
+    control: Control,
+    settings: Mapping[str, str],
+    resamples: int,
+    reference: str | None,
+    margin: float,
+    dtype: str = "float32",
 ) -> Evidence:
     """Everything that all runs of a comparison were scored with alike.
 
@@ -59,13 +64,15 @@ def gather(
         resamples: of the bootstrap.
         reference: the variant that the others are held against; None: the first.
         margin: of the effective context, in nats.
+        dtype: that the decoders computed in while they were scored.
 
     Raises:
         UserError: no such variant; the runs have no scores in common, or not of the same documents.
     """
     reference = check_reference(control, reference)
     names = list(control.variants)
-    rows = {run.path: _rows_of(run, settings) for run in control.runs}
+    check_documents(control.runs)
+    rows = {run.path: _rows_of(run, settings, dtype) for run in control.runs}
     evaluations = sorted(set.intersection(*({row["evaluation"] for row in each} for each in rows.values())))
     if not evaluations:
         raise UserError("the runs have no scores in common; score them with python -m lab.extrapolate runs=[...]")
@@ -142,13 +149,25 @@ def check_reference(control: Control, reference: str | None) -> str:
     return names[0] if reference is None else reference
 
 
-def _rows_of(run: Model, settings: Mapping[str, str]) -> list[Row]:
+def _rows_of(run: Model, settings: Mapping[str, str], dtype: str) -> list[Row]:
     path = run.path / "scores.csv"
     if not path.exists():
         raise UserError(f"{run.path} has no scores; score it with python -m lab.extrapolate runs={run.path}")
-    chosen = set(settings.values())
-    steps = {row["step"] for row in Scores(path).rows}
-    return [row for row in Scores(path).rows if row["setting"] in chosen and row["step"] == max(steps)]
+    return rows_of(run, set(settings.values()), dtype)
+
+
+def check_documents(runs: Sequence[Model]) -> None:
+    """Raises UserError if two runs were scored on different texts under one name; names the first."""
+    seen: dict[tuple[str, str], tuple[str, Model]] = {}
+    for run in runs:
+        for evaluation, documents in run.manifest.get("documents", {}).items():
+            for name, digest in documents.items():
+                before, other = seen.setdefault((evaluation, name), (digest, run))
+                if before != digest:
+                    raise UserError(
+                        f"{name} of {evaluation} was one text when {other.path} was scored and another when {run.path} "
+                        "was: delete the scores.csv of the one that is wrong and score it again"
+                    )
 
 
 def _context(control: Control) -> int:

@@ -11,7 +11,7 @@ from rich.table import Table
 from lab.base.errors import UserError
 from lab.base.files import make_folder
 from lab.base.interruption import Interruption
-from lab.base.tables import Row, read_table
+from lab.base.tables import Row
 from lab.evidence.gather import Evidence, check_reference, gather
 from lab.experiment.compose import settings_of
 from lab.experiment.settings import CompareSettings, TrainSettings
@@ -21,6 +21,7 @@ from lab.observe.scoring import setting_of
 from lab.report.comparison_page import Compared, headline, write_report
 from lab.runs.control import Control, check
 from lab.runs.finding import runs_of
+from lab.runs.run import Run
 
 
 def compare(settings: CompareSettings, command: str) -> None:
@@ -52,10 +53,11 @@ def compare(settings: CompareSettings, command: str) -> None:
         def stop(item: str) -> None:
             interruption.check(f"came before {item} was scored; what is scored is kept")
 
-        score_runs(runs, measures, settings.evaluation, device_of(settings.accelerator), "last", stop)
+        device, dtype = device_of(settings.accelerator), settings.scoring.dtype
+        score_runs(runs, measures, settings.evaluation, device, "last", stop, dtype)
     control = check(runs, settings.factor, settings.allow)  # of what was scored now, too
     digests = {name: setting_of(measure) for name, measure in measures.items()}
-    evidence = gather(control, digests, settings.resamples, settings.reference, settings.margin_nats)
+    evidence = gather(control, digests, settings.resamples, settings.reference, settings.margin_nats, dtype)
     write_report(output, compared(control, evidence, command))
     show(control, evidence, console)
     print(f"{output / 'report.html'}, report.md, tables (.csv) and pictures (.png)")
@@ -110,10 +112,9 @@ def training_curves(control: Control) -> list[Row]:
     rows: list[Row] = []
     for variant, by_seed in control.variants.items():
         for seed, run in by_seed.items():
-            path = run.path / "metrics.csv"
-            if run.manifest.get("kind") == "derived":
+            if not isinstance(run, Run):
                 continue
-            metrics = read_table(path, ("tokens", "validation_loss_nats"), remedy="restore it, or leave the run out")
+            metrics = run.metrics(("tokens", "validation_loss_nats"))
             rows += [
                 {
                     "variant": variant,

@@ -16,9 +16,8 @@ from lab.experiment.setup import Setup
 from lab.model.decoder import parameter_count
 from lab.model.initialise import fingerprints
 from lab.observe.scoring import rows_of, score_run, setting_of
-from lab.runs.checkpoints import Checkpoint
+from lab.runs.environment import check_environment, environment
 from lab.training.callbacks import last_step
-from lab.training.environment import check_environment, environment
 from lab.training.fit import fit
 
 
@@ -145,7 +144,7 @@ def continue_run(setup: Setup) -> int:
 def fit_and_conclude(setup: Setup, interruption: Interruption, after: int) -> None:
     """Train on after an optimiser step, and say in the manifest that the run is finished."""
     run = setup.run
-    checkpoint = Checkpoint(run.checkpoints.path(after), after) if after else None
+    checkpoint = run.checkpoints.checkpoint(after) if after else None
     module = fit(
         setup.config,
         run,
@@ -162,6 +161,7 @@ def fit_and_conclude(setup: Setup, interruption: Interruption, after: int) -> No
             blocks={"count": setup.block_count, "fingerprint": module.fingerprint.hex},
             skipped_documents=skipped,
             state="finished",
+            proof=run.prove(),
         )
 
 
@@ -171,13 +171,13 @@ def complete(setup: Setup, interruption: Interruption) -> None:
     def check(item: str) -> None:
         interruption.check(f"came before {item} was scored; what is scored is kept")
 
-    evaluation = setup.evaluation_label
-    fresh = score_run(setup.run, setup.measures, evaluation, setup.source, setup.device, setup.steps, check)
+    evaluation, dtype = setup.evaluation_label, setup.given.scoring.dtype
+    fresh = score_run(setup.run, setup.measures, evaluation, setup.source, setup.device, setup.steps, check, dtype)
     skipped = setup.run.manifest["skipped_documents"]
     if skipped:
         print(f"skipped {len(skipped)} document{'s' * (len(skipped) > 1)}: {', '.join(skipped)}")
     settings = {setting_of(measure) for measure in setup.measures.values()}
-    rows = rows_of(setup.run, settings, evaluation, setup.steps)
+    rows = rows_of(setup.run, settings, dtype, evaluation, setup.steps)
     if rows:
         from lab.report.terminal import show_run  # what shows a run has no part in training it
 

@@ -42,9 +42,9 @@ def measure_noise(settings: CompareSettings) -> None:
             " no difference between runs of this machine can be trusted"
         )
     print(f"seed {seeds[0]} twice: weights and metrics are identical")
-    measures = settings.measure.chosen
-    scored = score_runs(runs, measures, settings.evaluation, device_of(settings.accelerator))
-    rows = list(_spreads(runs, seeds, scored, {setting_of(measure) for measure in measures.values()}))
+    measures, dtype = settings.measure.chosen, settings.scoring.dtype
+    scored = score_runs(runs, measures, settings.evaluation, device_of(settings.accelerator), dtype=dtype)
+    rows = list(_spreads(runs, seeds, scored, {setting_of(measure) for measure in measures.values()}, dtype))
     write_table(output / "noise.csv", rows)
     table = Table("measure", title=f"{given.path.name}: seeds alone", title_justify="left")
     for column in ("length (tokens)", "mean", "least", "most", "most minus least"):
@@ -81,12 +81,12 @@ def _differing(one: Run, other: Run) -> Iterator[str]:
 
 
 def _spreads(
-    runs: list[Model] | list[Run], seeds: list[int], scored: list[tuple[str, int]], settings: set[str]
+    runs: list[Model] | list[Run], seeds: list[int], scored: list[tuple[str, int]], settings: set[str], dtype: str
 ) -> Iterator[Row]:
     """Of each quantity the mean over documents for every seed, and their spread."""
     tables = []
     for run, (evaluation, step) in zip(runs, scored, strict=True):
-        rows = rows_of(run, settings, evaluation, step)
+        rows = rows_of(run, settings, dtype, evaluation, step)
         tables.append(quantities(rows, run.context))
     for quantity in tables[0]:
         means = [sum(table[quantity].values()) / len(table[quantity]) for table in tables]

@@ -21,12 +21,14 @@ def extrapolate(settings: ScoreSettings) -> None:
         def check(item: str) -> None:
             interruption.check(f"came before {item} was scored; what is scored is kept")
 
+        dtype = settings.scoring.dtype
         device = device_of(settings.accelerator)
-        scored = score_runs(runs, measures, settings.evaluation, device, settings.checkpoint, check)
+        scored = score_runs(runs, measures, settings.evaluation, device, settings.checkpoint, check, dtype)
     from lab.report.terminal import show_runs
 
     digests = {setting_of(measure) for measure in measures.values()}
     tables = [
-        (run, rows_of(run, digests, evaluation, step)) for run, (evaluation, step) in zip(runs, scored, strict=True)
+        (run, rows_of(run, digests, dtype, evaluation, step))
+        for run, (evaluation, step) in zip(runs, scored, strict=True)
     ]
     show_runs(tables)

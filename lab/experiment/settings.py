@@ -20,6 +20,9 @@ class ScoringSettings(Settings):
     documents: Count = key("scored by each measure, at most: the first that are long enough")
     segments: Count = key("stretches taken from each document, at most")
     batch_tokens: Count = key("tokens read together, at most; more is faster until memory ends")
+    dtype: Literal["float32", "bfloat16"] = key(
+        "that the decoder computes in while it is scored, whatever it trained in"
+    )
 
 
 class ResumeSettings(Settings):

@@ -106,7 +106,9 @@ class Setup:
         )
         self._go_on_in_the_data()
         self.evaluation: Corpus = build("evaluation", given.evaluation.corpus) if given.evaluation.corpus else corpus
-        self.source = Source(self.held_out, self.tokenizer, scale.context)
+        self.source = Source(
+            self.held_out, self.tokenizer, scale.context, self.evaluation.cluster, self.evaluation.clusters
+        )
         self.identity = self._identity(self.start)
         self.digest = digest(self.identity)
         self.run = Run(Path(given.runs) / Run.name(config, self.digest))

@@ -28,7 +28,7 @@ from lab.cluster.queue import jobs_of_user, keeps_accounts
 from lab.experiment.compose import checked, configuration_folder
 from lab.experiment.settings import TrainSettings
 from lab.experiment.sweep import Sweep
-from lab.training.environment import commit_of
+from lab.runs.environment import commit_of
 
 try:
     from hydra_plugins.hydra_submitit_launcher.submitit_launcher import SlurmLauncher

@@ -11,16 +11,15 @@ from lab.observe.measure import Curve, Item, Measure, Row, Source, segment_start
 if TYPE_CHECKING:
     from lab.model.decoder import Decoder
 
-GRAIN = 8  # of a context of c tokens, targets get c to c + c/8 - 1
-
 
 @part("measure")
 class ContextGain(Measure):
     """Loss of a stretch's last ``targets`` tokens given the c tokens before each, c = 1, 2, 4, ... ``longest`` C.
 
-    Each window starts at position 0 with the first token of its context. To score neighbours in one window, a
-    target gets c to c + max(1, c/8) - 1 tokens; ``length_tokens`` is c. The paired experiment: target tokens and
-    documents are the same for every c and for every decoder.
+    Each window starts at position 0 with the first token of its context and holds c tokens. To score neighbours in one
+    window, a target gets more than 7c/8 tokens and at most c; ``length_tokens`` is c. So up to c = C nothing is
+    predicted from a position that the decoder was not trained at. The paired experiment: target tokens and documents
+    are the same for every c and for every decoder.
     """
 
     length_is = "left context"
@@ -42,39 +41,31 @@ class ContextGain(Measure):
                 "1 token on, so their product must be a power of two"
             )
 
-    def needed(self, context: int) -> int:
-        """Tokens of a stretch: the most context, the targets, and what the first of a window has besides."""
+    def first(self, context: int) -> int:
+        """Index of a stretch's first target: what comes before is the most context."""
+        from lab.observe.losses import grain
+
         most = self.longest * context
-        return most + max(1, min(self.targets, most // GRAIN)) - 1 + self.targets
+        return most - grain(most, self.targets) + 1
 
     def items(self, source: Source) -> Iterator[Item]:
-        return source.long_enough(self.needed(source.context), self.documents)
+        return source.long_enough(self.first(source.context) + self.targets, self.documents)
 
     def score(self, decoder: "Decoder", item: Item, context: int) -> list[Row]:
-        import torch
+        from lab.observe.losses import losses_with_context, observed, on_device
 
-        from lab.observe.losses import losses_of_windows, observed, on_device
-
-        needed = self.needed(context)
-        first = needed - self.targets  # index of the first target
+        first = self.first(context)
+        stop = first + self.targets
         rows = []
-        for segment, begin in enumerate(segment_starts(len(item.ids), needed, self.segments)):
-            tokens = on_device(item.ids[begin : begin + needed], decoder)
+        for segment, begin in enumerate(segment_starts(len(item.ids), stop, self.segments)):
+            tokens = on_device(item.ids[begin : begin + stop], decoder)
             for power in range((self.longest * context).bit_length()):
-                given = 2**power
-                group = max(1, min(self.targets, given // GRAIN))
-                # The last window may reach back over targets that are scored already: those are left out.
-                stops = [*range(first + group, needed, group), needed]
-                length = given + group - 1
-                starts = [stop - 1 - length for stop in stops]
-                losses = losses_of_windows(decoder, tokens, starts, length, group, self.batch_tokens).cpu()
-                fresh = (self.targets - 1) % group + 1
-                losses = torch.cat((losses[:-1].flatten(), losses[-1, group - fresh :]))
+                losses = losses_with_context(decoder, tokens, first, stop, 2**power, self.batch_tokens)
                 place = {
                     "segment": segment,
-                    "length_tokens": given,
+                    "length_tokens": 2**power,
                     "start_position": first - 1,
-                    "stop_position": needed - 1,
+                    "stop_position": stop - 1,
                 }
-                rows.append(place | observed(losses))
+                rows.append(place | observed(losses.cpu()))
         return rows

@@ -1,8 +1,9 @@
 """Excess: what does the far context cost, or gain, on the same target tokens?"""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Literal
 
+import numpy as np
 from pydantic import field_validator
 
 from lab.base.errors import UserError
@@ -13,16 +14,22 @@ from lab.observe.measure import Item, Measure, Row, Source, segment_starts
 if TYPE_CHECKING:
     from lab.model.decoder import Decoder
 
+INSIDE = "inside_gain"
+
 
 @part("measure")
 class Excess(Measure):
     """The same tokens, those predicted from the second half of ``longest`` contexts, scored twice.
 
-    Given the whole prefix, and given only the last C/2 + 1 to C tokens, restarted at position 0: windows of C tokens
-    start every C/2, and of each the second half is scored, so that each target counts once. Text that gets harder
-    towards its end cancels out in the difference. ``length_tokens`` is the longest prefix, or C for the restarted.
+    Given the whole prefix, and restarted at position 0 with more than 7C/8 and at most C tokens before each (see
+    :func:`lab.observe.losses.losses_with_context`). Text that gets harder towards its end cancels out in the
+    difference. ``length_tokens`` is the longest prefix, or C for the restarted.
 
-    Rows: the measures ``whole_prefix``, ``restarted``, and their difference ``excess``.
+    Restarted targets lack up to C/8 tokens of the window, so a little of a negative excess may be gain from inside it.
+    ``inside_gain`` bounds it: what the last C/8 tokens that they do have gave them (the same targets restarted with C/8
+    tokens less, minus the restarted), for a decoder that gains less from tokens further away.
+
+    Rows: the measures ``whole_prefix``, ``restarted``, their difference ``excess``, and ``inside_gain``.
     """
 
     length_is = "the whole prefix; targets are its second half"
@@ -41,8 +48,8 @@ class Excess(Measure):
         return longest
 
     def fits(self, context: int) -> None:
-        if context % 2:
-            raise UserError(f"C is {context}: the measure {self.name} restarts at C / 2: give an even one")
+        if context % 8:
+            raise UserError(f"C is {context}: the measure {self.name} scores eighths of C: give a multiple of 8")
 
     def items(self, source: Source) -> Iterator[Item]:
         return source.long_enough(self.longest * source.context + 1, self.documents)
@@ -50,19 +57,29 @@ class Excess(Measure):
     def score(self, decoder: "Decoder", item: Item, context: int) -> list[Row]:
         from lab.observe.losses import losses_in_one_pass, losses_of_windows, observed, on_device
 
-        length, half = self.longest * context, context // 2
+        length, eighth = self.longest * context, context // 8
         first = length // 2
         rows = []
         for segment, begin in enumerate(segment_starts(len(item.ids), length + 1, self.segments)):
             tokens = on_device(item.ids[begin : begin + length + 1], decoder)
-            whole = losses_in_one_pass(decoder, tokens)[first:].cpu()
-            starts = range(first - half, length - half, half)
-            restarted = losses_of_windows(decoder, tokens, starts, context, half, self.batch_tokens).flatten().cpu()
+            whole = losses_in_one_pass(decoder, tokens)[first:].cpu().double()
+            starts = range(first - context + eighth, length - context + 1, eighth)
+            windows = losses_of_windows(decoder, tokens, starts, context, 2 * eighth, self.batch_tokens).cpu().double()
+            restarted = windows[:, eighth:].flatten()
+            less = windows[1:, :eighth].flatten()  # the targets that the window before restarted, but for the last
             place = {"segment": segment, "start_position": first, "stop_position": length}
             for name, given, losses in (
                 ("whole_prefix", length, whole),
                 ("restarted", context, restarted),
-                (self.name, length, whole.double() - restarted.double()),
+                (self.name, length, whole - restarted),
+                (INSIDE, length, less - restarted[: len(less)]),
             ):
                 rows.append({"measure": name, "length_tokens": given} | place | observed(losses))
         return rows
+
+    @classmethod
+    def notes(cls, rows: Sequence[Row]) -> list[tuple[str, str, str]]:
+        inside = [row["loss_nats"] for row in rows if row["measure"] == INSIDE]
+        if not inside:
+            return []
+        return [(f"{cls.label()}: gain from inside C, at most", "", f"{np.mean(inside):.4f}")]

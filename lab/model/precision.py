@@ -35,6 +35,11 @@ def compute_dtype(setting: str, device: str) -> str:
     return setting
 
 
+def exact_products() -> None:
+    """Let products of float32 tensors be of float32, not of TF32 or bfloat16: what is to be 16 bits is cast to it."""
+    torch.set_float32_matmul_precision("highest")
+
+
 def fix_order_of_sums(wanted: bool) -> None:
     """Let torch use, on a GPU, only kernels that add in the same order every time, or any; a CPU's always do."""
     if torch.cuda.is_available():

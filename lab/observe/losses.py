@@ -38,6 +38,34 @@ def losses_of_windows(
     return torch.cat(losses)
 
 
+GRAIN = 8  # targets of one window differ by less than this part of its length in what they are given
+
+
+def losses_with_context(
+    decoder: Decoder, tokens: Int[Tensor, "all"], first: int, stop: int, given: int, batch_tokens: int
+) -> Float[Tensor, "targets"]:
+    """Losses in nats of the tokens [first, stop), each given more than 7/8 of ``given`` tokens before it, at most all.
+
+    Windows of ``given`` tokens are read from position 0, so no token is predicted from a position beyond given - 1;
+    of each the last eighth is scored (of fewer than 16 tokens the last position alone).
+
+    Args:
+        first: at least ``given`` minus :func:`grain` plus 1.
+    """
+    group = grain(given, stop - first)
+    # The last window may reach back over targets that are scored already: those are left out.
+    stops = [*range(first + group, stop, group), stop]
+    starts = [each - 1 - given for each in stops]
+    losses = losses_of_windows(decoder, tokens, starts, given, group, batch_tokens)
+    fresh = (stop - first - 1) % group + 1
+    return torch.cat((losses[:-1].flatten(), losses[-1, group - fresh :]))
+
+
+def grain(given: int, targets: int) -> int:
+    """How many of ``targets`` tokens are scored in one window of ``given`` tokens."""
+    return max(1, min(targets, given // GRAIN))
+
+
 def observed(losses: Float[Tensor, "tokens"]) -> dict[str, float | int]:
     """The columns ``tokens`` and ``loss_nats`` of some losses; their mean is formed in float64."""
     return {"tokens": losses.numel(), "loss_nats": losses.double().mean().item()}

@@ -59,13 +59,22 @@ class Source:
         documents: gives (name, token ids) of every held-out document; read as far as it is needed, once.
         tokenizer: of the decoders that are scored.
         context: C in tokens.
+        cluster: of a document by its name: its author, or what else documents are alike in; None: each is its own.
+        clusters: what to call clusters: ``authors``, ``plays of one author``.
     """
 
     def __init__(
-        self, documents: Callable[[], Iterator[tuple[str, Ids]]], tokenizer: "Tokenizer", context: int
+        self,
+        documents: Callable[[], Iterator[tuple[str, Ids]]],
+        tokenizer: "Tokenizer",
+        context: int,
+        cluster: Callable[[str], str] | None = None,
+        clusters: str = "documents",
     ) -> None:
         self.tokenizer = tokenizer
         self.context = context
+        self.cluster = cluster or str
+        self.clusters = clusters
         self._read: list[Item] = []
         self._rest = documents
 

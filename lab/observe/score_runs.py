@@ -20,12 +20,14 @@ def score_runs(
     device: str,
     checkpoint: str | int = "last",
     check: Callable[[str], None] = lambda before: None,
+    dtype: str = "float32",
 ) -> list[tuple[str, int]]:
     """Score runs with measures, as far as they are not scored; each is held for this process meanwhile.
 
     Args:
         measures: by name.
         evaluation: the documents to score; without a corpus the test split of each run's own.
+        dtype: that the decoders compute in.
 
     Returns:
         For each run what its rows of this evaluation are called in scores.csv, and the step that was scored.
@@ -42,7 +44,7 @@ def score_runs(
             next(measure.items(source))
     for run, (label, source), step in zip(runs, sources, steps, strict=True):
         with run.locked():
-            score_run(run, measures, label, source, device, step, check)
+            score_run(run, measures, label, source, device, step, check, dtype)
     return [(label, step) for (label, _), step in zip(sources, steps, strict=True)]
 
 
@@ -64,6 +66,8 @@ def sources_of(runs: Sequence[Model], evaluation: EvaluationSettings) -> list[tu
         digest = corpus.manifest()["digest"]
         place = (digest, tokenizer.digest, context)
         if place not in sources:
-            sources[place] = Source(partial(held_out, corpus, "test", tokenizer), tokenizer, context)
+            sources[place] = Source(
+                partial(held_out, corpus, "test", tokenizer), tokenizer, context, corpus.cluster, corpus.clusters
+            )
         found.append((f"{evaluation.label}-{digest[:8]}", sources[place]))
     return found

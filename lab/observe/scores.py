@@ -1,5 +1,7 @@
 """``scores.csv``: every observation of a run, one a row; what is scored again takes the place of what it was."""
 
+import hashlib
+import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,8 +18,15 @@ from lab.observe.measure import OBSERVED, Row
 #   precision   type that the decoder computed in
 #   document    what was scored
 NAMED = ("measure", "setting", "evaluation", "step", "precision", "document")
-COLUMNS = NAMED + OBSERVED
+# Beside: the document's author, or whatever else documents are alike in.
+COLUMNS = (*NAMED, "cluster", *OBSERVED)
 Key = tuple[Any, ...]
+
+
+def proof(rows: Iterable[Row]) -> str:
+    """sha256 of rows, in whatever order."""
+    told = sorted(json.dumps([row[column] for column in COLUMNS]) for row in rows)
+    return hashlib.sha256("\n".join(told).encode()).hexdigest()
 
 
 def key(row: Row) -> Key:

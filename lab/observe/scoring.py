@@ -4,23 +4,30 @@ import contextlib
 import hashlib
 import inspect
 import json
+import platform
 import sys
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from tqdm import tqdm
 
 from lab.base.errors import UserError
 from lab.base.settings import Settings
+from lab.model import kernels
+from lab.model.attention import Attention
 from lab.model.decoder import Decoder
+from lab.model.kernels.case import Case
 from lab.model.memory import is_out_of_memory
+from lab.model.precision import DTYPES, exact_products
 from lab.observe.measure import Item, Measure, Row, Source
-from lab.observe.scores import Scores
+from lab.observe.scores import Scores, proof
+from lab.runs.environment import digest_of_code, hardware, packages
 from lab.runs.run import Model
 
+SCORING = ("setting", "evaluation", "step", "precision")  # the columns that tell one scoring from another
 WRITE_SECONDS = 10.0  # of scoring that a killed process loses at most
 # The rooms that are loaded while a decoder is scored; tests/test_rooms.py holds this list against what is loaded.
 ROOMS = ("base", "model", "data", "cluster", "runs", "extension", "observe", "experiment")
@@ -31,23 +38,46 @@ def setting_of(measure: Measure) -> str:
     return hashlib.sha256(json.dumps(measure.identity(), sort_keys=True).encode()).hexdigest()[:8]
 
 
-def rows_of(run: Model, settings: Collection[str], evaluation: str, step: int) -> list[Row]:
-    """The observations of a run by these settings, of one set of documents (and of what is made up), at a step."""
-    return [
-        row
-        for row in Scores(run.path / "scores.csv").select(step=step)
-        if row["setting"] in settings and row["evaluation"] in (evaluation, "none")
-    ]
+def rows_of(
+    run: Model,
+    settings: Collection[str],
+    dtype: str = "float32",
+    evaluation: str | None = None,
+    step: int | None = None,
+) -> list[Row]:
+    """The observations of a run by these settings, proven to be what was written.
+
+    Args:
+        settings: digests of measures' settings.
+        dtype: that the decoder computed in.
+        evaluation: of one set of documents, and of what is made up; None: of all.
+        step: of an optimiser step; None: of the last that was scored.
+
+    Raises:
+        UserError: scores.csv is damaged, not what was written, or a scoring of these was stopped midway.
+    """
+    path, manifest = run.path / "scores.csv", run.manifest
+    rows = [row for row in Scores(path).select(precision=dtype) if row["setting"] in settings]
+    by_label: dict[str, list[Row]] = {}
+    labels = {
+        tuple(record[column] for column in SCORING): label for label, record in manifest.get("measured", {}).items()
+    }
+    for row in rows:
+        place = tuple(row[column] for column in SCORING)
+        by_label.setdefault(labels.get(place, "/".join(map(str, (row["measure"], *place)))), []).append(row)
+    for label, each in by_label.items():
+        check_scored(run, label, each, manifest)
+        if label not in manifest.get("scored", {}):
+            raise UserError(f"{path}: {label.split('/')[0]} is not scored to its end; score the run again, it goes on")
+    if step is None:
+        step = max((row["step"] for row in rows), default=0)
+    wanted = (evaluation, "none")
+    return [row for row in rows if row["step"] == step and (evaluation is None or row["evaluation"] in wanted)]
 
 
 def code_of(observer: Settings) -> str:
     """sha256 of the code that a measure's or study's numbers come from: the rooms that score, and its own file."""
-    package = Path(__file__).parents[1]
-    files = [path for room in ROOMS for path in sorted((package / room).rglob("*.py"))]
-    total = hashlib.sha256()
-    for path in (*files, Path(inspect.getfile(type(observer)))):
-        total.update(path.relative_to(package).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
-    return total.hexdigest()
+    return digest_of_code(ROOMS, Path(inspect.getfile(type(observer))))
 
 
 def score_run(
@@ -58,8 +88,12 @@ def score_run(
     device: str,
     step: int,
     check: Callable[[str], None] = lambda before: None,
+    dtype: str = "float32",
 ) -> bool:
     """Score a run's decoder with measures, what is scored already excepted.
+
+    The manifest says under ``measured`` what each measure's rows were made with, under ``scored`` their sha256 once
+    they are all there, and under ``documents`` what was read.
 
     Args:
         measures: by name.
@@ -67,15 +101,16 @@ def score_run(
         device: ``cpu`` or ``cuda``.
         step: of the checkpoint.
         check: called before each item with its name; may raise to stop.
+        dtype: that the whole decoder computes in.
 
     Returns:
         Whether there was anything left to score.
 
     Raises:
         UserError: a setting does not fit, no document is long enough, the checkpoint is missing, or scores.csv is
-            damaged.
+            damaged, or not what was written.
     """
-    context, precision = run.context, run.config.trainer.compute_dtype
+    context = run.context
     scores = Scores(run.path / "scores.csv")
     decoder = None
     for measure in measures.values():
@@ -85,33 +120,92 @@ def score_run(
             "setting": setting_of(measure),
             "evaluation": evaluation if measure.reads_documents else "none",
             "step": step,
-            "precision": precision,
+            "precision": dtype,
         }
         label = "/".join(str(value) for value in (measure.label(), *named.values()))
-        record = named | {"measure": measure.label(), "settings": measure.identity(), "code": code_of(measure)}
-        before, rows = run.manifest.get("measured", {}).get(label, {}), scores.select(**named)
-        written = run.manifest.get("scored_rows", {}).get(label)  # none while it is being scored
-        if written is not None and rows and written != len(rows):
-            raise UserError(
-                f"{scores.path} has {len(rows)} rows of {measure.label()} on {named['evaluation']}, and {written} were "
-                "written; restore it, or delete it and score the run again"
-            )
-        other_code = bool(rows) and before.get("code", record["code"]) != record["code"]
-        done = set() if other_code else {row["document"] for row in rows}
-        items = [item for item in measure.items(source) if item.name not in done]
-        if not items:
+        rows = scores.select(**named)
+        manifest = run.manifest
+        check_scored(run, label, rows, manifest)
+        items = list(measure.items(source))
+        note_documents(run, str(named["evaluation"]), items)
+        done = {row["document"] for row in rows}
+        left = [item for item in items if item.name not in done]
+        before = manifest.get("measured", {}).get(label, {})
+        if rows and before.get("code") != code_of(measure):
+            print(f"{run.path}: {measure.label()} was scored by other code and is scored again", file=sys.stderr)
+            left = items
+        elif not left:
             continue
         if decoder is None:
             decoder = run.decoder(step).to(device)
-        if other_code:
-            print(f"{run.path}: {measure.label()} was scored by other code and is scored again", file=sys.stderr)
+            decoder.compute_dtype = DTYPES[dtype]
+        record = named | {
+            "measure": measure.label(),
+            "settings": measure.identity(),
+            "clusters": source.clusters if measure.reads_documents else "trials",
+            "code": code_of(measure),
+            "python": platform.python_version(),
+            "packages": packages(),
+            "hardware": hardware(),
+            "kernel": kernel_of(decoder),
+        }
+        if rows and left != items and (other := differing(before, record)):
+            print(f"{run.path}: {measure.label()} was begun with another {other} and is scored again", file=sys.stderr)
+            left = items
+        if rows and left == items:
             scores.drop(rows)
             scores.write()  # before the manifest names the new code: a process killed between leaves no old row
         _note(run, "measured", label, record)
-        _note(run, "scored_rows", label, None)
-        score_items(decoder, measure, scores, items, named, source.context, f"{run.path.name} {measure.label()}", check)
-        _note(run, "scored_rows", label, len(scores.select(**named)))
+        _note(run, "scored", label, None)
+        score_items(decoder, measure, scores, left, named, source, f"{run.path.name} {measure.label()}", check)
+        _note(run, "scored", label, proof(scores.select(**named)))
     return decoder is not None
+
+
+def check_scored(run: Model, label: str, rows: Sequence[Row], manifest: Mapping[str, Any]) -> None:
+    """Raises UserError if a measure's rows are not those that were written."""
+    written = manifest.get("scored", {}).get(label)  # none while they are being scored
+    if rows and written is not None and written != proof(rows):
+        changed = "are not what was written"
+    elif rows and label not in manifest.get("measured", {}):
+        changed = "were not written by a scoring of this run"
+    elif written is not None and not rows:
+        changed = "are gone"
+    else:
+        return
+    what = " ".join(label.split("/")[:3:2])
+    raise UserError(
+        f"{run.path / 'scores.csv'}: the rows of {what} {changed}; restore it, or delete it and score the run again"
+    )
+
+
+def note_documents(run: Model, evaluation: str, items: Sequence[Item]) -> None:
+    """Write down what was read, the sha256 of each document's token ids by name.
+
+    Raises:
+        UserError: a document is no longer what it was.
+    """
+    noted = run.manifest.get("documents", {})
+    before = noted.get(evaluation, {})
+    found = {item.name: hashlib.sha256(item.ids.tobytes()).hexdigest()[:16] for item in items}
+    for name, digest in found.items():
+        if before.get(name, digest) != digest:
+            raise UserError(f"{run.path} was scored on another {name} of {evaluation}; restore that document")
+    if not found.keys() <= before.keys():
+        run.update_manifest(documents=noted | {evaluation: before | found})
+
+
+def kernel_of(decoder: Decoder) -> str:
+    """The attention kernel that serves a decoder in its type."""
+    attention = cast(Attention, decoder.blocks[0].attention)
+    slopes = decoder.position.slopes is not None
+    case = Case(decoder.embedding.device.type, decoder.compute_dtype, attention.window, slopes, False)
+    return kernels.choose(attention.kernel, case)
+
+
+def differing(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """What of the environment of a scoring is not as it was, "" if nothing."""
+    return next((key for key in ("python", "packages", "hardware", "kernel") if before.get(key) != now[key]), "")
 
 
 def _note(run: Model, table: str, label: str, value: Any) -> None:
@@ -126,11 +220,13 @@ def score_items(
     scores: Scores,
     items: Sequence[Item],
     named: Mapping[str, Any],
-    context: int,
+    source: Source,
     label: str,
     check: Callable[[str], None],
 ) -> None:
     """Score items and write their rows down, now and then and at the end."""
+    exact_products()
+    documents = measure.reads_documents
     terminal = sys.stderr.isatty()
     progress = tqdm(items, label, unit=" items", file=sys.stderr, mininterval=0.1 if terminal else 30.0)
     written = time.perf_counter()
@@ -138,8 +234,9 @@ def score_items(
         for item in progress:
             check(item.name)
             with contextlib.nullcontext() if measure.needs_gradients else torch.inference_mode():
-                rows = measure.score(decoder, item, context)
-            scores.add({"measure": measure.label(), **row, **named, "document": item.name} for row in rows)
+                rows = measure.score(decoder, item, source.context)
+            place = {"document": item.name, "cluster": source.cluster(item.name) if documents else item.name}
+            scores.add({"measure": measure.label(), **row, **named, **place} for row in rows)
             if time.perf_counter() - written > WRITE_SECONDS:
                 scores.write()
                 written = time.perf_counter()

@@ -3,7 +3,8 @@
     checkpoints/step=00000100/weights.safetensors    float32 weights, by name
                               training.safetensors   every other tensor of the state
                               training.json          the rest of the state; {"tensor": name} stands for a tensor
-                              checkpoint.json        bytes and sha256 of these, and of itself; written last
+                              checkpoint.json        digest of the run, bytes and sha256 of these, and of itself;
+                                                     written last
 
 A checkpoint is written into a hidden folder beside, synced, read back and compared with its checksums, and only then
 renamed; older ones are deleted after that. Nothing in it is executed when it is read.
@@ -26,7 +27,7 @@ from torch import Tensor
 
 from lab.base.errors import UserError
 from lab.base.failpoints import point
-from lab.base.files import unwritable
+from lab.base.files import sha256_of, unwritable
 from lab.runs.states import pack, unpack
 
 LOG = logging.getLogger("lab.runs.checkpoints")
@@ -35,10 +36,12 @@ FILES = ("weights.safetensors", "training.safetensors", "training.json")
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """One checkpoint on the disk."""
+    """One checkpoint on the disk; ``run`` is the digest of the run that it must be of, "" of any. It holds ``files``."""
 
     path: Path
     step: int
+    run: str = ""
+    files: tuple[str, ...] = FILES
 
     def weights(self) -> dict[str, Tensor]:
         """The weights, by name."""
@@ -60,11 +63,13 @@ class Checkpoint:
             listed = json.loads((self.path / "checkpoint.json").read_text(encoding="utf-8"))
             if listed.pop("sha256") != _digest_of(listed) or listed["step"] != self.step:
                 return "checkpoint.json is damaged"
-            for name in FILES:
+            if self.run and listed["run"] != self.run:
+                return f"it is of another run (digest {str(listed['run'])[:8]})"
+            for name in self.files:
                 expected = listed["files"][name]
                 if (self.path / name).stat().st_size != expected["bytes"]:
                     return f"{name} has another length than it was written with"
-                if verify and _file_digest(self.path / name) != expected["sha256"]:
+                if verify and sha256_of(self.path / name) != expected["sha256"]:
                     return f"{name} is damaged: its sha256 differs"
         except FileNotFoundError as error:
             return f"{Path(error.filename).name} is missing"
@@ -85,13 +90,23 @@ class Listed(NamedTuple):
 
 
 class Checkpoints:
-    """The checkpoints in a folder, which need not exist yet.
+    """The checkpoints in a folder, which need not exist yet, of the run with the digest `run` ("": of any).
 
-    The `keep_last` newest valid ones are kept, and those of every `keep_every`-th step.
+    The `keep_last` newest valid ones are kept, and those of every `keep_every`-th step. If there are `weights_only`,
+    nothing goes on from them.
     """
 
-    def __init__(self, folder: Path, keep_last: int = 2, keep_every: int | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        run: str = "",
+        keep_last: int = 2,
+        keep_every: int | None = None,
+        weights_only: bool = False,
+    ) -> None:
         self.folder = folder
+        self.run = run
+        self.files = FILES[:1] if weights_only else FILES
         self.keep_last = keep_last
         self.keep_every = keep_every
         self._proven: set[int] = set()  # steps whose checksums this process has compared
@@ -99,6 +114,10 @@ class Checkpoints:
     def path(self, step: int) -> Path:
         """Where the checkpoint of an optimiser step is."""
         return self.folder / f"step={step:08d}"
+
+    def checkpoint(self, step: int) -> Checkpoint:
+        """That of an optimiser step, which may not be there."""
+        return Checkpoint(self.path(step), step, self.run, self.files)
 
     def save(self, step: int, weights: Mapping[str, Tensor], state: Any) -> Path:
         """Write, prove and keep a checkpoint; then delete those that are kept no longer.
@@ -120,14 +139,14 @@ class Checkpoints:
             self._clear()
             beside.mkdir()
             point("before-write")
-            listed: dict[str, Any] = {"step": step, "files": {}}
-            for name, content in contents.items():
-                listed["files"][name] = _write_synced(beside / name, content())
+            listed: dict[str, Any] = {"step": step, "run": self.run, "files": {}}
+            for name in self.files:
+                listed["files"][name] = _write_synced(beside / name, contents[name]())
             listed["sha256"] = _digest_of(listed)
             _write_synced(beside / "checkpoint.json", (json.dumps(listed, indent=1) + "\n").encode())
             _sync_folder(beside)
             point("before-verify")
-            flaw = Checkpoint(beside, step).flaw()
+            flaw = Checkpoint(beside, step, self.run, self.files).flaw()
             if flaw is not None:
                 raise UserError(f"{beside}: {flaw} right after it was written; the disk cannot be trusted")
             point("before-rename")
@@ -155,7 +174,7 @@ class Checkpoints:
             UserError: there are checkpoints and all are broken, or the only one was about to be replaced.
         """
         broken = []
-        for checkpoint in reversed(self._all()):
+        for checkpoint in reversed(self.all()):
             flaw = checkpoint.flaw()
             if flaw is None:
                 return checkpoint
@@ -177,7 +196,7 @@ class Checkpoints:
     def listing(self, verify: bool = True) -> list[Listed]:
         """All checkpoints by step; without `verify` only presence and lengths of their files are checked."""
         rows = []
-        for each in self._all():
+        for each in self.all():
             flaw = each.flaw(verify)
             with contextlib.suppress(FileNotFoundError):  # the run that is training may delete it meanwhile
                 size = sum(file.stat().st_size for file in each.path.iterdir())
@@ -190,7 +209,7 @@ class Checkpoints:
         Broken ones do not count: after a run has gone back past them, they are newer than what it saves.
         """
         valid = 0
-        for checkpoint in reversed(self._all()):
+        for checkpoint in reversed(self.all()):
             if valid < self.keep_last:
                 valid += self._is_valid(checkpoint)
             elif self.keep_every is None or checkpoint.step % self.keep_every:
@@ -202,8 +221,9 @@ class Checkpoints:
         paths = self.folder.iterdir() if self.folder.is_dir() else ()
         return [path for path in paths if re.fullmatch(pattern, path.name) and path.is_dir()]
 
-    def _all(self) -> list[Checkpoint]:
-        found = [Checkpoint(path, int(path.name.removeprefix("step="))) for path in self._named(r"step=\d{8,}")]
+    def all(self) -> list[Checkpoint]:
+        """All checkpoints by step, broken ones too."""
+        found = [self.checkpoint(int(path.name.removeprefix("step="))) for path in self._named(r"step=\d{8,}")]
         return sorted(found, key=lambda checkpoint: checkpoint.step)
 
     def _is_valid(self, checkpoint: Checkpoint) -> bool:
@@ -215,7 +235,7 @@ class Checkpoints:
 
     def _holds(self, step: int, listed: Mapping[str, Any]) -> bool:
         """Whether the checkpoint of a step is there already, valid and with this content."""
-        present = Checkpoint(self.path(step), step)
+        present = self.checkpoint(step)
         if not present.path.is_dir() or present.flaw() is not None:
             return False
         return bool(json.loads((present.path / "checkpoint.json").read_text(encoding="utf-8")) == listed)
@@ -266,11 +286,6 @@ def _sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _file_digest(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _digest_of(listed: Mapping[str, Any]) -> str:

@@ -23,7 +23,7 @@ from lab.runs.run import Model
 ABSENT = "absent"  # the value of a key that a run does not have
 SHOWN = ("code.commit", "code.changed", "resume.allow")  # code.sha256, and what was let differ, are compared themselves
 # Parameters that only some variants have, and scores that only some runs have; those that have them must agree.
-WHERE_PRESENT = ("initial_weights", "measured")
+WHERE_PRESENT = ("initial_weights", "measured", "scored_hardware", "scored_kernel")
 STATED = (
     *("tokens", "blocks.fingerprint", "initial_weights", "data.corpus", "tokenizer", "optimizer", "schedule"),
     *("kernel", "compute_dtype", "code.sha256", "packages", "hardware"),
@@ -52,6 +52,10 @@ CAUSES: dict[str, tuple[str, ...]] = {
     # By seed, name and shape, not by model (lab/model/initialise.py); of a child they are what its parent had learnt.
     "initial_weights": ("seed", *SHAPE, "start"),
     "kernel_served": ("kernel", "model.position", "model.attention"),  # chosen by setting, bias and window
+    # Of a seed all runs are trained, and scored, on one kind of machine.
+    "hardware": ("seed",),
+    "scored_hardware": ("seed",),
+    "scored_kernel": ("kernel", "model.position", "model.attention"),
 }
 # What conf/ copies by reference is explained only where it equals a declared source in every run.
 COPIES = {
@@ -205,7 +209,7 @@ def _column(manifest: dict[str, Any]) -> dict[str, Any]:
     """All keys of one run. What belongs to an attempt is one value, or a tuple of all if it changed."""
     keys = ("identity", "parameters", "tokens", "flops_per_token", "blocks", "initial_weights", "measured")
     flat = flatten({key: manifest[key] for key in keys if key != "measured" or key in manifest})
-    column = {key.removeprefix("identity."): value for key, value in flat.items()}
+    column = {_told_by(key.removeprefix("identity.")): value for key, value in flat.items()}
     attempts = manifest["attempts"]
     steps = manifest["tokens"] // column["scale.batch_tokens"]
     seen: dict[str, dict[Any, None]] = {}
@@ -219,6 +223,15 @@ def _column(manifest: dict[str, Any]) -> dict[str, Any]:
     column |= {key: tuple(values) if len(values) > 1 else next(iter(values)) for key, values in seen.items()}
     column["resume.allow"] = sorted({word for attempt in attempts for word in attempt.get("allowed", ())})
     return {key: _text(value) if isinstance(value, list) else value for key, value in column.items()}
+
+
+def _told_by(key: str) -> str:
+    """What a scoring ran on, by measure: ``measured.LABEL.hardware.cpu`` is ``scored_hardware.LABEL.cpu``."""
+    for what in ("hardware", "kernel"):
+        found = re.fullmatch(rf"measured\.(.*)\.{what}(\..*)?", key)
+        if found:
+            return f"scored_{what}.{found[1]}{found[2] or ''}"
+    return key
 
 
 def _kinds(table: Table, factor: str, allow: Iterable[str]) -> dict[str, str]:

@@ -56,8 +56,16 @@ class Derived(Model):
 
     @property
     def facts(self) -> dict[str, Any]:
-        above = {key: value for key, value in self.parent.facts.items() if key not in ("measured", "scored_rows")}
-        return above | {key: value for key, value in self.manifest.items() if key in ("measured", *Model.needed)}
+        above = {
+            key: value
+            for key, value in self.parent.facts.items()
+            if key not in ("measured", "scored", "documents", "proof")
+        }
+        return above | {
+            key: value
+            for key, value in self.manifest.items()
+            if key in ("measured", "scored", "documents", *Model.needed)
+        }
 
     def check(self) -> None:
         super().check()

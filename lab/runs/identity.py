@@ -7,7 +7,7 @@ from typing import Any
 from lab.model.settings import ModelSettings, ScaleSettings
 from lab.runs.settings import RunSettings
 
-FORMAT = 2  # of manifests; raised when what stands in them changes its meaning
+FORMAT = 3  # of manifests; raised when what stands in them changes its meaning
 
 
 def identity(

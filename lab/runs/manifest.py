@@ -3,6 +3,7 @@
 Whoever reads a manifest may rely on the types below; which fields must be there, each kind of run says.
 """
 
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -33,6 +34,14 @@ class Origin(TypedDict):
 
 
 @with_config(STRICT)
+class Proof(TypedDict):
+    """sha256 of what a finished run has written: the weights of each checkpoint kept, by step, and metrics.csv."""
+
+    weights: dict[str, str]
+    metrics: str
+
+
+@with_config(STRICT)
 class Fields(TypedDict, total=False):
     """What may stand in a manifest; others are let pass."""
 
@@ -47,7 +56,8 @@ class Fields(TypedDict, total=False):
     parent: Origin
     extensions: Mappings
     measured: dict[str, dict[str, Any]]
-    scored_rows: dict[str, Count]
+    scored: dict[str, str]
+    proof: Proof
     command: str
 
 
@@ -59,8 +69,20 @@ def write_json(path: Path, content: Any) -> None:
     write_whole(path, (json.dumps(content, indent=2, sort_keys=True) + "\n").encode())
 
 
+def write_manifest(run: Path, content: dict[str, Any]) -> None:
+    """Write manifest.json of a run directory, sealed: with a sha256 of all else that it holds."""
+    write_json(run / "manifest.json", content | {"sha256": seal(content)})
+
+
+def seal(content: dict[str, Any]) -> str:
+    """sha256 of a manifest's canonical JSON, the seal itself left out."""
+    rest = {key: value for key, value in content.items() if key != "sha256"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+
+
 def read_manifest(run: Path) -> dict[str, Any]:
-    """The manifest of a run directory. Raises UserError if there is none, it is damaged, or of another format."""
+    """The manifest of a run directory. Raises UserError if there is none, it is damaged, of another format, or not as
+    it was written."""
     path = run / "manifest.json"
     try:
         content: Any = json.loads(path.read_text(encoding="utf-8"))
@@ -88,6 +110,8 @@ def read_manifest(run: Path) -> dict[str, Any]:
         first = error.errors(include_url=False)[0]
         place = ".".join(map(str, first["loc"]))
         raise _damaged(run, f"{place}: {first['msg'][:1].lower()}{first['msg'][1:]}") from None
+    if content.get("sha256") != seal(content):
+        raise _damaged(run, "it is not as it was written: its sha256 differs")
     return content
 
 

@@ -3,7 +3,7 @@
     config.yaml      the resolved configuration
     manifest.json    identity, code, packages, hardware, kernels, fingerprints, state
     metrics.csv      one row every few optimiser steps; timing.csv the same rows' wall-clock columns
-    checkpoints/step=NNNNNNNN/, see lab/runs/checkpoints.py
+    checkpoints/step=NNNNNNNN/, see lab/runs/checkpoints.py; weights/step=NNNNNNNN/ are such without the state
     scores.csv, summary.csv, pictures
 
 The digest in the name is a hash of what decides the run's numbers, so the same command always finds its run again.
@@ -24,16 +24,17 @@ from jaxtyping import Int
 from torch import Tensor
 
 from lab.base.errors import UserError
-from lab.base.files import write_whole
+from lab.base.files import sha256_of, write_whole
 from lab.base.parts import build, find
 from lab.base.settings import Settings, flatten
+from lab.base.tables import Row, read_table
 from lab.data.tokenizer import Tokenizer
 from lab.model.building import build_decoder, load_weights
 from lab.model.decoder import Decoder
 from lab.runs.checkpoints import Checkpoint, Checkpoints
 from lab.runs.identity import FORMAT, digest, identity, run_name, variant
 from lab.runs.lock import hold
-from lab.runs.manifest import read_manifest, write_json
+from lab.runs.manifest import read_manifest, write_manifest
 from lab.runs.settings import RunSettings
 
 
@@ -53,7 +54,7 @@ class Model:
         return read_manifest(self.path)
 
     def update_manifest(self, **changes: Any) -> None:
-        write_json(self.path / "manifest.json", self.manifest | changes)
+        write_manifest(self.path, self.manifest | changes)
 
     @property
     def config(self) -> RunSettings:
@@ -206,7 +207,7 @@ class Model:
             beside.mkdir()
             text = yaml.safe_dump(config.plain(), sort_keys=False, allow_unicode=True)
             write_whole(beside / "config.yaml", text.encode())
-            write_json(beside / "manifest.json", {"format": FORMAT} | manifest)
+            write_manifest(beside, {"format": FORMAT} | manifest)
             os.rename(beside, self.path)
         except (OSError, UserError):
             shutil.rmtree(beside, ignore_errors=True)
@@ -260,20 +261,59 @@ class Run(Model):
     @property
     def checkpoints(self) -> Checkpoints:
         """Its checkpoints, for reading."""
-        return Checkpoints(self.path / "checkpoints")
+        return Checkpoints(self.path / "checkpoints", self.digest)
+
+    @property
+    def kept(self) -> Checkpoints:
+        """The weights that are kept of some optimiser steps without the rest of the state."""
+        return Checkpoints(self.path / "weights", self.digest, keep_every=1, weights_only=True)
 
     def checkpoint(self, step: int | None = None) -> Checkpoint:
         if step is None:
             newest = self.checkpoints.newest()
             if newest is None:
                 raise UserError(f"{self.path} has no checkpoint; train it first")
-            return newest
-        chosen = Checkpoint(self.checkpoints.path(step), step)
-        flaw = chosen.flaw()
-        if flaw is not None:
-            kept = ", ".join(str(each.step) for each in self.checkpoints.listing(verify=False) if not each.flaw)
-            raise UserError(f"{chosen.path}: {flaw}; checkpoints are there of steps {kept or 'none'}")
+            chosen = newest
+        else:
+            chosen = next(
+                (
+                    each
+                    for each in (self.checkpoints.checkpoint(step), self.kept.checkpoint(step))
+                    if each.path.exists()
+                ),
+                self.checkpoints.checkpoint(step),
+            )
+            flaw = chosen.flaw()
+            if flaw is not None:
+                kept = ", ".join(map(str, self.scorable()))
+                raise UserError(f"{chosen.path}: {flaw}; checkpoints are there of steps {kept or 'none'}")
+        proven = self.manifest.get("proof", {}).get("weights", {}).get(f"{chosen.step}")
+        if proven is not None and proven != chosen.weights_digest():
+            raise UserError(f"{chosen.path} holds other weights than the run had when it was finished; restore them")
         return chosen
+
+    def scorable(self) -> list[int]:
+        """The optimiser steps whose weights are there, whole."""
+        return sorted(
+            {each.step for store in (self.checkpoints, self.kept) for each in store.listing() if not each.flaw}
+        )
+
+    def metrics(self, columns: Sequence[str]) -> list[Row]:
+        """The rows of metrics.csv, which must have the columns. Raises UserError if it is damaged, or no longer what
+        the finished run wrote."""
+        path = self.path / "metrics.csv"
+        rows = read_table(path, columns, remedy="restore it, or leave the run out")
+        proven = self.manifest.get("proof", {}).get("metrics")
+        if proven is not None and proven != sha256_of(path):
+            raise UserError(f"{path} is not what it was when the run was finished; restore it, or leave the run out")
+        return rows
+
+    def prove(self) -> dict[str, Any]:
+        """What the manifest of the finished run holds of its files: sha256 of the weights of each checkpoint kept, and
+        of metrics.csv."""
+        every = [*self.kept.all(), *self.checkpoints.all()]
+        weights = {f"{each.step}": each.weights_digest() for each in every if each.flaw() is None}
+        return {"weights": weights, "metrics": sha256_of(self.path / "metrics.csv")}
 
     def decoder(self, step: int | None = None) -> Decoder:
         checkpoint, config = self.checkpoint(step), self.config

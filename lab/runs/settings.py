@@ -35,6 +35,10 @@ class TrainerSettings(Settings):
     checkpoint_every: Count = key("optimiser steps between two checkpoints; the last step always has one")
     keep_last: Count = key("newest checkpoints kept")
     keep_every: Count | None = key("also keep those of every so many optimiser steps")
+    keep_weights: list[Literal["doubling", "validation"]] = key(
+        "keep the weights alone, to be scored, of optimiser steps 1, 2, 4, 8, ... (doubling), of those with a "
+        "validation loss (validation), or of both"
+    )
 
 
 @part("start", "lab.runs.parents:Scratch")

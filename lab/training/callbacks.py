@@ -6,7 +6,7 @@ import io
 import sys
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -256,6 +256,20 @@ class Saving(StepCallback):
             self.interruption.check(
                 f"came: saved at optimiser step {step} of {self.steps} in {self.checkpoints.folder}"
             )
+
+
+class KeepingWeights(StepCallback):
+    """The weights alone, kept of the optimiser steps that ``rules`` name: ``doubling`` (1, 2, 4, ...), ``validation``."""
+
+    def __init__(self, kept: Checkpoints, rules: Sequence[str], validate_every: int, steps: int) -> None:
+        super().__init__()
+        self.kept, self.rules, self.validate_every, self.steps = kept, rules, validate_every, steps
+
+    def on_step(self, trainer: lightning.Trainer, module: Training, step: int) -> None:
+        doubling = "doubling" in self.rules and step & (step - 1) == 0
+        validated = "validation" in self.rules and (step % self.validate_every == 0 or step == self.steps)
+        if doubling or validated:
+            trainer.save_checkpoint(self.kept.path(step), weights_only=True)
 
 
 def last_step(run: Path) -> int:

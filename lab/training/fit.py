@@ -16,14 +16,14 @@ from lab.data.stream.module import DataModule
 from lab.model.decoder import Decoder
 from lab.model.flops import FlopsPerToken, peak_flops, training_flops
 from lab.model.memory import is_out_of_memory, shape_of, step_memory
-from lab.model.precision import fix_order_of_sums
+from lab.model.precision import exact_products, fix_order_of_sums
 from lab.model.settings import ScaleSettings
 from lab.runs.checkpoints import Checkpoint, Checkpoints
 from lab.runs.identity import variant
 from lab.runs.run import Run
 from lab.runs.settings import RunSettings, TrainerSettings
 from lab.training import private
-from lab.training.callbacks import Metrics, Progress, Saving
+from lab.training.callbacks import KeepingWeights, Metrics, Progress, Saving
 from lab.training.module import Training
 from lab.training.resume import CheckpointFolders
 from lab.training.strategies import Started, strategy_of
@@ -100,9 +100,10 @@ def fit(
         ranks,
     )
     validate_every = min(settings.validate_every, steps)
-    checkpoints = Checkpoints(run.path / "checkpoints", settings.keep_last, settings.keep_every)
+    checkpoints = Checkpoints(run.path / "checkpoints", run.digest, settings.keep_last, settings.keep_every)
     callbacks: list[lightning.Callback] = [
-        Saving(checkpoints, settings.checkpoint_every, steps, interruption, ranks),
+        KeepingWeights(run.kept, settings.keep_weights, validate_every, steps),
+        Saving(checkpoints, settings.checkpoint_every, steps, interruption, ranks),  # may stop the run, so it is last
     ]
     if ranks.first:
         callbacks = [
@@ -141,12 +142,11 @@ def fit(
         if logger is not None and ranks.first
         else False,
         callbacks=callbacks,
-        plugins=[CheckpointFolders(checkpoints), *([Started(ranks)] if ranks.world > 1 else [])],
+        plugins=[CheckpointFolders(checkpoints, run.kept), *([Started(ranks)] if ranks.world > 1 else [])],
     )
     private.silence_signals(trainer)
     fix_order_of_sums(settings.deterministic)
-    # Products of float32 tensors are of float32, not of TF32: what is to be 16 bits is cast to it.
-    torch.set_float32_matmul_precision("highest")
+    exact_products()
     # Nothing of the lab draws from these generators while training; a library might, and then it draws the same.
     lightning.seed_everything(config.seed % 2**32, verbose=False)
     try:

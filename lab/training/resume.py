@@ -8,25 +8,27 @@ import numpy as np
 import torch
 from lightning.pytorch.plugins import CheckpointIO
 
-from lab.runs.checkpoints import Checkpoint, Checkpoints
+from lab.runs.checkpoints import Checkpoints
 
 DECODER = "decoder."
 
 
 class CheckpointFolders(CheckpointIO):
-    """Lightning's interface to the lab's checkpoints: a path is that of `step=NNNNNNNN`."""
+    """Lightning's interface to the lab's checkpoints: a path is that of `step=NNNNNNNN`, in one of the two folders."""
 
-    def __init__(self, checkpoints: Checkpoints) -> None:
+    def __init__(self, checkpoints: Checkpoints, kept: Checkpoints) -> None:
         self.checkpoints = checkpoints
+        self.kept = kept
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         state = dict(checkpoint)
         weights = {name.removeprefix(DECODER): value for name, value in state.pop("state_dict").items()}
-        self.checkpoints.save(int(state["global_step"]), weights, state)
+        into = self.kept if Path(path).parent == self.kept.folder else self.checkpoints
+        into.save(int(state["global_step"]), weights, state)
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: Any = None) -> dict[str, Any]:
         folder = Path(path)
-        checkpoint = Checkpoint(folder, int(folder.name.removeprefix("step=")))
+        checkpoint = self.checkpoints.checkpoint(int(folder.name.removeprefix("step=")))
         weights = {DECODER + name: value for name, value in checkpoint.weights().items()}
         return checkpoint.state() | {"state_dict": weights}
 

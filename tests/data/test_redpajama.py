@@ -18,7 +18,7 @@ from lab.data.sources.file_list import Part, manifest_of
 from lab.data.sources.redpajama import SUBSETS, RedPajama, divide, locations
 from lab.data.sources.storage import Network
 from lab.data.stream.fingerprint import Fingerprint
-from lab.data.stream.order import BlockStream, sampled_blocks, shuffled
+from lab.data.stream.order import BlockStream, sampled_blocks
 from lab.runs.run import write_json
 
 # As in conf/data/redpajama.yaml.

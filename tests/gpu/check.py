@@ -17,7 +17,7 @@ import torch
 
 from lab.base.files import write_whole
 from lab.model.flops import peak_flops
-from lab.training.environment import code_digest
+from lab.runs.environment import code_digest
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "gpu.md"

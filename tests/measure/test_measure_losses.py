@@ -29,7 +29,7 @@ from lab.measure.sliding_perplexity import SlidingPerplexity
 from lab.measure.truncated_perplexity import TruncatedPerplexity
 from lab.model.decoder import Decoder
 from lab.model.position import NoPE, RoPE
-from lab.observe.measure import Measure, doublings, segment_starts
+from lab.observe.measure import Item, Measure, doublings, segment_starts
 
 LONGEST = 8
 LENGTH = LONGEST * CONTEXT + 1
@@ -102,33 +102,42 @@ def test_the_excess_is_that_of_one_target_at_a_time(position, window, longest):
     decoder, ids = tiny(position, window), document(length + 1)
     whole = slow_scores.given_all(decoder, ids)[length // 2 :]
     restarted = slow_scores.restarted(decoder, ids, CONTEXT)
+    less = slow_scores.restarted(decoder, ids, CONTEXT, less=CONTEXT // 8)[: -CONTEXT // 8]
     rows = rows_of(excess(longest=longest), decoder, ids)
     assert places(rows, "measure", *PLACE) == [
         ("whole_prefix", 0, length, length // 2, length, length // 2),
         ("restarted", 0, CONTEXT, length // 2, length, length // 2),
         ("excess", 0, length, length // 2, length, length // 2),
+        ("inside_gain", 0, length, length // 2, length, length // 2 - CONTEXT // 8),
     ]
-    equal(losses(rows), [np.mean(whole), np.mean(restarted), np.mean(np.subtract(whole, restarted))])
+    gain_inside = np.subtract(less, restarted[: len(less)])
+    equal(losses(rows), [*map(np.mean, (whole, restarted, np.subtract(whole, restarted), gain_inside))])
     assert len(whole) == len(restarted) == length // 2
-    assert abs(losses(rows)[2]) > 1e-3
+    assert abs(losses(rows)[2]) > 1e-6
 
 
-def test_the_restarted_half_scores_each_target_once_given_more_than_half_a_context_and_at_most_one():
-    ids = np.arange(LENGTH, dtype=np.uint32)
-    (_, row, _) = rows_of(excess(), tiny(kind=TellingTargets), ids)
-    assert row["loss_nats"] == np.mean(range(33, 65))
+@pytest.mark.parametrize("context", [8, 32])
+def test_a_restarted_target_counts_once_is_given_more_than_seven_eighths_and_at_most_a_context(context):
+    length = 8 * context
+    ids = np.arange(length + 1, dtype=np.uint32)
+    (_, row, _, _) = excess().score(tiny(kind=TellingTargets), Item("text", ids), context)
+    assert row["loss_nats"] == np.mean(range(length // 2 + 1, length + 1))
     decoder = tiny(kind=Telling)
-    (whole, restarted, difference) = rows_of(excess(), decoder, ids)
-    assert losses([whole, restarted, difference]) == [48.5, 6.5, 42.0]  # given 33 to 64; 5 to 8; the difference
-    assert {read for _, read in decoder.asked[64:]} == {5, 6, 7, 8}
+    rows = excess().score(decoder, Item("text", ids), context)
+    eighth = context // 8
+    given = range(7 * eighth + 1, context + 1)
+    assert losses(rows)[1] == np.mean(given)
+    assert losses(rows)[3] == -eighth  # of a decoder whose loss is the number of tokens it is given
+    assert {read for _, read in decoder.asked[length:]} == set(range(6 * eighth + 1, context + 1))
 
 
-def test_a_decoder_that_reaches_less_than_half_a_context_back_has_no_excess():
-    window = 2  # reach: 2 layers x 1 + 1 = 3 tokens <= C/2 = 4
+def test_a_decoder_that_reaches_less_than_seven_eighths_of_a_context_back_has_no_excess():
+    window = 3  # reach: 2 layers x 2 + 1 = 5 tokens <= 7C/8 = 7
     rows = rows_of(excess(segments=3), tiny(NoPE, window), document(3 * LENGTH))
-    found = [row["loss_nats"] for row in rows if row["measure"] == "excess"]
-    assert len(found) == 3
-    equal(found, [0.0] * 3, 1e-12)
+    for name in ("excess", "inside_gain"):
+        found = [row["loss_nats"] for row in rows if row["measure"] == name]
+        assert len(found) == 3
+        equal(found, [0.0] * 3, 1e-12)
 
 
 # Truncated perplexity.
@@ -226,7 +235,7 @@ def test_without_a_span_all_of_each_document_is_scored_and_one_shorter_than_a_wi
 @pytest.mark.parametrize("targets", [1, 7, 8, 11])
 def test_context_gain_is_the_mean_of_one_target_at_a_time_for_every_left_context(position, window, targets):
     measure = gain(targets)
-    decoder, ids = tiny(position, window), document(measure.needed(CONTEXT))
+    decoder, ids = tiny(position, window), document(measure.first(CONTEXT) + targets)
     rows = rows_of(measure, decoder, ids)
     lefts = [1, 2, 4, 8, 16, 32, 64]
     first = len(ids) - targets
@@ -235,9 +244,9 @@ def test_context_gain_is_the_mean_of_one_target_at_a_time_for_every_left_context
 
 
 @pytest.mark.parametrize("targets", [1, 5, 8, 24, 30])
-def test_a_target_is_given_its_left_context_and_less_than_an_eighth_more_and_counts_once(targets):
+def test_a_target_is_given_more_than_seven_eighths_of_its_left_context_and_at_most_all_and_counts_once(targets):
     measure = gain(targets, longest=32)
-    ids = np.arange(measure.needed(CONTEXT), dtype=np.uint32)
+    ids = np.arange(measure.first(CONTEXT) + targets, dtype=np.uint32)
     last = list(range(len(ids) - targets, len(ids)))
     assert set(losses(rows_of(measure, tiny(kind=TellingTargets), ids))) == {np.mean(last)}
     for left in [2**power for power in range(9)]:
@@ -246,19 +255,29 @@ def test_a_target_is_given_its_left_context_and_less_than_an_eighth_more_and_cou
         assert row["loss_nats"] == pytest.approx(np.mean(slow_scores.left_context(targets, left)), abs=1e-12)
     assert {target for target, _ in decoder.asked} == set(last)
     for left in [2**power for power in range(9)]:
-        within = [read for _, read in decoder.asked if left <= read < left + max(1, left / 8)]
+        within = [read for _, read in decoder.asked if 7 * left / 8 < read <= left]
         assert len(within) >= targets
-    assert all(
-        any(2**power <= read < 2**power + max(1, 2**power / 8) for power in range(9)) for _, read in decoder.asked
-    )
+    assert all(any(7 * 2**power / 8 < read <= 2**power for power in range(9)) for _, read in decoder.asked)
+
+
+@pytest.mark.parametrize("targets", [1, 8, 30])
+def test_up_to_the_context_nothing_is_predicted_from_beyond_its_last_position(targets):
+    measure = gain(targets, longest=4)
+    decoder = tiny(kind=Telling)
+    lengths = []
+    hidden = decoder.hidden
+    decoder.hidden = lambda tokens, *rest: lengths.append(tokens.shape[1]) or hidden(tokens, *rest)
+    rows_of(measure, decoder, np.arange(measure.first(CONTEXT) + targets, dtype=np.uint32))
+    assert sorted(set(lengths)) == [1, 2, 4, 8, 16, 32]  # a window of c tokens ends at position c - 1
 
 
 @pytest.mark.parametrize("targets", [1, 5, 8, 30])
 def test_the_shortest_document_that_is_scored_gives_the_first_target_all_its_left_context(targets):
     measure = gain(targets)
-    needed = measure.needed(CONTEXT)
+    needed = measure.first(CONTEXT) + targets
     assert [item.name for item in measure.items(source_of(needed - 1, needed))] == ["b"]
-    assert needed >= 64 + targets
+    given = slow_scores.left_context(targets, 64)
+    assert min(needed - targets + number - count for number, count in enumerate(given)) == 0
 
 
 # Copy.
@@ -506,7 +525,7 @@ def test_a_span_that_is_no_whole_number_is_refused(span):
     [
         (LossByPosition, {"bin_tokens": 3}, 8, r"measure\.loss_by_position\.bin_tokens is 3.*C = 8"),
         (LossByPosition, {"bin_tokens": 16}, 8, r"bin_tokens is 16"),
-        (Excess, {}, 7, r"C is 7.*excess"),
+        (Excess, {}, 12, r"C is 12.*excess.*multiple of 8"),
         (TruncatedPerplexity, {}, 7, r"C is 7.*measure\.truncated_perplexity\.lengths"),
         (SlidingPerplexity, {"stride": 3}, 7, r"C is 7.*measure\.sliding_perplexity\.lengths"),
         (SlidingPerplexity, {"stride": 5}, 8, r"stride is 5, more than the shortest window of 4"),
@@ -525,7 +544,7 @@ def test_settings_that_do_not_fit_the_context_are_refused_with_their_key(kind, c
     ("kind", "changes", "context"),
     [
         (LossByPosition, {"bin_tokens": 8}, 8),
-        (Excess, {"longest": 2}, 2),
+        (Excess, {"longest": 2}, 8),
         (TruncatedPerplexity, {"lengths": [3]}, 7),
         (SlidingPerplexity, {"lengths": [3], "stride": 3, "span": 3}, 7),
         (ContextGain, {"longest": 1}, 1024),

@@ -17,13 +17,16 @@ def given_all(decoder, ids, stop=None) -> list[float]:
     return [loss_of(decoder, ids[:target], ids[target]) for target in range(1, stop + 1)]
 
 
-def restarted(decoder, ids, context: int) -> list[float]:
-    """The loss of the second half's tokens given the last C/2 + 1 to C before, counted from a multiple of C/2."""
-    half, losses = context // 2, []
+def restarted(decoder, ids, context: int, less: int = 0) -> list[float]:
+    """The loss of the second half's tokens given the last 7C/8 + 1 to C before, counted from a multiple of C/8.
+
+    ``less`` tokens fewer, if asked for.
+    """
+    eighth, losses = context // 8, []
     for target in range((len(ids) - 1) // 2 + 1, len(ids)):
-        # The latest multiple of C/2 that leaves more than C/2 tokens.
-        begin = max(start for start in range(0, len(ids), half) if target - start > half)
-        assert half + 1 <= target - begin <= context
+        # The latest multiple of C/8 that leaves more than 7C/8 tokens.
+        begin = max(start for start in range(0, len(ids), eighth) if target - start > context - eighth) + less
+        assert context - eighth + 1 <= target - begin + less <= context
         losses.append(loss_of(decoder, ids[begin:target], ids[target]))
     return losses
 
@@ -49,22 +52,22 @@ def sliding(decoder, ids, length: int, stride: int) -> list[float]:
     ]
 
 
-def left_context(targets: int, least: int) -> list[int]:
-    """How many tokens each target is given: a group of neighbours shares a first one; the last group ends with all."""
-    group = min(targets, max(1, least // 8))
+def left_context(targets: int, most: int) -> list[int]:
+    """How many tokens each target is given: a group of neighbours shares a first one; the group's last is given all."""
+    group = min(targets, max(1, most // 8))
     counts = []
     for number in range(targets):
         place = number % group
         if number >= targets - targets % group:  # the last group is short: its window is as long as the others'
             place += group - targets % group
-        counts.append(least + place)
+        counts.append(most - group + 1 + place)
     return counts
 
 
-def context_gain(decoder, ids, targets: int, least: int) -> list[float]:
-    """The loss of the last ``targets`` tokens given at least so many before each, and less than an eighth more."""
-    counts = left_context(targets, least)
-    assert all(least <= count < least + max(1, least / 8) for count in counts)
+def context_gain(decoder, ids, targets: int, most: int) -> list[float]:
+    """The loss of the last ``targets`` tokens given more than 7/8 of so many before each, and at most all of them."""
+    counts = left_context(targets, most)
+    assert all(7 * most / 8 < count <= most for count in counts)
     places = range(len(ids) - targets, len(ids))
     return [
         loss_of(decoder, ids[target - count : target], ids[target])

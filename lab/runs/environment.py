@@ -1,6 +1,7 @@
-"""What an attempt of training runs on: code, packages, hardware; and what of it must be equal to continue."""
+"""What an attempt of training, or a scoring, runs on: code, packages, hardware; and what must be equal to continue."""
 
 import hashlib
+import os
 import platform
 from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
@@ -13,6 +14,7 @@ import torch
 from lab.base.errors import UserError
 
 PACKAGES = ("context-window-lab", "torch", "lightning", "tokenizers", "numpy", "safetensors", "hydra-core", "pydantic")
+PACKAGE = Path(__file__).parents[1]
 # The rooms that are loaded while a run trains; tests/test_rooms.py holds this list against what is loaded.
 # What reads trained runs afterwards changes none.
 ROOMS = ("base", "model", "data", "cluster", "runs", "observe", "extension", "training", "measure", "experiment")
@@ -20,22 +22,27 @@ ROOMS = ("base", "model", "data", "cluster", "runs", "observe", "extension", "tr
 
 def environment(kernel: str, world: int = 1, strategy: str = "single") -> dict[str, Any]:
     """Code, packages, kernel, hardware, number of ranks and their strategy that an attempt of training runs on."""
-    packages = {}
-    for name in PACKAGES:
-        try:
-            packages[name] = version(name)
-        except PackageNotFoundError:
-            packages[name] = "not installed"
-    commit, changed = commit_of(Path(__file__).parents[2])
+    commit, changed = commit_of(PACKAGE.parent)
     return {
         "code": {"sha256": code_digest(), "commit": commit, "changed": changed},
         "python": platform.python_version(),
-        "packages": packages,
+        "packages": packages(),
         "hardware": hardware(),
         "kernel": kernel,
         "ranks": world,
         "strategy": strategy if world > 1 else "single",
     }
+
+
+def packages() -> dict[str, str]:
+    """The versions of PACKAGES."""
+    found = {}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "not installed"
+    return found
 
 
 def commit_of(root: Path) -> tuple[str, bool]:
@@ -51,25 +58,73 @@ def commit_of(root: Path) -> tuple[str, bool]:
     return git("rev-parse", "HEAD") or "unknown", bool(git("status", "--porcelain", "--", "*.py", "*.yaml"))
 
 
+# Instruction sets that a product of matrices may use: which of them decides the order of its sums.
+INSTRUCTION_SETS = ("avx2", "avx512_f", "avx512_vnni", "avx512_bf16", "avx512_fp16", "amx_bf16", "amx_fp16", "amx_int8")
+# Variables of the environment that libraries read, by their beginnings; those after decide time or output, not bits.
+VARIABLES = ("ONEDNN_", "DNNL_", "MKL_", "OMP_", "KMP_", "GOMP_", "OPENBLAS_", "ATEN_", "NVIDIA_TF32_", "TORCH_ALLOW_")
+HARMLESS = (
+    "_NUM_THREADS",
+    "_VERBOSE",
+    "_WAIT_POLICY",
+    "_SPINCOUNT",
+    "_BLOCKTIME",
+    "_PROC_BIND",
+    "_PLACES",
+    "_AFFINITY",
+)
+
+
 def hardware() -> dict[str, Any]:
-    """What this process computes on."""
+    """What this process computes on: machine, CPU, instruction sets, threads, and the switches that decide bits."""
+    backends = torch.backends
+    switches = {
+        "mkldnn.enabled": backends.mkldnn.enabled,
+        "mkldnn.deterministic": backends.mkldnn.deterministic,
+        "cudnn.enabled": backends.cudnn.enabled,
+        "cudnn.benchmark": backends.cudnn.benchmark,
+    }
+    variables = {
+        name: value
+        for name, value in sorted(os.environ.items())
+        if name.startswith(VARIABLES) and not name.endswith(HARMLESS)
+    }
     return {
         "machine": platform.machine(),
-        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "cpu": cpu_name(),
+        "cpu_capability": backends.cpu.get_cpu_capability(),
+        "instruction_sets": " ".join(instruction_sets()) or "not told",
         "threads": torch.get_num_threads(),
         "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
+        "switches": {name: str(value) for name, value in (switches | variables).items()},
     }
 
 
+def cpu_name() -> str:
+    """The CPU's name as Linux tells it, else as Python does."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        lines = []
+    named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return named[0] if named else platform.processor() or "not told"
+
+
+def instruction_sets() -> list[str]:
+    """Those of INSTRUCTION_SETS that the CPU has, as torch tells; none before torch 2.12."""
+    told: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    return [name for name in INSTRUCTION_SETS if told.get(name)]
+
+
 def code_digest() -> str:
-    """sha256 of the names and contents of all modules in ROOMS, and of lab.train."""
-    package = Path(__file__).parents[1]
-    files = [package / "__init__.py", package / "train.py"]
-    for room in ROOMS:
-        files += sorted((package / room).rglob("*.py"))
+    """sha256 of the code that trains: all modules in ROOMS, and lab.train."""
+    return digest_of_code(ROOMS, PACKAGE / "__init__.py", PACKAGE / "train.py")
+
+
+def digest_of_code(rooms: Iterable[str], *files: Path) -> str:
+    """sha256 of the names and contents of files of the lab, and of all modules in rooms."""
     total = hashlib.sha256()
-    for path in files:
-        total.update(path.relative_to(package).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
+    for path in (*files, *(path for room in rooms for path in sorted((PACKAGE / room).rglob("*.py")))):
+        total.update(path.relative_to(PACKAGE).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
     return total.hexdigest()
 
 
