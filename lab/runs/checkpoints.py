@@ -36,7 +36,7 @@ FILES = ("weights.safetensors", "training.safetensors", "training.json")
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """One checkpoint on the disk; ``run`` is the digest of the run that it must be of, "" of any. It holds ``files``."""
+    """One checkpoint on the disk, of ``files``; ``run`` is the digest of the run that it must be of, "" of any."""
 
     path: Path
     step: int
