@@ -18,6 +18,7 @@ from lab.experiment.setup import Setup
 from lab.runs.control import Control, check
 from lab.runs.environment import environment
 from lab.runs.identity import digest
+from lab.runs.manifest import write_manifest
 from lab.runs.run import Run
 
 Make = Callable[..., Run]
@@ -255,7 +256,7 @@ def test_a_manifest_that_lacks_a_key_is_named(make: Make) -> None:
     assert "blocks.fingerprint is " in refusal(runs)
     manifest = runs[1].manifest
     del manifest["blocks"]
-    (runs[1].path / "manifest.json").write_text(json.dumps(manifest))
+    write_manifest(runs[1].path, manifest)
     assert "manifest.json lacks 'blocks'" in refusal(runs)
 
 
