@@ -160,7 +160,7 @@ def score_run(
             "python": platform.python_version(),
             "packages": packages(),
             "hardware": hardware(),
-            "kernel": kernel_of(decoder),
+            "kernel": kernel_of(decoder, device, dtype),
         }
         if rows and left != items and (other := differing(before, record)):
             print(f"{run.path}: {measure.label()} was begun with another {other} and is scored again", file=sys.stderr)
@@ -208,12 +208,14 @@ def note_documents(run: Model, evaluation: str, items: Sequence[Item]) -> None:
         run.update_manifest(documents=noted | {evaluation: before | found})
 
 
-def kernel_of(decoder: Decoder) -> str:
-    """The attention kernel that serves a decoder in its type."""
+def kernel_of(decoder: Decoder, device: str, dtype: str) -> str:
+    """The attention kernel that serves a decoder while it is scored. Raises UserError if its own cannot."""
     attention = cast(Attention, decoder.blocks[0].attention)
-    slopes = decoder.position.slopes is not None
-    case = Case(decoder.embedding.device.type, decoder.compute_dtype, attention.window, slopes, False)
-    return kernels.choose(attention.kernel, case)
+    case = Case(device, DTYPES[dtype], attention.window, decoder.position.slopes is not None)
+    try:
+        return kernels.choose(attention.kernel, case)
+    except UserError as error:
+        raise UserError(f"scoring.dtype is {dtype}: {error}") from None
 
 
 def differing(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:

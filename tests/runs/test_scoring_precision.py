@@ -2,6 +2,7 @@
 
 import subprocess
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -106,3 +107,19 @@ def test_rows_of_both_precisions_stand_beside_each_other_and_are_found_by_theirs
 def test_a_precision_that_no_score_can_have_is_refused(here: Lab, rough: Run) -> None:
     result = here("extrapolate", f"runs={rough.path}", *SCORE, "scoring.dtype=float16", folder=rough.path)
     assert "scoring.dtype is 'float16': give float32 or bfloat16" in the_one_line(result)
+
+
+def test_a_kernel_that_does_not_serve_the_precision_is_refused_before_anything_is_written(
+    here: Lab, tmp_path: Path
+) -> None:
+    train = (*TRAIN, "model=alibi", "kernel=sdpa", "trainer.compute_dtype=float32")
+    told = "scoring.dtype is bfloat16: kernel sdpa cannot serve this model in torch.bfloat16: "
+    line = the_one_line(here("train", *train, "measure=excess", "scoring.dtype=bfloat16", folder=tmp_path))
+    assert told in line
+    assert not list(tmp_path.iterdir())
+    assert here("train", *train, folder=tmp_path).returncode == 0
+    line = the_one_line(
+        here("extrapolate", "runs=runs/*", *SCORE, "scoring.dtype=bfloat16", folder=tmp_path), last=True
+    )
+    assert told in line
+    assert not list(tmp_path.rglob("scores.csv"))
