@@ -89,19 +89,37 @@ def test_they_decide_nothing_and_what_is_kept_of_the_run_is_the_same_without_the
     assert (run.path / "metrics.csv").read_bytes() == (lean.path / "metrics.csv").read_bytes()
 
 
+def one_step(folder: Path, *overrides: str) -> tuple[Run, int]:
+    """Make or continue a run that a signal stops after its next step; the step after which it went on."""
+    setup = Setup(settings_of("train", TrainSettings, [*SMOKE, "model=rope", *overrides, f"runs={folder}"]))
+    after = continue_run(setup) if setup.run.path.exists() else make_run(setup)
+    stops = pytest.raises(Interrupted, match=f"saved at optimiser step {after + 1} of {STEPS}")
+    with Interruption(tells=False) as interruption, contextlib.nullcontext() if after + 1 == STEPS else stops:
+        interruption.received = "SIGTERM"
+        fit_and_conclude(setup, interruption, after)
+    return setup.run, after
+
+
 def test_a_run_that_is_stopped_after_every_step_and_gone_on_with_keeps_the_same(tmp_path: Path, whole: Run) -> None:
-    for attempt in range(1, STEPS + 1):
-        setup = Setup(settings_of("train", TrainSettings, [*SMOKE, "model=rope", f"runs={tmp_path}"]))
-        after = make_run(setup) if attempt == 1 else continue_run(setup)
-        assert after == attempt - 1
-        ends = (
-            contextlib.nullcontext() if attempt == STEPS else pytest.raises(Interrupted, match=f"step {attempt} of 9")
-        )
-        with Interruption(tells=False) as interruption, ends:
-            interruption.received = "SIGTERM"
-            fit_and_conclude(setup, interruption, after)
-    assert weights_of(setup.run, "weights") == weights_of(whole, "weights")
-    assert setup.run.manifest["proof"]["weights"].items() <= whole.manifest["proof"]["weights"].items()
+    for attempt in range(STEPS):
+        run, after = one_step(tmp_path)
+        assert after == attempt
+    assert weights_of(run, "weights") == weights_of(whole, "weights")
+    assert run.manifest["proof"]["weights"].items() <= whole.manifest["proof"]["weights"].items()
+
+
+def test_those_of_steps_that_a_run_has_gone_back_over_are_not_kept_unless_they_are_made_again(
+    tmp_path: Path, whole: Run
+) -> None:
+    for _ in range(4):
+        run, _ = one_step(tmp_path)
+    assert list(weights_of(run, "weights")) == [1, 2, 3, 4]
+    shutil.rmtree(run.path / "checkpoints" / "step=00000004")
+    assert one_step(tmp_path, "trainer.keep_weights=[]")[1] == 3
+    assert list(weights_of(run, "weights")) == [1, 2, 3]
+    shutil.rmtree(run.path / "checkpoints" / "step=00000004")
+    assert one_step(tmp_path)[1] == 3
+    assert weights_of(run, "weights") == {step: weights_of(whole, "weights")[step] for step in (1, 2, 3, 4)}
 
 
 def test_they_are_scored_like_a_checkpoint(here: Lab, copy: Run, whole: Run) -> None:
