@@ -173,7 +173,7 @@ def memory_estimate(config: RunSettings, ranks: Ranks) -> str:
         micro_batch=config.scale.micro_batch,
         compute_dtype=config.trainer.compute_dtype,
         optimizer=config.optimizer.name,
-        kernel=config.kernel,
+        kernel="banded" if config.kernel in ("auto", "matched") and not torch.cuda.is_available() else config.kernel,
         strategy=config.trainer.strategy,
         ranks=ranks.world,
         recompute=config.trainer.recompute,
