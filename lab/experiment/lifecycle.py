@@ -86,6 +86,7 @@ def make_run(setup: Setup) -> int:
         "first_block": setup.first_block,
         "flops_per_token": {"exact": setup.flops.exact, "full": setup.flops.full},
         "corpus": setup.corpus_manifest,
+        "tokenizer": setup.spelling,
         "initial_weights": fingerprints(setup.decoder),
         "attempts": [environment_of(setup) | attempt_from(1)],
         **({"parent": parent, "extensions": setup.start.extensions} if parent else {}),

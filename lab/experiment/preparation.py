@@ -17,6 +17,7 @@ from lab.data.sources.documents import SPLITS, Corpus, Sotu
 from lab.data.sources.file_list import manifest_of
 from lab.data.sources.overlap import runs_of_words, shared
 from lab.data.stream.blocks import write_blocks
+from lab.data.stream.tokenised import examined
 from lab.data.tokenizer import END_OF_DOCUMENT, Tokenizer, train_tokenizer
 from lab.experiment.child import inherit
 from lab.experiment.compose import checked, composed
@@ -126,6 +127,7 @@ def make_blocks(overrides: Sequence[str], processes: int) -> None:
     overrides = [*overrides, "data.mode=stream", "measure=none"]
     setup = Setup(checked(TrainSettings, inherit(composed("train", overrides), overrides)))
     count = setup.first_block + setup.block_count
+    examined(setup.stream.corpus, setup.tokenizer)  # what cannot spell the text is refused before anything is written
     with tqdm(total=count * (setup.config.scale.context + 1), unit=" tokens", unit_scale=True, mininterval=1) as bar:
         write_blocks(setup.stream, setup.blocks_folder, setup.order, count, processes, bar.update)
     print(f"{setup.blocks_folder}: {count:,} blocks; train on them with data.mode=blocks")

@@ -18,7 +18,7 @@ from lab.data.sources.documents import Corpus
 from lab.data.stream.blocks import StoredBlocks
 from lab.data.stream.module import DataModule
 from lab.data.stream.order import BlockStream
-from lab.data.stream.tokenised import held_out
+from lab.data.stream.tokenised import examined, held_out
 from lab.data.tokenizer import Tokenizer
 from lab.experiment.settings import TrainSettings
 from lab.model.building import build_decoder, load_weights
@@ -166,6 +166,11 @@ class Setup:
         differing = [key for key in keys if theirs.get(key) != ours.get(key)]
         again = ["its data are read again from their first block"] if self.start.reads_again(self.order) else []
         return [*(f"{key}: {theirs.get(key, 'absent')} -> {ours.get(key, 'absent')}" for key in differing), *again]
+
+    @cached_property
+    def spelling(self) -> dict[str, float]:
+        """What the tokenizer keeps of the training text. Raises UserError if that is less than half."""
+        return examined(self.stream.corpus, self.tokenizer)
 
     def training_blocks(self) -> BlockStream | StoredBlocks:
         """Where the blocks of training come from, by ``data.mode``."""
