@@ -35,6 +35,7 @@ TEXT = {
     "allowed",
     "told",
     "length_told",
+    "clusters_told",
     "interval_told",
     "contestant",
     "scale",

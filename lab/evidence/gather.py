@@ -9,24 +9,13 @@ import numpy as np
 
 from lab.base.errors import UserError
 from lab.base.tables import Row
-from lab.evidence.differences import (
-    Difference,
-    coverage,
-    document_difference,
-    hierarchical_difference,
-    holm,
-    noise_floor,
-    verdict,
-)
-from lab.evidence.interval import document_interval
+from lab.evidence.differences import holm, noise_floor, verdict
+from lab.evidence.interval import Interval, mean_interval, widening
 from lab.evidence.quantities import Quantity, curves, effective_contexts, quantities
 from lab.observe.measure import measure_of, measures
-from lab.observe.scoring import rows_of
+from lab.observe.scoring import clusters_of, rows_of
 from lab.runs.control import Control, Seed
 from lab.runs.run import Model
-
-ENOUGH_SEEDS = 5  # from so many on an interval speaks of other seeds too
-ENOUGH_DOCUMENTS = 40  # below, the interval's measured coverage is told
 
 
 @dataclass(frozen=True)
@@ -52,7 +41,6 @@ class Evidence:
 def gather(
     control: Control,
     settings: Mapping[str, str],
-    resamples: int,
     reference: str | None,
     margin: float,
     dtype: str = "float32",
@@ -61,7 +49,6 @@ def gather(
 
     Args:
         settings: name of each measure to the digest of its settings.
-        resamples: of the bootstrap.
         reference: the variant that the others are held against; None: the first.
         margin: of the effective context, in nats.
         dtype: that the decoders computed in while they were scored.
@@ -86,22 +73,23 @@ def gather(
         chosen = in_common(
             {path: [row for row in each if row["evaluation"] == evaluation] for path, each in rows.items()}, evaluation
         )
-        table = _table(control, chosen)
-        for quantity, variants in table.items():
+        tables = _tables(control, chosen)
+        clusters = clusters_of(control.runs[0], evaluation)
+        for quantity, table in tables.items():
             place = {"evaluation": evaluation, "measure": quantity.measure, "length_tokens": quantity.length_tokens}
-            for name, values in variants.items():
-                estimates += _estimates(place, name, control.variants[name], values, resamples)
+            for name in names:
+                estimates += _estimates(place, name, control.variants[name], table, clusters)
         here = [
-            _difference(evaluation, quantity, variants, name, reference, resamples, _context(control))
-            for quantity, variants in table.items()
+            _difference(evaluation, quantity, table, name, reference, _context(control), clusters)
+            for quantity, table in tables.items()
             for name in names
             if name != reference
         ]
         differences += _judged(here)
-        for quantity, variants in table.items():
+        for quantity, table in tables.items():
             for name in names:
                 if name != reference:
-                    seeds += _by_seed(evaluation, quantity, control, variants, name, reference)
+                    seeds += _by_seed(evaluation, quantity, control, table, name, reference)
         drawn += _curves(control, evaluation, chosen)
         effective += _effective(control, evaluation, chosen, margin)
         for name, by_seed in control.variants.items():
@@ -110,9 +98,8 @@ def gather(
                 told = [{"evaluation": evaluation, "variant": name} | row for row in measure.details(of_variant)]
                 if told:
                     details.setdefault(measure.detail, []).extend(told)
-    tables = (estimates, differences, seeds, drawn, effective, *details.values())
     if control.allowed:  # told on every table
-        for table_rows in tables:
+        for table_rows in (estimates, differences, seeds, drawn, effective, *details.values()):
             table_rows[:] = [row | {"allowed": "; ".join(control.keys("allowed"))} for row in table_rows]
     return Evidence(reference, evaluations, estimates, differences, seeds, drawn, effective, details)
 
@@ -174,64 +161,79 @@ def _context(control: Control) -> int:
     return int(control.runs[0].context)
 
 
-def _table(control: Control, rows: Mapping[Any, list[Row]]) -> dict[Quantity, dict[str, np.ndarray]]:
-    """Of each quantity that all runs have each variant's numbers [seeds, documents], documents in one order."""
+@dataclass(frozen=True)
+class Table:
+    """A quantity in all runs: ``values`` of each variant [seeds, clusters], clusters in one order, and how many
+    ``documents`` each has."""
+
+    values: dict[str, np.ndarray]
+    documents: list[int]
+
+
+def _tables(control: Control, rows: Mapping[Any, list[Row]]) -> dict[Quantity, Table]:
+    """Of each quantity that all runs have."""
     context = _context(control)
     found = {run.path: quantities(rows[run.path], context) for run in control.runs}
-    common = [each for each in found[control.runs[0].path] if all(each in other for other in found.values())]
-    table: dict[Quantity, dict[str, np.ndarray]] = {}
-    for quantity in common:
-        documents = sorted(found[control.runs[0].path][quantity])
-        table[quantity] = {
-            name: np.array([[found[by_seed[s].path][quantity][d] for d in documents] for s in ordered(by_seed)])
+    first = found[control.runs[0].path]
+    tables: dict[Quantity, Table] = {}
+    for quantity in first:
+        if not all(quantity in other for other in found.values()):
+            continue
+        clusters = sorted(first[quantity].values)
+        values = {
+            name: np.array(
+                [[found[by_seed[seed].path][quantity].values[each] for each in clusters] for seed in ordered(by_seed)]
+            )
             for name, by_seed in control.variants.items()
         }
-    return table
+        tables[quantity] = Table(values, [first[quantity].documents[each] for each in clusters])
+    return tables
 
 
-def _estimates(
-    place: Row, name: str, by_seed: Mapping[Seed, Model], values: np.ndarray, resamples: int
-) -> Iterator[Row]:
-    lines: list[tuple[Seed | None, np.ndarray]] = [(None, values.mean(axis=0))]
-    lines += list(zip(ordered(by_seed), values, strict=True))
-    for seed, line in lines:
-        interval = document_interval(list(line), resamples)
-        yield {
-            "evaluation": place["evaluation"],
-            "measure": place["measure"],
-            "length_tokens": place["length_tokens"],
-            "variant": name,
-            "seed": seed,
-            "mean": interval.mean,
-            "low": interval.low,
-            "high": interval.high,
-            "documents": interval.documents,
-        }
+def _estimates(place: Row, name: str, by_seed: Mapping[Seed, Model], table: Table, clusters: str) -> Iterator[Row]:
+    """The mean of a variant over its seeds (seed empty), and of each seed."""
+    values = table.values[name]
+    lines: list[tuple[Seed | None, Interval]] = [(None, mean_interval(values, table.documents))]
+    lines += [
+        (seed, mean_interval(line[None], table.documents)) for seed, line in zip(ordered(by_seed), values, strict=True)
+    ]
+    for seed, interval in lines:
+        yield place | {"variant": name, "seed": seed} | _told(interval, clusters)
+
+
+def _told(interval: Interval, clusters: str) -> Row:
+    """The columns of an interval, and over what it is."""
+    wide = widening(interval.seeds if interval.over_seeds else 1, tuple(sorted(interval.documents)))
+    return {
+        "mean": interval.mean,
+        "low": interval.low,
+        "high": interval.high,
+        "documents": sum(interval.documents),
+        "clusters": interval.clusters,
+        "clusters_told": clusters,
+        "seeds": interval.seeds,
+        "over_seeds": int(interval.over_seeds),
+        "widened": wide.factor if interval.known else None,
+        "coverage": wide.coverage if interval.known else None,
+    }
 
 
 def _difference(
     evaluation: str,
     quantity: Quantity,
-    variants: Mapping[str, np.ndarray],
+    table: Table,
     name: str,
     reference: str,
-    resamples: int,
     context: int,
-) -> tuple[Row, Difference]:
-    one, other = variants[name], variants[reference]
-    if len(one) >= ENOUGH_SEEDS:
-        difference = hierarchical_difference(one, other)
-    else:
-        documents = [f"{number:06d}" for number in range(one.shape[1])]  # in the order of their names
-        difference = document_difference(
-            dict(zip(documents, one.mean(axis=0), strict=True)),
-            dict(zip(documents, other.mean(axis=0), strict=True)),
-            resamples=resamples,
-        )
-    several = len(one) > 1
-    by_seed = (one - other).mean(axis=1) if len(one) == len(other) else np.array([])
-    floor = max(noise_floor(one).largest, noise_floor(other).largest) if several else None
-    count = one.shape[1]
+    clusters: str,
+) -> tuple[Row, Interval]:
+    one, other = table.values[name], table.values[reference]
+    paired = len(one) == len(other)
+    # Of unequal numbers of seeds (a factor that is the seed) nothing can be paired: means over them, these alone.
+    values = one - other if paired else (one.mean(axis=0) - other.mean(axis=0))[None]
+    difference = mean_interval(values, table.documents)
+    by_seed = values.mean(axis=1) if paired else np.array([])
+    floor = max(noise_floor(one), noise_floor(other)) if min(len(one), len(other)) > 1 else None
     row = {
         "evaluation": evaluation,
         "measure": quantity.measure,
@@ -239,21 +241,16 @@ def _difference(
         "length_told": quantity.length_text(context),
         "variant": name,
         "reference": reference,
-        "mean": difference.mean,
-        "low": difference.low,
-        "high": difference.high,
+        **_told(difference, clusters),
         "p_value": difference.p_value,
-        "documents": count,
-        "seeds": len(one),
         "least_of_seeds": float(by_seed.min()) if by_seed.size else None,
         "most_of_seeds": float(by_seed.max()) if by_seed.size else None,
         "noise_floor": floor,
-        "coverage": coverage(count) if 4 <= count < ENOUGH_DOCUMENTS else None,
     }
     return row, difference
 
 
-def _judged(found: Sequence[tuple[Row, Difference]]) -> list[Row]:
+def _judged(found: Sequence[tuple[Row, Interval]]) -> list[Row]:
     """The rows with p-values corrected for the family, all differences of one measure on one set of documents."""
     judged: list[Row] = []
     for measure in dict.fromkeys(row["measure"] for row, _ in found):
@@ -262,33 +259,23 @@ def _judged(found: Sequence[tuple[Row, Difference]]) -> list[Row]:
         for (row, difference), p_holm in zip(family, corrected, strict=True):
             kind = measure_of(measure)
             unit = kind.difference_unit if kind is not None else "nats"
-            text = verdict(difference, p_holm, row["variant"], row["reference"], unit)
-            judged.append(row | {"p_holm": p_holm, "verdict": text + _caveat(row, text)})
+            text = verdict(difference, p_holm, row["variant"], row["reference"], unit, row["clusters_told"])
+            judged.append(row | {"p_holm": p_holm, "verdict": text})
     return judged
-
-
-def _caveat(row: Row, text: str) -> str:
-    """What the seeds have to say against a verdict that documents alone would give."""
-    if " is better " not in text and " is worse " not in text:
-        return ""
-    if row["least_of_seeds"] is not None and row["least_of_seeds"] * row["most_of_seeds"] < 0:
-        return "; but its seeds disagree"
-    if row["noise_floor"] is not None and abs(row["mean"]) <= row["noise_floor"]:
-        return f"; but seeds of one variant differ by {row['noise_floor']:.2g}"
-    return ""
 
 
 def _by_seed(
     evaluation: str,
     quantity: Quantity,
     control: Control,
-    variants: Mapping[str, np.ndarray],
+    table: Table,
     name: str,
     reference: str,
 ) -> Iterator[Row]:
-    if len(variants[name]) != len(variants[reference]):
+    one, other = table.values[name], table.values[reference]
+    if len(one) != len(other):
         return
-    for seed, line in zip(ordered(control.variants[name]), variants[name] - variants[reference], strict=True):
+    for seed, line in zip(ordered(control.variants[name]), one - other, strict=True):
         yield {
             "evaluation": evaluation,
             "measure": quantity.measure,
@@ -297,7 +284,7 @@ def _by_seed(
             "reference": reference,
             "seed": seed,
             "mean": float(line.mean()),
-            "documents": line.size,
+            "clusters": line.size,
         }
 
 

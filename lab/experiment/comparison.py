@@ -57,7 +57,7 @@ def compare(settings: CompareSettings, command: str) -> None:
         score_runs(runs, measures, settings.evaluation, device, "last", stop, dtype)
     control = check(runs, settings.factor, settings.allow)  # of what was scored now, too
     digests = {name: setting_of(measure) for name, measure in measures.items()}
-    evidence = gather(control, digests, settings.resamples, settings.reference, settings.margin_nats, dtype)
+    evidence = gather(control, digests, settings.reference, settings.margin_nats, dtype)
     write_report(output, compared(control, evidence, command))
     show(control, evidence, console)
     print(f"{output / 'report.html'}, report.md, tables (.csv) and pictures (.png)")

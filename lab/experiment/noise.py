@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 from rich.console import Console
 from rich.table import Table
 
@@ -89,12 +90,12 @@ def _spreads(
         rows = rows_of(run, settings, dtype, evaluation, step)
         tables.append(quantities(rows, run.context))
     for quantity in tables[0]:
-        means = [sum(table[quantity].values()) / len(table[quantity]) for table in tables]
+        means = [float(np.mean([*table[quantity].values.values()])) for table in tables]
         yield {
             "measure": quantity.measure,
             "length_tokens": quantity.length_tokens,
             "seeds": len(seeds),
-            "documents": len(tables[0][quantity]),
+            "documents": sum(tables[0][quantity].documents.values()),
             "mean": sum(means) / len(means),
             "least": min(means),
             "most": max(means),

@@ -78,7 +78,6 @@ class CompareSettings(Settings):
     allow: list[Text] = key("keys or groups that may differ beside the factor; told on every table and picture")
     output: Text = key("folder of report.html, report.md, tables and pictures")
     margin_nats: Positive = key("by how much a loss may exceed that at context C before the context counts as too long")
-    resamples: int = key("of the bootstrap", ge=1000)
     accelerator: Accelerator = key("auto, cpu or gpu")
     noise: Text | None = key(
         "a run directory: train the same configuration with other seeds, and one seed twice; compares nothing"

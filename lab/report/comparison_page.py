@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 
 from lab.base.files import make_folder
 from lab.base.tables import Row, write_table
+from lab.evidence.interval import COVERED, FEWEST_CLUSTERS, FEWEST_SEEDS
 from lab.observe.measure import measure_of, measures
 from lab.report.figures import contrast_figure, curve_figure, detail_figure, difference_figure, training_figure
 from lab.report.page import PageTable, Picture, Section, write_page
@@ -73,6 +74,13 @@ def interval(row: Row, digits: int = 3) -> str:
     return "not known" if "not known" in (low, high) else f"{low} to {high}"
 
 
+def over(row: Row) -> str:
+    """What an interval speaks of: ``5 seeds, 12 authors (42 documents)``."""
+    seeds = f"{row['seeds']} seed{'s' * (row['seeds'] > 1)}{'' if row['over_seeds'] else ' (fixed)'}"
+    clusters = f"{row['clusters']} {row['clusters_told']}"
+    return f"{seeds}, {clusters}" + (f" ({row['documents']} documents)" if row["clusters_told"] != "documents" else "")
+
+
 def titled(evaluation: str) -> str:
     """A set of documents as it is shown."""
     return "texts made up" if evaluation == "none" else evaluation
@@ -132,16 +140,15 @@ def _verdicts(compared: Compared) -> Section:
             continue
         tables.append(
             PageTable(
-                ("measure", "length (tokens)", "verdict", "documents", "seeds", "noise floor", "measured coverage"),
+                ("measure", "length (tokens)", "verdict", "over", "noise floor", "coverage in simulation"),
                 [
                     (
                         row["measure"],
                         row["length_told"],
                         row["verdict"],
-                        str(row["documents"]),
-                        str(row["seeds"]),
+                        over(row),
                         "one seed" if row["noise_floor"] is None else number(row["noise_floor"]),
-                        "" if row["coverage"] is None else f"{100 * row['coverage']:.0f} %",
+                        "" if row["coverage"] is None else f"{row['coverage']:.0%} (widened {row['widened']:.2f}x)",
                     )
                     for row in rows
                 ],
@@ -166,10 +173,13 @@ def _verdicts(compared: Compared) -> Section:
             )
     paragraphs = (
         "Lower is better everywhere: losses in nats per token, or the share of keys not found. A difference is between "
-        "means over the same documents; its interval is a 95 % studentised bootstrap over documents, the seeds' runs "
-        "averaged (from five seeds on, over seeds too). p-values are corrected by Holm over all differences of one "
-        "measure on one set of documents. The noise floor is the largest difference between two seeds of one of the "
-        "two variants. With fewer than 40 documents the interval's measured coverage is told: its nominal one is 95 %.",
+        "means over the same documents of the same seeds. Its 95 % interval takes seeds and clusters of documents "
+        "(authors, or the works of one author) as crossed random effects, and so speaks of other seeds and other "
+        f"authors; of fewer than {FEWEST_SEEDS} seeds it speaks of these runs alone and says so, and of fewer than "
+        f"{FEWEST_CLUSTERS} clusters there is none. It is widened until it covers {COVERED:.0%} of simulated samples "
+        "of its design, normal, heavy-tailed or skewed, whatever share of the variance is the authors'. p-values are "
+        "corrected by Holm over all differences of one measure on one set of documents. The noise floor is the largest "
+        "difference between two seeds of one of the two variants.",
     )
     return Section("Verdict", paragraphs, tables)
 

@@ -259,7 +259,7 @@ class Saving(StepCallback):
 
 
 class KeepingWeights(StepCallback):
-    """Keeps the weights alone of the optimiser steps that ``rules`` name: ``doubling`` (1, 2, 4, ...), ``validation``."""
+    """Keeps the weights alone of the steps that ``rules`` name: ``doubling`` (1, 2, 4, ...), ``validation``."""
 
     def __init__(self, kept: Checkpoints, rules: Sequence[str], validate_every: int, steps: int) -> None:
         super().__init__()

@@ -218,7 +218,9 @@ def test_a_tokenizer_that_leaves_merges_out_by_chance_is_refused(tmp_path):
 def test_a_text_that_cannot_be_spelled_is_told_in_one_line(tmp_path):
     tokenizer = Tokenizer(stored(trained_words(unknown=""), tmp_path), "</s>")
     assert len(tokenizer.encode("the people")) == 2
-    with pytest.raises(UserError, match=r"tokenizer\.json: it cannot spell a text \(.*\); take a tokenizer with an unk"):
+    with pytest.raises(
+        UserError, match=r"tokenizer\.json: it cannot spell a text \(.*\); take a tokenizer with an unk"
+    ):
         tokenizer.encode("the senate")
 
 
