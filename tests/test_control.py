@@ -18,6 +18,7 @@ from lab.experiment.setup import Setup
 from lab.runs.control import Control, check
 from lab.runs.environment import environment
 from lab.runs.identity import digest
+from lab.runs.manifest import write_manifest
 from lab.runs.run import Run
 
 Make = Callable[..., Run]
@@ -161,6 +162,10 @@ HIDDEN: list[tuple[list[str], dict[str, Any], str, str, str]] = [
     ([], {"packages/torch": "1.0.0"}, "packages.torch", "2.", "1.0.0"),
     ([], {"python": "2.7"}, "packages.python", "3.", "2.7"),
     ([], {"hardware/threads": 99}, "hardware.threads", " in nope", "99"),
+    ([], {"hardware/cpu": "abacus"}, "hardware.cpu", " in nope", "abacus"),
+    ([], {"hardware/instruction_sets": "avx2"}, "hardware.instruction_sets", " in nope", "avx2"),
+    ([], {"hardware/switches/ONEDNN_MAX_CPU_ISA": "AVX2"}, "hardware.switches.ONEDNN_MAX_CPU_ISA", "absent", "AVX2"),
+    ([], {"hardware/switches/mkldnn.enabled": "False"}, "hardware.switches.mkldnn.enabled", "True", "False"),
     ([], {"ranks": 4}, "ranks", "1", "4"),
 ]
 
@@ -255,7 +260,7 @@ def test_a_manifest_that_lacks_a_key_is_named(make: Make) -> None:
     assert "blocks.fingerprint is " in refusal(runs)
     manifest = runs[1].manifest
     del manifest["blocks"]
-    (runs[1].path / "manifest.json").write_text(json.dumps(manifest))
+    write_manifest(runs[1].path, manifest)
     assert "manifest.json lacks 'blocks'" in refusal(runs)
 
 
@@ -370,6 +375,50 @@ def test_scores_of_one_label_must_be_scored_alike_and_those_that_a_run_lacks_are
     assert list(kinds(check([*runs, more, make("model=window_rope")], "model"))) == ["factor"]
     more.update_manifest(measured=record("0ther"))
     assert "measured.excess/ab12/kjv-cd34/8/float32.code is c0de in " in refusal([*runs, more])
+
+
+def on(threads: int) -> dict[str, Any]:
+    """Changes of a run that was trained and scored on a machine of so many threads."""
+    measured = {
+        "excess/ab12/kjv-cd34/8/float32": {"code": "c0de", "kernel": "banded", "hardware": {"threads": threads}}
+    }
+    return {"hardware/threads": threads, "measured": measured}
+
+
+def test_seeds_may_be_trained_and_scored_on_machines_of_their_own(make: Make) -> None:
+    runs = [make(f"model={model}", f"seed={seed}", **on(seed + 7)) for model in ("nope", "rope") for seed in (0, 1)]
+    control = check(runs, "model")
+    machines = ["hardware.threads", "scored_hardware.excess/ab12/kjv-cd34/8/float32.threads"]
+    seeded = ["blocks.fingerprint", "data.seed", *machines[:1], "initial_weights", *machines[1:], "seed"]
+    assert kinds(control) == {"factor": MODEL, "seed": seeded}
+    told = next(line for line in control.statement() if line.startswith("equal in all runs of a seed: "))
+    assert "hardware" in told.partition(": ")[2].split(", ")
+    assert "hardware" not in next(line for line in control.statement() if line.startswith("equal in all runs: "))
+
+
+@pytest.mark.parametrize("trained", [True, False])
+def test_runs_of_one_seed_on_two_machines_are_refused_though_seeds_have_machines_of_their_own(
+    make: Make, trained: bool
+) -> None:
+    runs = [make(f"model={model}", f"seed={seed}", **on(seed + 7)) for model in ("nope", "rope") for seed in (0, 1)]
+    if trained:
+        attempts_of(runs[3], (1, 99))
+    else:
+        runs[3].update_manifest(measured=on(99)["measured"])
+    key = "hardware.threads" if trained else "scored_hardware.excess/ab12/kjv-cd34/8/float32.threads"
+    message = refusal(runs)
+    assert f"more than model: {key} is 8 in {runs[1].path.name} and 99 in {runs[3].path.name}. Leave" in message
+    assert kinds(check(runs, "model", [key.partition(".")[0]]))["allowed"] == [key]
+
+
+def test_the_kernel_that_scored_follows_from_the_model_and_from_nothing_else(make: Make) -> None:
+    def by(kernel: str) -> dict[str, Any]:
+        return {"measured": {"excess/ab12/kjv-cd34/8/float32": {"code": "c0de", "kernel": kernel}}}
+
+    runs = [make("model=nope", **by("sdpa")), make("model=window_nope", **by("flex"))]
+    assert "scored_kernel.excess/ab12/kjv-cd34/8/float32" in kinds(check(runs, "model"))["follows"]
+    runs = [runs[0], make("model=nope", "optimizer=muon", **by("flex"))]
+    assert "scored_kernel.excess/ab12/kjv-cd34/8/float32 is sdpa in " in refusal(runs, "optimizer")
 
 
 def test_factor_optimizer_takes_all_its_keys_and_labels_by_name(make: Make) -> None:

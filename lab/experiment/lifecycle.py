@@ -137,6 +137,7 @@ def continue_run(setup: Setup) -> int:
                 " start the run again with overwrite=true"
             )
     step = checkpoint.step if checkpoint else 0
+    run.kept.forget_after(step)
     run.update_manifest(attempts=[*attempts, now | attempt_from(step + 1) | {"allowed": allow}])
     print(f"{run.path}: continuing after optimiser step {step} of {setup.steps}")
     return step

@@ -28,6 +28,7 @@ from lab.model.kernels import choose
 from lab.model.kernels.case import Case
 from lab.model.precision import DTYPES, compute_dtype, device_of
 from lab.observe.measure import Measure, Source
+from lab.observe.scoring import kernel_of
 from lab.runs.identity import digest, identity, order_identity
 from lab.runs.parents import FromRun, Remembered, Start, begun_from
 from lab.runs.run import Run, extended, read_extensions
@@ -80,6 +81,8 @@ class Setup:
         with torch.device("meta"):
             self.shape = self._built(seed=config.seed)
         self.kernel = self.choose_kernel()
+        if self.measures:
+            kernel_of(self.shape, self.device, given.scoring.dtype)  # or it could not be scored in the end
         self.first_block = self.start.first_block(self.order)
         self.stream = BlockStream(
             corpus,

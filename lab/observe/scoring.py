@@ -57,22 +57,31 @@ def rows_of(
         UserError: scores.csv is damaged, not what was written, or a scoring of these was stopped midway.
     """
     path, manifest = run.path / "scores.csv", run.manifest
+    measured, complete = manifest.get("measured", {}), manifest.get("scored", {})
+    labels = {tuple(record.get(column) for column in SCORING): label for label, record in measured.items()}
+
+    def label_of(row: Row) -> str:
+        place = tuple(row[column] for column in SCORING)
+        return labels.get(place, "/".join(map(str, (row["measure"], *place))))
+
     rows = [row for row in Scores(path).select(precision=dtype) if row["setting"] in settings]
-    by_label: dict[str, list[Row]] = {}
-    labels = {
-        tuple(record[column] for column in SCORING): label for label, record in manifest.get("measured", {}).items()
+    by_label: dict[str, list[Row]] = {
+        label: []  # of which all may be gone
+        for (setting, _, _, precision), label in labels.items()
+        if label in complete and setting in settings and precision == dtype
     }
     for row in rows:
-        place = tuple(row[column] for column in SCORING)
-        by_label.setdefault(labels.get(place, "/".join(map(str, (row["measure"], *place)))), []).append(row)
+        by_label.setdefault(label_of(row), []).append(row)
     for label, each in by_label.items():
         check_scored(run, label, each, manifest)
-        if label not in manifest.get("scored", {}):
-            raise UserError(f"{path}: {label.split('/')[0]} is not scored to its end; score the run again, it goes on")
     if step is None:
         step = max((row["step"] for row in rows), default=0)
     wanted = (evaluation, "none")
-    return [row for row in rows if row["step"] == step and (evaluation is None or row["evaluation"] in wanted)]
+    chosen = [row for row in rows if row["step"] == step and (evaluation is None or row["evaluation"] in wanted)]
+    for label in dict.fromkeys(map(label_of, chosen)):
+        if label not in complete:
+            raise UserError(f"{path}: {label.split('/')[0]} is not scored to its end; score the run again, it goes on")
+    return chosen
 
 
 def clusters_of(run: Model, evaluation: str) -> str:
@@ -118,6 +127,8 @@ def score_run(
     """
     context = run.context
     scores = Scores(run.path / "scores.csv")
+    if not scores.rows and run.manifest.get("measured"):
+        run.update_manifest(measured={}, scored={}, documents={})  # who deletes scores.csv scores anew
     decoder = None
     for measure in measures.values():
         measure.fits(context)  # of all, before the first is scored
@@ -141,6 +152,8 @@ def score_run(
             print(f"{run.path}: {measure.label()} was scored by other code and is scored again", file=sys.stderr)
             left = items
         elif not left:
+            if label not in manifest.get("scored", {}):  # a process was killed after its last row
+                _note(run, "scored", label, proof(rows))
             continue
         if decoder is None:
             decoder = run.decoder(step).to(device)
@@ -153,7 +166,7 @@ def score_run(
             "python": platform.python_version(),
             "packages": packages(),
             "hardware": hardware(),
-            "kernel": kernel_of(decoder),
+            "kernel": kernel_of(decoder, device, dtype),
         }
         if rows and left != items and (other := differing(before, record)):
             print(f"{run.path}: {measure.label()} was begun with another {other} and is scored again", file=sys.stderr)
@@ -201,12 +214,14 @@ def note_documents(run: Model, evaluation: str, items: Sequence[Item]) -> None:
         run.update_manifest(documents=noted | {evaluation: before | found})
 
 
-def kernel_of(decoder: Decoder) -> str:
-    """The attention kernel that serves a decoder in its type."""
+def kernel_of(decoder: Decoder, device: str, dtype: str) -> str:
+    """The attention kernel that serves a decoder while it is scored. Raises UserError if its own cannot."""
     attention = cast(Attention, decoder.blocks[0].attention)
-    slopes = decoder.position.slopes is not None
-    case = Case(decoder.embedding.device.type, decoder.compute_dtype, attention.window, slopes, False)
-    return kernels.choose(attention.kernel, case)
+    case = Case(device, DTYPES[dtype], attention.window, decoder.position.slopes is not None)
+    try:
+        return kernels.choose(attention.kernel, case)
+    except UserError as error:
+        raise UserError(f"scoring.dtype is {dtype}: {error}") from None
 
 
 def differing(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:

@@ -217,6 +217,13 @@ class Checkpoints:
                 point("mid-removal")
                 self._clear()
 
+    def forget_after(self, step: int) -> None:
+        """Delete those of later steps, which a run that goes on after this one makes again, or does not come to."""
+        for checkpoint in self.all():
+            if checkpoint.step > step:
+                _set_aside(checkpoint.path)
+                self._clear()
+
     def _named(self, pattern: str) -> list[Path]:
         paths = self.folder.iterdir() if self.folder.is_dir() else ()
         return [path for path in paths if re.fullmatch(pattern, path.name) and path.is_dir()]

@@ -57,6 +57,7 @@ class Fields(TypedDict, total=False):
     extensions: Mappings
     measured: dict[str, dict[str, Any]]
     scored: dict[str, str]
+    documents: dict[str, dict[str, str]]
     proof: Proof
     command: str
 

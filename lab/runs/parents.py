@@ -109,7 +109,7 @@ class FromRun(Start):
         return int(facts.get("first_block", 0)) + self.step * scale.batch_tokens // scale.context
 
     def cursors(self, order: Mapping[str, Any]) -> dict[str, Any] | None:
-        if self.first_block(order) == 0:
+        if self.first_block(order) == 0 or "training.json" not in self.checkpoint.files:  # weights alone were kept
             return None
         state = self.checkpoint.state()
         found = [each for each in state.values() if isinstance(each, dict) and "cursors" in each]

@@ -287,8 +287,8 @@ class Run(Model):
             if flaw is not None:
                 kept = ", ".join(map(str, self.scorable()))
                 raise UserError(f"{chosen.path}: {flaw}; checkpoints are there of steps {kept or 'none'}")
-        proven = self.manifest.get("proof", {}).get("weights", {}).get(f"{chosen.step}")
-        if proven is not None and proven != chosen.weights_digest():
+        proof = self.manifest.get("proof")
+        if proof is not None and proof["weights"].get(f"{chosen.step}") != chosen.weights_digest():
             raise UserError(f"{chosen.path} holds other weights than the run had when it was finished; restore them")
         return chosen
 

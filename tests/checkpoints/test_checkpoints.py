@@ -214,8 +214,8 @@ def test_a_quick_listing_looks_at_lengths_and_a_verified_one_reads_the_files(tmp
 
 def test_a_listing_leaves_out_what_the_run_deletes_meanwhile(tmp_path, monkeypatch):
     checkpoints = filled(tmp_path, 1, 2)
-    found = checkpoints._all()
-    monkeypatch.setattr(checkpoints, "_all", lambda: found)
+    found = checkpoints.all()
+    monkeypatch.setattr(checkpoints, "all", lambda: found)
     shutil.rmtree(checkpoints.path(1))
     assert steps(checkpoints) == [2]
 

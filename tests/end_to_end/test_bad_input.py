@@ -58,7 +58,7 @@ REFUSED = {
     "optimizer.betas=0.9": "optimizer.betas is 0.9: give a list",
     "schedule.final_fraction=2": "schedule.final_fraction is 2",
     "measure.loss_by_position.bin_tokens=48": "bin_tokens is 48: it must divide C = 64",
-    "scale.context=63 scale.batch_tokens=504 measure=excess": "C is 63: the measure excess restarts",
+    "scale.context=63 scale.batch_tokens=504 measure=excess": "C is 63: the measure excess scores eighths of C",
     "+model.attention.colour=red": "model.attention.colour is a key that nothing reads",
     "+model.position._target_=os.system": "model.position._target_ is a key that nothing reads",
     "model.position.name=os.system": "model.position.name is 'os.system': choose one of nope, rope, alibi",

@@ -16,7 +16,8 @@ from lab.experiment.comparison import compare
 from lab.experiment.compose import settings_of
 from lab.experiment.scoring import extrapolate
 from lab.experiment.settings import CompareSettings, ScoreSettings
-from lab.runs.identity import digest
+from lab.runs.identity import FORMAT, digest
+from lab.runs.manifest import seal, write_manifest
 
 SMOKE = ("experiment=smoke", "measure=none", "logger=csv")
 SHORT = ("scoring.longest=4", "scoring.segments=1", "resamples=1000")
@@ -136,7 +137,7 @@ def change(folder: Path, variant: str, *path: object) -> None:
             (config[keys[1]] if len(keys) > 1 else config)[last] = value
         (found.parent / "config.yaml").write_text(yaml.safe_dump(config))
         manifest["digest"] = digest(manifest["identity"])
-    found.write_text(json.dumps(manifest))
+    write_manifest(found.parent, manifest)
 
 
 @pytest.mark.parametrize(
@@ -234,6 +235,10 @@ def test_a_mistake_that_would_end_the_comparison_is_told_before_anything_is_scor
     assert not list(tmp_path.glob("runs/*/scores.csv"))
 
 
+def sealed(manifest: dict) -> str:
+    return json.dumps(manifest | {"sha256": seal(manifest)})
+
+
 def test_a_run_whose_configuration_was_changed_or_damaged_is_refused_by_name(
     copied: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -250,8 +255,9 @@ def test_a_run_whose_configuration_was_changed_or_damaged_is_refused_by_name(
         },
         manifest: {
             "[1]": "it holds no mapping",
-            '{"format": 2, "state": "finished"}': "lacks attempts",
-            json.dumps(json.loads(whole[1]) | {"digest": "0" * 64}): "has another digest than what it holds",
+            sealed({"format": FORMAT, "state": "finished"}): "lacks attempts",
+            sealed(json.loads(whole[1]) | {"digest": "0" * 64}): "has another digest than what it holds",
+            json.dumps(json.loads(whole[1]) | {"digest": "0" * 64}): "it is not as it was written: its sha256 differs",
         },
     }
     for path, changes in damages.items():

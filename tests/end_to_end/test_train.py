@@ -13,6 +13,7 @@ from commands import lab, the_one_line
 from known import VARIANTS
 
 from lab.data.sources.documents import Sotu
+from lab.runs.run import Run
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -70,7 +71,9 @@ def test_a_run_directory_says_what_it_is(sweep: Path) -> None:
         rows = list(csv.DictReader(file))
     last = max(int(row["stop_position"]) for row in rows)
     assert last == 8 * 256
-    assert {row["measure"] for row in rows} == {"loss_by_position", "whole_prefix", "restarted", "excess"}
+    assert {row["measure"] for row in rows} == {
+        *("loss_by_position", "whole_prefix", "restarted", "excess", "inside_gain")
+    }
     (evaluation,) = {row["evaluation"] for row in rows}
     assert evaluation == f"held_out-{manifest['corpus']['digest'][:8]}"
     documents = {row["document"] for row in rows}
@@ -90,8 +93,7 @@ def test_a_finished_run_asked_for_again_prints_its_table_and_an_unfinished_one_i
     assert table in again.stdout
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
 
-    manifest = json.loads((folder / "manifest.json").read_text()) | {"state": "training"}
-    (folder / "manifest.json").write_text(json.dumps(manifest))
+    Run(folder).update_manifest(state="training")
     continued = lab("train", "experiment=smoke", "model=alibi", cwd=tmp_path)
     assert continued.returncode == 0, continued.stderr
     assert "continuing after optimiser step 8 of 8" in continued.stdout

@@ -1,5 +1,6 @@
 """The tables of a comparison, from scores written by hand."""
 
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +11,11 @@ from lab.base.tables import write_table
 from lab.evidence.differences import holm
 from lab.evidence.gather import gather
 from lab.evidence.interval import document_interval
-from lab.observe.scores import COLUMNS, Scores
+from lab.observe.scores import COLUMNS, Scores, proof
+from lab.observe.scoring import SCORING
 from lab.runs.control import Control
+from lab.runs.identity import FORMAT
+from lab.runs.manifest import write_manifest
 from lab.runs.run import Run
 
 CONTEXT = 8
@@ -37,7 +41,23 @@ def a_run(folder: Path, name: str, losses: dict[str, dict[str, float]], document
                 place = {"start_position": 0, "stop_position": length, "tokens": length, "loss_nats": loss}
                 rows.append(dict.fromkeys(COLUMNS) | named | seen | place)
     write_table(path / "scores.csv", rows)
+    return scored(path)
+
+
+def scored(path: Path) -> Run:
+    """The run of a scores.csv, with the manifest that belongs to it."""
+    rows = Scores(path / "scores.csv").rows
+    measured, proven = {}, {}
+    for label, of_label in groupby(sorted(rows, key=label_of), label_of):
+        each = list(of_label)
+        measured[label] = {column: each[0][column] for column in ("measure", *SCORING)}
+        proven[label] = proof(each)
+    write_manifest(path, {"format": FORMAT, "measured": measured, "scored": proven})
     return Scored(path)
+
+
+def label_of(row: dict) -> str:
+    return "/".join(str(row[column]) for column in ("measure", *SCORING))
 
 
 def compared(folder: Path, seeds: int, documents: int = 12, gaps: dict[str, float] | None = None) -> Control:
@@ -221,6 +241,7 @@ def test_what_measures_have_to_tell_beside_is_told_by_variant_over_all_its_seeds
         scores = Scores(run.path / "scores.csv")
         scores.add(passkeys(found))
         scores.write()
+        scored(run.path)
     evidence = gather(control, SETTINGS | {"passkey": "dddd4444"}, 1000, None, 0.1)
     assert list(evidence.details) == ["passkeys"]
     told = [(row["variant"], row["depth_percent"], row["found"]) for row in evidence.details["passkeys"]]

@@ -438,7 +438,7 @@ PRECISIONS = (torch.float64, torch.bfloat16)
         (truncated(), 65),
         (truncated([5, 30]), 31),
         (sliding([8], 4, 64), 65),
-        (gain(11), 64 + 7 + 11),
+        (gain(11), 64 - 7 + 11),
         (copy(), 64),
         (copy([40]), 40),
     ],

@@ -49,7 +49,7 @@ QUESTION = "\nWhat is the pass key? The pass key is"
 GOLDEN = {
     "sotu_1k": (
         f"{INSTRUCTION}{FILLER}{SENTENCES}{KEY_LINE}{FILLER}{SENTENCES}{QUESTION}",
-        "9845463a9815794f0224729521cf42dde8122ddb5278d1d5534c8fa54e3dfe19",
+        "93a0a72d75ad73f60011c3bc5ea8c2cc5b1680e538f487cf2a916b91f9bffc33",
     ),
     "llama_32k": (
         f"{INSTRUCTION} {FILLER * 3}{SENTENCES} {KEY_LINE} {FILLER * 3}Rain falls on the hills {QUESTION}",

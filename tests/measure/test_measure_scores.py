@@ -16,6 +16,7 @@ def row(document: str = "a", start: int = 0, loss: float = 1.5, **changes) -> di
         "step": 8,
         "precision": "float32",
         "document": document,
+        "cluster": "author",
     }
     observed = {
         "segment": 0,
@@ -53,7 +54,7 @@ def test_what_is_written_is_what_is_read_with_empty_cells_for_what_is_not_observ
     scores.write()
     again = Scores(tmp_path / "scores.csv")
     assert again.rows == scores.rows == [full(each) for each in scores.rows]
-    assert [list(each) for each in again.rows] == [[*NAMED, *OBSERVED]] * 5
+    assert [list(each) for each in again.rows] == [[*NAMED, "cluster", *OBSERVED]] * 5
     assert again.rows[0]["correct"] is None
     assert again.rows[2]["loss_nats"] is None
     assert again.rows[3]["document"] == "1984"
@@ -141,7 +142,7 @@ def written(path, rows: list[dict]) -> str:
         (lambda text: text.replace("loss_nats", "loss"), "lacks the column loss_nats"),
         (lambda text: text.replace("1.5", "1.5.5"), "column loss_nats holds '1.5.5'"),
         (lambda text: text.replace(",1.5", ""), "line 2 does not fit"),
-        (lambda text: text.replace("a,0", "a,0,0"), "line 2 does not fit"),
+        (lambda text: text.replace("author,0", "author,0,0"), "line 2 does not fit"),
     ],
 )
 def test_a_damaged_file_is_refused_by_name_and_left_alone(tmp_path, damage, reason):

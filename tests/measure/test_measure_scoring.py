@@ -1,8 +1,10 @@
 """Scoring a run on the disk: what is scored stays, what is missing is added, what has become wrong is replaced."""
 
+import hashlib
 import json
+import platform
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,9 +25,11 @@ from lab.model.building import build_decoder
 from lab.model.decoder import Decoder
 from lab.observe import scoring
 from lab.observe.measure import Item, Measure, Source
-from lab.observe.scores import Scores
+from lab.observe.scores import Scores, proof
 from lab.observe.scoring import code_of, rows_of, score_run, setting_of
+from lab.runs import environment
 from lab.runs.checkpoints import Checkpoints
+from lab.runs.environment import hardware, packages
 from lab.runs.run import Run
 from lab.runs.settings import RunSettings
 
@@ -44,8 +48,8 @@ def smoke(tmp_path_factory: pytest.TempPathFactory) -> Path:
     overrides = ["experiment=smoke", "measure=none", "trainer=cpu", "trainer.compute_dtype=float32"]
     config = settings_of("train", TrainSettings, overrides).of_run()
     run = Run(tmp_path_factory.mktemp("runs") / "smoke")
-    run.create(config, {"state": "finished"})
-    Checkpoints(run.path / "checkpoints").save(STEP, untrained(config).state_dict(), {})
+    run.create(config, {"digest": "0123abcd", "state": "finished"})
+    Checkpoints(run.path / "checkpoints", run.digest).save(STEP, untrained(config).state_dict(), {})
     return run.path
 
 
@@ -58,7 +62,8 @@ def run(smoke: Path, tmp_path: Path) -> Run:
 def source_of(*lengths: int) -> Source:
     draw = np.random.default_rng(0)
     documents = [("abcdefg"[at], draw.integers(0, 1024, tokens).astype(np.uint32)) for at, tokens in enumerate(lengths)]
-    return Source(lambda: iter(documents), Tokenizer("sotu_1k/tokenizer.json"), CONTEXT)
+    tokenizer = Tokenizer("sotu_1k/tokenizer.json")
+    return Source(lambda: iter(documents), tokenizer, CONTEXT, lambda name: f"author of {name}", "authors")
 
 
 SOURCE = (200, 150, 300, 100, 129)  # d is too short
@@ -106,10 +111,13 @@ def record(run: Run) -> dict:
 
 
 def spoil(run: Run) -> None:
-    """Give every row a loss that no code would find."""
+    """Give every row a loss that no code would find, as if it had been scored so."""
     scores = Scores(run.path / "scores.csv")
     scores.add([row | {"loss_nats": 99.0} for row in scores.rows])
     scores.write()
+    measured = run.manifest["measured"]
+    proven = {label: proof(scores.select(setting=entry["setting"])) for label, entry in measured.items()}
+    run.update_manifest(scored=proven)
 
 
 # What is written.
@@ -131,10 +139,13 @@ def test_rows_are_what_the_measures_observe_of_the_runs_decoder_named_in_full(ru
                 "step": STEP,
                 "precision": "float32",
                 "document": item.name,
+                "cluster": f"author of {item.name}",
             }
             expected += [named | row for row in observed]
     assert [{column: value for column, value in row.items() if value is not None} for row in rows(run)] == expected
-    assert {row["measure"] for row in rows(run)} == {"loss_by_position", "whole_prefix", "restarted", "excess"}
+    assert {row["measure"] for row in rows(run)} == {
+        *("loss_by_position", "whole_prefix", "restarted", "excess", "inside_gain")
+    }
 
 
 def test_the_manifest_spells_out_what_was_measured_and_keeps_the_rest(run):
@@ -147,9 +158,23 @@ def test_the_manifest_spells_out_what_was_measured_and_keeps_the_rest(run):
         "evaluation": "held_out-1234",
         "step": STEP,
         "precision": "float32",
+        "clusters": "authors",
         "code": code_of(BY_POSITION),
+        "python": platform.python_version(),
+        "packages": packages(),
+        "hardware": hardware(),
+        "kernel": "banded",
     }
-    assert list(run.manifest["scored_rows"].values()) == [len(rows(run))]
+    assert list(run.manifest["scored"].values()) == [proof(rows(run))]
+
+
+def test_the_manifest_names_the_documents_with_the_sha256_of_their_token_ids(run):
+    scored(run)
+    expected = {
+        item.name: hashlib.sha256(item.ids.tobytes()).hexdigest()[:16] for item in BY_POSITION.items(source_of(*SOURCE))
+    }
+    assert run.manifest["documents"] == {"held_out-1234": expected}
+    assert list(expected) == ["a", "b", "c", "e"]
 
 
 def test_items_that_are_made_up_belong_to_no_held_out_documents(run):
@@ -158,6 +183,8 @@ def test_items_that_are_made_up_belong_to_no_held_out_documents(run):
     names = ["length=128 distance=64", "length=128 distance=128"]
     assert scored(run, {"passkey": measure}, source=source_of(3)) == names
     assert {row["evaluation"] for row in rows(run)} == {record(run)["evaluation"]} == {"none"}
+    assert [row["cluster"] for row in rows(run)] == names
+    assert record(run)["clusters"] == "trials"
     assert scored(run, {"passkey": measure}, evaluation="kjv-5678") == []
 
 
@@ -195,7 +222,7 @@ def test_scores_that_were_deleted_are_scored_again(run):
 @pytest.mark.parametrize(("stop", "kept"), [("a", ""), ("b", "a"), ("c", "ab"), ("e", "abc")])
 def test_scoring_that_is_stopped_keeps_what_is_scored_and_goes_on_with_the_next(run, smoke, tmp_path, stop, kept):
     assert scored(run, stop=stop) == list(kept)
-    assert run.manifest["scored_rows"] == {}
+    assert run.manifest["scored"] == {}
     assert documents(run) == list(kept)
     shutil.copytree(smoke, tmp_path / "whole")
     scored(Run(tmp_path / "whole"))
@@ -213,7 +240,7 @@ def test_scoring_that_is_stopped_in_its_second_measure_does_not_score_the_first_
         score_run(run, measures, "held_out-1234", source_of(*SOURCE), "cpu", STEP, log)
     assert log.asked == ["a", "b", "c", "e", "a", "b"]
     assert scored(run, measures) == ["c", "e"]
-    assert len(rows(run)) == 4 * 2 + 3 * (1 + 1 + 2 + 1)
+    assert len(rows(run)) == 4 * 2 + 4 * (1 + 1 + 2 + 1)
 
 
 def test_rows_reach_the_disk_while_scoring_goes_on(run, monkeypatch):
@@ -231,18 +258,129 @@ def test_more_documents_are_added_to_those_that_are_scored_and_fewer_change_noth
     ]
     assert asked == [["a"], ["b", "c"], [], [], ["e"]]
     assert documents(run) == ["a", "b", "c", "e"]
-    assert list(run.manifest["scored_rows"].values()) == [len(rows(run))]
+    assert list(run.manifest["scored"].values()) == [proof(rows(run))]
 
 
-def test_rows_that_are_missing_are_noticed(run):
+def changed(text: str) -> str:
+    lines = text.splitlines(keepends=True)
+    return "".join([*lines[:5], lines[5].replace("author of c", "author of a"), *lines[6:]])
+
+
+EDITS: dict[str, Callable[[str], str]] = {
+    "a number": lambda text: text.replace(",7.", ",6.", 1),
+    "a cluster": changed,
+    "removed": lambda text: "".join(text.splitlines(keepends=True)[:-1]),
+    "added": lambda text: text + text.splitlines(keepends=True)[-1].replace(",e,", ",f,"),
+    "of another document": lambda text: text.replace(",e,", ",f,"),
+}
+
+
+@pytest.mark.parametrize("edit", EDITS)
+def test_rows_that_are_not_those_that_were_written_are_refused_with_measure_and_documents(run, edit):
     scored(run)
     path = run.path / "scores.csv"
-    lines = path.read_text().splitlines(keepends=True)
-    path.write_text("".join(lines[:5] + lines[6:]))
-    with pytest.raises(
-        UserError, match=rf"scores\.csv has {len(lines) - 2} rows of loss_by_position .* {len(lines) - 1}"
-    ):
+    edited = EDITS[edit](path.read_text())
+    assert edited != path.read_text()
+    path.write_text(edited)
+    for read in (lambda: scored(run), lambda: found_rows(run)):
+        with pytest.raises(
+            UserError, match=r"scores\.csv: the rows of loss_by_position held_out-1234 are not what was"
+        ):
+            read()
+    assert path.read_text() == edited
+
+
+def found_rows(run: Run, *measures: Measure, **place) -> list[dict]:
+    """As whoever shows or compares them reads them."""
+    return rows_of(run, {setting_of(measure) for measure in measures or (BY_POSITION,)}, **place)
+
+
+def test_rows_of_a_measure_that_are_all_gone_are_noticed(run):
+    measures = {"loss_by_position": BY_POSITION, "excess": EXCESS}
+    scored(run, measures)
+    scores = Scores(run.path / "scores.csv")
+    scores.drop(scores.select(measure="loss_by_position"))
+    scores.write()
+    for read in (lambda: scored(run, measures), lambda: found_rows(run, *measures.values())):
+        with pytest.raises(UserError, match="the rows of loss_by_position held_out-1234 are gone"):
+            read()
+    assert {row["measure"] for row in found_rows(run, EXCESS)} == {
+        *("whole_prefix", "restarted", "excess", "inside_gain")
+    }
+
+
+@pytest.mark.parametrize("column", ["evaluation", "step", "precision"])
+def test_rows_that_no_scoring_of_the_run_has_written_are_refused(run, column):
+    scored(run)
+    other = {"evaluation": "kjv-5678", "step": 16, "precision": "bfloat16"}
+    scores = Scores(run.path / "scores.csv")
+    scores.add([row | {column: other[column]} for row in scores.rows])
+    scores.write()
+    place = {"dtype": other[column]} if column == "precision" else {}
+    with pytest.raises(UserError, match=r"the rows of loss_by_position .* were not written by a scoring of this run"):
+        found_rows(run, **place)
+
+
+def test_rows_of_another_run_are_refused(run, smoke, tmp_path):
+    shutil.copytree(smoke, tmp_path / "other")
+    other = Run(tmp_path / "other")
+    shutil.rmtree(other.path / "checkpoints")
+    config = other.config.with_values(seed=1)
+    Checkpoints(other.path / "checkpoints", other.digest).save(STEP, untrained(config).state_dict(), {})
+    for each in (run, other):
+        scored(each)
+    shutil.copy(other.path / "scores.csv", run.path / "scores.csv")
+    with pytest.raises(UserError, match="the rows of loss_by_position held_out-1234 are not what was written"):
         scored(run)
+
+
+def test_a_scoring_that_was_stopped_is_not_taken_for_a_whole_one(run):
+    scored(run)
+    scored(run, evaluation="kjv-5678", stop="c")
+    assert {row["evaluation"] for row in found_rows(run, evaluation="held_out-1234")} == {"held_out-1234"}
+    for evaluation in ("kjv-5678", None):
+        with pytest.raises(
+            UserError, match=r"scores\.csv: loss_by_position is not scored to its end; score the run again"
+        ):
+            found_rows(run, evaluation=evaluation)
+    scored(run, evaluation="kjv-5678")
+    assert len(found_rows(run)) == len(rows(run)) == 2 * len(found_rows(run, evaluation="kjv-5678"))
+
+
+def test_a_scoring_that_was_killed_after_its_last_row_is_whole_when_it_is_scored_again(run):
+    scored(run)
+    run.update_manifest(scored={})
+    with pytest.raises(UserError, match="not scored to its end"):
+        found_rows(run)
+    assert scored(run) == []
+    assert found_rows(run) == rows(run)
+
+
+def test_a_scoring_goes_on_only_on_what_it_was_begun_on(run, capsys):
+    scored(run, stop="c")
+    (label,) = run.manifest["measured"]
+    begun = record(run)
+    run.update_manifest(measured={label: begun | {"hardware": begun["hardware"] | {"cpu": "another"}}})
+    assert scored(run) == ["a", "b", "c", "e"]
+    assert "loss_by_position was begun with another hardware and is scored again" in capsys.readouterr().err
+    assert record(run) == begun
+
+
+def test_a_document_that_is_no_longer_what_it_was_is_refused_by_name(run):
+    scored(run)
+
+    def reversed_c() -> Iterator[tuple[str, np.ndarray]]:
+        return (
+            (item.name, item.ids[:: -1 if item.name == "c" else 1].copy()) for item in source_of(*SOURCE).documents()
+        )
+
+    source = Source(reversed_c, Tokenizer("sotu_1k/tokenizer.json"), CONTEXT)
+    with pytest.raises(UserError, match=r"was scored on another c of held_out-1234; restore that document"):
+        scored(run, source=source)
+    with pytest.raises(UserError, match=r"was scored on another c of held_out-1234"):
+        scored(run, {"excess": EXCESS}, source=source)
+    (run.path / "scores.csv").unlink()  # which is the remedy that messages name
+    assert scored(run, source=source) == ["a", "b", "c", "e"]
 
 
 def test_another_batch_size_scores_nothing_again(run):
@@ -261,7 +399,7 @@ def test_another_batch_size_scores_nothing_again(run):
     ],
 )
 def test_another_setting_evaluation_or_checkpoint_is_scored_beside(run, changes):
-    Checkpoints(run.path / "checkpoints").save(16, untrained(run.config).state_dict(), {})
+    Checkpoints(run.path / "checkpoints", run.digest).save(16, untrained(run.config).state_dict(), {})
     scored(run)
     first = rows(run)
     assert scored(run, **changes) == ["a", "b", "c", "e"]
@@ -343,7 +481,7 @@ def test_the_code_of_a_measure_is_its_own_and_the_same_every_time():
 def test_the_code_of_a_measure_is_all_files_of_the_rooms_that_score_and_no_other(tmp_path, monkeypatch, room):
     package = tmp_path / "lab"
     shutil.copytree(Path(scoring.__file__).parents[1], package, ignore=shutil.ignore_patterns("__pycache__"))
-    monkeypatch.setattr(scoring, "__file__", str(package / "observe" / "scoring.py"))
+    monkeypatch.setattr(environment, "PACKAGE", package)
     monkeypatch.setattr(scoring.inspect, "getfile", lambda kind: str(package / "measure" / "excess.py"))
     before = code_of(EXCESS)
     assert before == code_of(BY_POSITION)  # of which only the file tells
@@ -474,12 +612,12 @@ def test_rows_are_found_by_setting_evaluation_and_step_and_those_of_made_up_item
     scored(run, evaluation="kjv-5678")
 
     def found(*measures: Measure, evaluation: str = "held_out-1234", step: int = STEP) -> set[tuple]:
-        told = rows_of(run, {setting_of(measure) for measure in measures}, evaluation, step)
+        told = found_rows(run, *measures, evaluation=evaluation, step=step) if measures else rows_of(run, set())
         return {(row["measure"], row["evaluation"]) for row in told}
 
     assert found(BY_POSITION) == {("loss_by_position", "held_out-1234")}
     assert found(BY_POSITION, keys, evaluation="kjv-5678") == {("loss_by_position", "kjv-5678"), ("passkey", "none")}
-    assert {name for name, _ in found(EXCESS)} == {"whole_prefix", "restarted", "excess"}
+    assert {name for name, _ in found(EXCESS)} == {"whole_prefix", "restarted", "excess", "inside_gain"}
     assert found(BY_POSITION, EXCESS, keys, step=9) == found() == set()
 
 

@@ -79,6 +79,28 @@ def test_a_few_runs_killed_at_chosen_and_random_times_end_bit_identical() -> Non
     assert "4 of 4 interrupted runs" in result.stdout
 
 
+def test_a_run_that_is_killed_while_it_keeps_weights_keeps_those_of_a_whole_one(tmp_path: Path) -> None:
+    keep = ("trainer.keep_weights=[doubling,validation]", "trainer.validate_every=3", "scale.tokens=9216")
+
+    def kept(folder: str) -> dict[str, bytes]:
+        weights = tmp_path.glob(f"{folder}/*/weights/step=*/weights.safetensors")
+        return {path.parent.name: path.read_bytes() for path in weights}
+
+    # Written are the weights of steps 1, 2, 3, 4, 6, 8 and 9, and after them checkpoints of 4, 8 and 9. The sixth
+    # are the weights of 6; after the checkpoint of 4 the third is that of 8.
+    for place, steps in (("mid-write:6", (1, 2, 3, 4)), ("after-rename:3", (1, 2, 3, 4, 6, 8))):
+        killed = os.environ | {"LAB_KILL_AT": place}
+        result = lab("train", *SMOKE, *keep, "runs=killed", cwd=tmp_path, environment=killed)
+        assert result.returncode == -signal.SIGKILL, result.stderr
+        assert sorted(kept("killed")) == [f"step={step:08d}" for step in steps]
+    for folder in ("killed", "whole"):
+        result = lab("train", *SMOKE, *keep, f"runs={folder}", cwd=tmp_path)
+        assert result.returncode == 0, result.stderr
+    assert sorted(kept("whole")) == [f"step={step:08d}" for step in (1, 2, 3, 4, 6, 8, 9)]
+    assert kept("killed") == kept("whole")
+    assert manifest_of(tmp_path / "killed")["proof"] == manifest_of(tmp_path / "whole")["proof"]
+
+
 def test_workers_and_written_blocks_change_nothing(tmp_path: Path, whole: Path) -> None:
     workers = lab("train", *SMOKE, "data.workers=2", "runs=workers", cwd=tmp_path)
     assert workers.returncode == 0, workers.stderr

@@ -21,7 +21,8 @@ from lab.model.decoder import Decoder
 from lab.report.run_list import show
 from lab.runs.control import check
 from lab.runs.identity import digest
-from lab.runs.run import open_model
+from lab.runs.manifest import seal, write_manifest
+from lab.runs.run import Run, open_model
 
 Lab = Callable[..., subprocess.CompletedProcess[str]]
 QUICK = ("logger=csv", "measure=none", "trainer.accelerator=cpu", "trainer.log_every=1")
@@ -74,11 +75,11 @@ def manifest_of(run: Path) -> dict[str, Any]:
 
 
 def edit(run: Path, **changes: Any) -> None:
-    """Fields of the manifest; the digest follows the identity where only that is changed."""
+    """Fields of the manifest, which is sealed again; the digest follows the identity where only that is changed."""
     manifest = manifest_of(run) | changes
     if "identity" in changes and "digest" not in changes:
         manifest["digest"] = digest(manifest["identity"])
-    (run / "manifest.json").write_text(json.dumps(manifest))
+    write_manifest(run, manifest)
 
 
 def content_of(folder: Path) -> dict[str, bytes]:
@@ -219,7 +220,7 @@ def test_a_run_that_was_not_scored_does_not_pass_for_scored_by_its_parents_rows(
     assert not open_model(path_of(copy, "warm")).facts["measured"]
     manifest = manifest_of(path_of(copy, "warm"))
     del manifest["measured"]
-    (path_of(copy, "warm") / "manifest.json").write_text(json.dumps(manifest))
+    write_manifest(path_of(copy, "warm"), manifest)
     assert "measured" not in open_model(path_of(copy, "warm")).facts
     check([open_model(path_of(copy, name)) for name in ("nope", "warm")], "extension", CODE)
 
@@ -379,15 +380,21 @@ def test_a_parent_that_is_missing_or_changed_is_named_with_the_remedy(copy: Path
     open_model(hot).check()
 
 
-def test_other_weights_of_the_same_digest_are_refused(copy: Path, trained: Path) -> None:
+def test_other_weights_are_refused_whoever_has_sealed_them(copy: Path, trained: Path) -> None:
     nope, hot = path_of(copy, "nope"), path_of(copy, "hot")
     (rope,) = (trained / "runs").glob("rope-*")
-    shutil.rmtree(nope / "checkpoints")
-    shutil.copytree(rope / "checkpoints", nope / "checkpoints")
-    assert "no longer holds the weights that " in refusal(hot)
-    assert "restore them" in refusal(hot)
+    other = Run(rope).checkpoint(4)
     shutil.rmtree(nope / "checkpoints" / "step=00000004")
     assert "step=00000004: checkpoint.json is missing; checkpoints are there of steps 2" in refusal(hot)
+    shutil.copytree(other.path, nope / "checkpoints" / "step=00000004")
+    assert f"step=00000004: it is of another run (digest {Run(rope).digest[:8]})" in refusal(hot)
+    run = Run(nope)
+    run.checkpoints.save(4, other.weights(), other.state())  # as if it were its own
+    assert "holds other weights than the run had when it was finished; restore them" in refusal(hot)
+    run.update_manifest(proof=run.prove())
+    run.decoder()
+    assert "no longer holds the weights that " in refusal(hot)
+    assert "restore them" in refusal(hot)
 
 
 def test_another_step_than_its_own_is_refused(here: Lab, copy: Path) -> None:
@@ -496,7 +503,8 @@ def deep(levels: int) -> dict[str, Any]:
 
 
 MISSING = "missing"
-FIELDS = ["format", "kind", "digest", "identity", "state", "parent", "extensions", "command", "measured", "scored_rows"]
+FIELDS = ["format", "kind", "digest", "identity", "state", "parent", "extensions", "command"]
+FIELDS += ["measured", "scored", "documents"]
 PLACES = [
     *((field,) for field in FIELDS),
     *(("parent", field) for field in ("name", "digest", "step", "weights_sha256")),
@@ -511,7 +519,7 @@ VALUES = (None, 10**30, "text", [1], deep(150), deep(600), MISSING)
 
 def harmless(place: tuple[str | int, ...], value: Any) -> bool:
     """Whether a field may be missing, or hold this."""
-    held = {"command": ["text"], "measured": [deep(150)], "scored_rows": []}
+    held = {"command": ["text"], "measured": [deep(150)], "scored": [], "documents": []}
     return place[0] in held and value in (*held[str(place[0])], MISSING)
 
 
@@ -541,7 +549,7 @@ def test_a_value_of_another_type_anywhere_in_a_manifest_is_told_in_a_line(
                 node[place[-1]] = value
             if resealed and isinstance(manifest.get("identity"), dict):
                 manifest["digest"] = digest(manifest["identity"])
-            (warm / "manifest.json").write_text(json.dumps(manifest))
+            (warm / "manifest.json").write_text(json.dumps(manifest | {"sha256": seal(manifest)}))
             told = [told_by(act) for act in (lambda: open_model(warm).decoder(), lambda: extrapolate(chosen))]
             show(beside, verify=False)
             lines = capsys.readouterr().err.splitlines()

@@ -27,7 +27,8 @@ from lab.experiment.compose import checked, composed
 from lab.experiment.settings import TrainSettings
 from lab.experiment.setup import Setup
 from lab.runs.control import check
-from lab.runs.identity import digest
+from lab.runs.identity import FORMAT, digest
+from lab.runs.manifest import seal, write_manifest
 from lab.runs.run import open_model
 
 Lab = Callable[..., subprocess.CompletedProcess[str]]
@@ -70,7 +71,7 @@ def manifest_of(run: Path) -> dict[str, Any]:
 
 
 def edit(run: Path, **changes: Any) -> None:
-    (run / "manifest.json").write_text(json.dumps(manifest_of(run) | changes))
+    write_manifest(run, manifest_of(run) | changes)
 
 
 def metrics_of(run: Path) -> list[dict[str, str]]:
@@ -512,6 +513,8 @@ def test_a_damaged_parent_is_refused_with_the_file_and_the_remedy(here: Lab, cop
     flipped[len(flipped) // 2] ^= 1
     other = json.loads(whole[manifest])
     other["identity"]["seed"] = 9
+    resealed = other | {"sha256": seal(other)}
+    nested = f'{{"format": {FORMAT}, "a":'.encode() + b'{"a":' * 300 + b"1" + b"}" * 301
     damages = [
         (weights, bytes(flipped), "weights.safetensors is damaged: its sha256 differs; checkpoints are there of steps"),
         (weights, whole[weights][:-100], "weights.safetensors has another length than it was written with"),
@@ -520,8 +523,9 @@ def test_a_damaged_parent_is_refused_with_the_file_and_the_remedy(here: Lab, cop
         (manifest, b"", "manifest.json is damaged ("),
         (manifest, b"\xff\xfe", "manifest.json is damaged ("),
         (manifest, b"[" * 100_000, "manifest.json is damaged ("),
-        (manifest, b'{"format": 2, "a":' + b'{"a":' * 300 + b"1" + b"}" * 301, "it is nested deeper than 200"),
-        (manifest, json.dumps(other).encode(), "manifest.json has another digest than what it holds; restore it"),
+        (manifest, nested, "it is nested deeper than 200"),
+        (manifest, json.dumps(other).encode(), "manifest.json is damaged (it is not as it was written: its sha256"),
+        (manifest, json.dumps(resealed).encode(), "manifest.json has another digest than what it holds; restore it"),
         (config, whole[config].replace(b"seed: 0", b"seed: 3"), "config.yaml says "),
         (config, whole[config].replace(b"context: 64", b"context: 100"), "config.yaml says scale.context is 100, and"),
         (config, whole[config].replace(b"base: 10000.0", b"base: wide"), "config.yaml is damaged (model.position.base"),

@@ -1,0 +1,81 @@
+"""What a run is trained, and scored, on: what decides bits is recorded, and other hardware is refused by name."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from lab.base.errors import UserError
+from lab.observe.scoring import differing
+from lab.runs.environment import check_environment, environment, hardware
+
+RUN = Path("runs/some")
+DECIDING = ["ONEDNN_MAX_CPU_ISA", "DNNL_DEFAULT_FPMATH_MODE", "MKL_CBWR", "OMP_DYNAMIC", "ATEN_CPU_CAPABILITY"]
+HARMLESS = ["OMP_WAIT_POLICY", "OMP_PROC_BIND", "GOMP_SPINCOUNT", "KMP_BLOCKTIME", "MKL_VERBOSE", "OMP_NUM_THREADS"]
+
+
+def refused(before: dict[str, Any], now: dict[str, Any], *allow: str) -> str | None:
+    """The line with which a run is not continued, None if it is."""
+    try:
+        check_environment(before, now, allow, RUN)
+    except UserError as error:
+        return str(error)
+    return None
+
+
+def test_the_same_surroundings_twice_are_equal() -> None:
+    before, now = environment("banded"), environment("banded")
+    assert before == now
+    assert refused(before, now) is None
+    assert differing(before, now) == ""
+
+
+def test_the_hardware_has_the_cpu_its_instruction_sets_and_the_switches_of_libraries() -> None:
+    found = hardware()
+    assert {"machine", "cpu", "cpu_capability", "instruction_sets", "threads", "accelerator", "switches"} == set(found)
+    assert all(str(value) for value in found.values())
+    assert found["switches"]["mkldnn.enabled"] == "True"
+    assert all(isinstance(value, str) for value in found["switches"].values())
+
+
+@pytest.mark.parametrize("name", DECIDING)
+def test_a_variable_that_may_decide_bits_is_recorded_and_refused(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(name, raising=False)
+    before = environment("banded")
+    monkeypatch.setenv(name, "AVX2")
+    now = environment("banded")
+    assert now["hardware"] == before["hardware"] | {"switches": before["hardware"]["switches"] | {name: "AVX2"}}
+    assert refused(before, now) == (
+        f"{RUN} was trained with hardware.switches.{name} = None, now it is AVX2: restore that, or add "
+        "resume.allow=[hardware] to continue all the same, which is written down in its manifest"
+    )
+    assert f"hardware.switches.{name} = AVX2, now it is None" in str(refused(now, before))
+    assert refused(before, now, "hardware") is None
+    assert differing(before, now) == "hardware"
+
+
+@pytest.mark.parametrize("name", HARMLESS)
+def test_a_variable_that_decides_time_or_output_is_let_pass(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(name, raising=False)
+    before = environment("banded")
+    monkeypatch.setenv(name, "3")
+    assert environment("banded") == before
+
+
+def test_a_library_that_is_switched_off_is_recorded_and_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = environment("banded")
+    monkeypatch.setattr(torch.backends.mkldnn, "enabled", False)
+    now = environment("banded")
+    monkeypatch.undo()
+    assert now["hardware"]["switches"]["mkldnn.enabled"] == "False"
+    assert "hardware.switches.mkldnn.enabled = True, now it is False" in str(refused(before, now))
+    assert differing(before, now) == "hardware"
+    assert environment("banded") == before
+
+
+@pytest.mark.parametrize("key", ["cpu", "instruction_sets", "cpu_capability", "accelerator", "machine", "threads"])
+def test_another_machine_is_refused_by_what_is_other(key: str) -> None:
+    before = environment("banded")
+    now = before | {"hardware": before["hardware"] | {key: "another"}}
+    assert f"was trained with hardware.{key} = " in str(refused(before, now))
