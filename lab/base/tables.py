@@ -1,7 +1,9 @@
 """Tidy CSV files: one observation a line, columns by name, units in the names; the last column is the format."""
 
 import csv
+import gzip
 import io
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -36,6 +38,9 @@ TEXT = {
     "told",
     "length_told",
     "clusters_told",
+    "claim",
+    "sentence",
+    "source",
     "interval_told",
     "contestant",
     "scale",
@@ -48,7 +53,7 @@ MIXED = {"seed"}
 
 def write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """One observation a line; columns as in the first row, then the format; floats with all their digits; None is an
-    empty cell.
+    empty cell. A name that ends in .gz is compressed.
 
     Raises:
         UserError: the file cannot be written.
@@ -57,7 +62,8 @@ def write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     writer = csv.DictWriter(text, fieldnames=[*rows[0], "format"], lineterminator="\n")
     writer.writeheader()
     writer.writerows(row | {"format": FORMAT} for row in map(dict, rows))
-    write_whole(path, text.getvalue().encode())
+    content = text.getvalue().encode()
+    write_whole(path, gzip.compress(content, mtime=0) if path.suffix == ".gz" else content)
 
 
 def read_table(path: Path, columns: Sequence[str] = (), remedy: str = "delete it and score the run again") -> list[Row]:
@@ -72,10 +78,11 @@ def read_table(path: Path, columns: Sequence[str] = (), remedy: str = "delete it
             none.
     """
     try:
-        text = path.read_bytes().decode()
+        content = path.read_bytes()
+        text = (gzip.decompress(content) if path.suffix == ".gz" else content).decode()
         table = csv.DictReader(io.StringIO(text, newline=""), strict=True)
         rows = list(table)
-    except (OSError, csv.Error, UnicodeDecodeError) as error:
+    except (OSError, EOFError, zlib.error, csv.Error, UnicodeDecodeError) as error:
         reason = error.strerror.lower() if isinstance(error, OSError) and error.strerror else error
         raise UserError(f"{path} cannot be read ({reason}); {remedy}") from None
     told = {row.get("format") for row in rows} or {str(FORMAT)}

@@ -1,7 +1,6 @@
 """From observations to quantities: what is compared, one number a document; and to the points of curves."""
 
 import math
-from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -35,29 +34,49 @@ class Sample:
     documents: dict[str, int]
 
 
-def quantities(rows: Iterable[Row], context: int) -> dict[Quantity, Sample]:
-    """Each cluster's number for each quantity; lower is better for all.
+def per_document(rows: Iterable[Row], context: int) -> list[Row]:
+    """Each document's number for each quantity, weighted over its segments; lower is better for all.
 
-    A document's is weighted over its segments, a cluster's is the mean of its documents'. That of a measure which is
-    ``pooled`` weighs each token alike: see :func:`weighed`.
+    Rows of measure, length_tokens, cluster, document, mean, weight: all that intervals are made from.
     """
-    sums: dict[Quantity, dict[tuple[str, str], list[float]]] = defaultdict(lambda: defaultdict(lambda: [0.0, 0.0]))
+    sums: dict[tuple[str, int, str, str], list[float]] = {}
     kinds = {measure.label(): measure for measure in measures()}
     for row in rows:
         measure = kinds.get(row["measure"])
         told = measure.compared(row, context) if measure else None
         if told is not None:
-            entry = sums[Quantity(row["measure"], told.length_tokens)][row["cluster"], row["document"]]
+            place = (row["measure"], told.length_tokens, row["cluster"], row["document"])
+            entry = sums.setdefault(place, [0.0, 0.0])
             entry[0] += told.weight * told.value
             entry[1] += told.weight
+    names = ("measure", "length_tokens", "cluster", "document")
+    return [
+        dict(zip(names, place, strict=True)) | {"mean": total / weight, "weight": weight}
+        for place, (total, weight) in sums.items()
+    ]
+
+
+def samples(documents: Iterable[Row]) -> dict[Quantity, Sample]:
+    """Each quantity of one run, from rows of :func:`per_document`, by measure and length.
+
+    A cluster's number is the mean of its documents'. That of a measure which is ``pooled`` weighs each token alike: see
+    :func:`weighed`.
+    """
+    kinds = {measure.label(): measure for measure in measures()}
+    found: dict[Quantity, list[tuple[str, float, float]]] = {}
+    for row in documents:
+        quantity = Quantity(row["measure"], int(row["length_tokens"]))
+        found.setdefault(quantity, []).append((row["cluster"], row["mean"], row["weight"]))
     order = list(kinds)
     return {
-        quantity: sample(
-            [(cluster, total / weight, weight) for (cluster, _), (total, weight) in sums[quantity].items()],
-            kinds[quantity.measure].pooled,
-        )
-        for quantity in sorted(sums, key=lambda each: (order.index(each.measure), each.length_tokens))
+        quantity: sample(found[quantity], kinds[quantity.measure].pooled)
+        for quantity in sorted(found, key=lambda each: (order.index(each.measure), each.length_tokens))
     }
+
+
+def quantities(rows: Iterable[Row], context: int) -> dict[Quantity, Sample]:
+    """Each quantity of one run, from the rows of its scores."""
+    return samples(per_document(rows, context))
 
 
 def sample(documents: Iterable[tuple[str, float, float]], pooled: bool) -> Sample:
@@ -171,10 +190,12 @@ class EffectiveContext(NamedTuple):
         return tokens, low, high
 
 
-def effective_contexts(rows: Iterable[Row], context: int, margin: float = MARGIN_NATS) -> dict[str, EffectiveContext]:
-    """The effective context by each measure that has the same targets at every length and rows at context C."""
+def effective_contexts(
+    found_of: Mapping[Quantity, Sample], context: int, margin: float = MARGIN_NATS
+) -> dict[str, EffectiveContext]:
+    """The effective context of a run by each measure that has the same targets at every length, and C among them."""
     curves_of: dict[str, dict[int, Sample]] = {}
-    for quantity, found in quantities(rows, context).items():
+    for quantity, found in found_of.items():
         kind = measure_of(quantity.measure)
         if kind is not None and kind.same_targets:
             curves_of.setdefault(quantity.measure, {})[quantity.length_tokens] = found
@@ -227,7 +248,7 @@ def overview(rows: Sequence[Row], context: int) -> list[Row]:
     for measure in measures():
         for title, length, number in measure.notes(rows):
             lines.append(_line(title, "", None, length) | {"told": number})
-    for name, effective in effective_contexts(rows, context).items():
+    for name, effective in effective_contexts(quantities(rows, context), context).items():
         tokens, least, most = effective.told
         between = least if least == most else f"{least} to {most}"
         lines.append(_line(f"effective context by {name}", "tokens", None, ""))

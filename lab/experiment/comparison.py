@@ -11,14 +11,15 @@ from rich.table import Table
 from lab.base.errors import UserError
 from lab.base.files import make_folder
 from lab.base.interruption import Interruption
-from lab.base.tables import Row
+from lab.base.tables import Row, read_table, write_table
 from lab.evidence.gather import Evidence, check_reference, gather
+from lab.evidence.weighing import OBSERVED, weigh
 from lab.experiment.compose import settings_of
 from lab.experiment.settings import CompareSettings, TrainSettings
 from lab.model.precision import device_of
 from lab.observe.score_runs import score_runs
 from lab.observe.scoring import setting_of
-from lab.report.comparison_page import Compared, headline, write_report
+from lab.report.comparison_page import Compared, headline, over, write_report
 from lab.runs.control import Control, check
 from lab.runs.finding import runs_of
 from lab.runs.run import Run
@@ -45,7 +46,7 @@ def compare(settings: CompareSettings, command: str) -> None:
     for line in control.statement():
         console.print(line, highlight=False, markup=False)
     # What would stop the comparison in the end is told before an hour of scoring.
-    check_reference(control, settings.reference)
+    check_reference(list(control.variants), settings.reference)
     make_folder(output)
     with Interruption() as interruption:
         interruption.install()
@@ -61,6 +62,26 @@ def compare(settings: CompareSettings, command: str) -> None:
     write_report(output, compared(control, evidence, command))
     show(control, evidence, console)
     print(f"{output / 'report.html'}, report.md, tables (.csv) and pictures (.png)")
+
+
+def compare_again(settings: CompareSettings) -> None:
+    """Intervals and verdicts from the documents of an earlier comparison alone.
+
+    Raises:
+        UserError: the table cannot be read, or has no such reference.
+    """
+    rows = read_table(Path(str(settings.documents)), OBSERVED, remedy="take it whole from where it was published")
+    reference = check_reference(list(dict.fromkeys(row["variant"] for row in rows)), settings.reference)
+    output = Path(settings.output)
+    make_folder(output)
+    found = weigh(rows, reference, settings.margin_nats)
+    for name, table in found.items():
+        if table:
+            write_table(output / f"{name}.csv", table)
+    console = Console(width=120)
+    for evaluation in dict.fromkeys(row["evaluation"] for row in rows):
+        console.print(verdicts(found["differences"], evaluation, reference))
+    print(f"{output}: {', '.join(f'{name}.csv' for name, table in found.items() if table)}")
 
 
 def compare_trained(settings: TrainSettings, paths: Sequence[Path]) -> None:
@@ -131,11 +152,17 @@ def training_curves(control: Control) -> list[Row]:
 def show(control: Control, evidence: Evidence, console: Console) -> None:
     """The verdicts on the terminal."""
     for evaluation in evidence.evaluations:
-        table = Table("measure", title=f"{evaluation}: minus {evidence.reference}", title_justify="left")
-        table.add_column("length (tokens)", justify="right")
-        table.add_column("verdict")
-        for row in headline(evidence.differences, evaluation):
-            table.add_row(row["measure"], row["length_told"], row["verdict"])
-        console.print(table)
+        console.print(verdicts(evidence.differences, evaluation, evidence.reference))
     for line in control.allowed:
         console.print(f"allowed: {line}", highlight=False, markup=False)
+
+
+def verdicts(differences: Sequence[Row], evaluation: str, reference: str) -> Table:
+    """The headline of one set of documents."""
+    table = Table("measure", title=f"{evaluation}: minus {reference}", title_justify="left")
+    table.add_column("length (tokens)", justify="right")
+    table.add_column("over")
+    table.add_column("verdict")
+    for row in headline(differences, evaluation):
+        table.add_row(row["measure"], row["length_told"], over(row), row["verdict"])
+    return table

@@ -79,6 +79,9 @@ class CompareSettings(Settings):
     output: Text = key("folder of report.html, report.md, tables and pictures")
     margin_nats: Positive = key("by how much a loss may exceed that at context C before the context counts as too long")
     accelerator: Accelerator = key("auto, cpu or gpu")
+    documents: Text | None = key(
+        "documents.csv.gz of an earlier comparison: its intervals and verdicts again, from it alone; no runs are read"
+    )
     noise: Text | None = key(
         "a run directory: train the same configuration with other seeds, and one seed twice; compares nothing"
     )

@@ -21,8 +21,8 @@ class Compared:
 
     Attributes:
         statement: what is equal, what follows, what is allowed, in lines.
-        control, estimates, differences, seeds, curves, effective, details: see :class:`lab.runs.control.Control` and
-            :class:`lab.evidence.gather.Evidence`.
+        control, documents, estimates, differences, seeds, effective, curves, details: see
+            :class:`lab.runs.control.Control` and :class:`lab.evidence.gather.Evidence`.
         training: validation losses: variant, seed, tokens, validation_loss_nats.
         provenance: name, digest, commits, fingerprint of the blocks and command of each run.
         context: C in tokens.
@@ -35,11 +35,12 @@ class Compared:
     control: list[Row]
     reference: str
     evaluations: list[str]
+    documents: list[Row]
     estimates: list[Row]
     differences: list[Row]
     seeds: list[Row]
-    curves: list[Row]
     effective: list[Row]
+    curves: list[Row]
     details: dict[str, list[Row]]
     training: list[Row]
     provenance: Sequence[tuple[str, ...]]
@@ -106,6 +107,8 @@ def write_report(folder: Path, compared: Compared) -> None:
     for name, rows in tables.items():
         if rows:
             write_table(folder / f"{name}.csv", rows)
+    if compared.documents:
+        write_table(folder / "documents.csv.gz", compared.documents)
     notices = [f"Allowed to differ beside {compared.factor}: {line}" for line in compared.allowed]
     drawn = Drawing(folder, compared.allowed)
     sections = [_verdicts(compared), *(_pictures(drawn, compared, evaluation) for evaluation in compared.evaluations)]
