@@ -2,8 +2,10 @@
 
 import csv
 import sys
+import time
+from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from rich.console import Console
 from rich.table import Table
@@ -11,6 +13,7 @@ from rich.table import Table
 from lab.base.errors import UserError
 from lab.cluster.queue import Queued, jobs_of_user, request_of
 from lab.runs.derived import Derived
+from lab.runs.environment import hardware
 from lab.runs.lock import holder
 from lab.runs.run import Run
 
@@ -18,11 +21,45 @@ COLUMNS = ("step", "of tokens", "loss", "tokens/s", "MB", "last checkpoint")
 JOB_COLUMNS = ("job", "job's state", "time left")
 
 
-def runs_in(folder: Path) -> list[Run]:
-    """The run directories of a folder by name. Raises UserError if there is no such folder."""
-    if not folder.is_dir():
-        raise UserError(f"{folder}: not a folder; name the folder that holds the runs")
-    return [Run(path.parent) for path in sorted(folder.glob("*/manifest.json"))]
+class Chosen(NamedTuple):
+    """Which runs of a folder are meant: those whose name fits a pattern, and of these perhaps only those trained on
+    another kind of machine than this one."""
+
+    folder: Path
+    match: str = "*"
+    elsewhere: bool = False
+
+
+def runs_in(chosen: Chosen) -> list[Run]:
+    """The chosen run directories by name. Raises UserError if there is no such folder."""
+    if not chosen.folder.is_dir():
+        raise UserError(f"{chosen.folder}: not a folder; name the folder that holds the runs")
+    runs = [Run(path.parent) for path in sorted(chosen.folder.glob("*/manifest.json"))]
+    runs = [run for run in runs if fnmatch(run.path.name, chosen.match)]
+    return [run for run in runs if was_elsewhere(run)] if chosen.elsewhere else runs
+
+
+def was_elsewhere(run: Run) -> bool:
+    """Whether an attempt of a run was on another kind of machine than this one, whatever the number of threads."""
+    try:
+        attempts = run.manifest.get("attempts", [])
+    except UserError:
+        return False
+    here = {key: value for key, value in hardware().items() if key != "threads"}
+    found = [each.get("hardware", {}) for each in attempts]
+    return any({key: value for key, value in each.items() if key != "threads"} != here for each in found)
+
+
+def watch(chosen: Chosen, verify: bool, seconds: float) -> None:
+    """Print the list every so many seconds. Raises UserError for no time at all."""
+    if not seconds > 0:
+        raise UserError(f"--watch is {seconds:g}: give seconds above 0")
+    while True:
+        if sys.stdout.isatty():
+            print("\033[H\033[2J", end="")
+        show(chosen, verify)
+        sys.stdout.flush()
+        time.sleep(seconds)
 
 
 def last_row(path: Path) -> dict[str, str]:
@@ -111,10 +148,11 @@ def print_whole(table: Table) -> None:
     Console(width=Console(width=1000).measure(table).maximum).print(table)
 
 
-def show(folder: Path, verify: bool) -> None:
+def show(chosen: Chosen, verify: bool) -> None:
     """Print the list."""
+    folder = chosen.folder
     jobs = {job.id: job for job in jobs_of_user() or []}
-    runs = runs_in(folder) if folder.is_dir() or not not_begun(folder, jobs, set()) else []
+    runs = runs_in(chosen) if folder.is_dir() or not not_begun(folder, jobs, set()) else []
     known = {number for run in runs if (number := job_of_run(run)) is not None}
     with_jobs = bool(jobs and known)
     table = Table("run", "state", title=str(folder), title_justify="left")
@@ -144,9 +182,16 @@ def show(folder: Path, verify: bool) -> None:
         print(line, file=sys.stderr)
 
 
-def remove(folder: Path, names: list[str], sure: bool) -> None:
-    """Delete runs by name, after asking. Raises UserError, deleting none, if one does not exist or is being trained."""
-    runs = {run.path.name: run for run in runs_in(folder)}
+def remove(chosen: Chosen, names: list[str], sure: bool) -> None:
+    """Delete runs by name, without names all chosen, after asking. Raises UserError, deleting none, if one does not
+    exist or is being trained."""
+    folder = chosen.folder
+    runs = {run.path.name: run for run in runs_in(chosen)}
+    if not names:
+        names = list(runs)
+    if not names:
+        print(f"{folder} has no such run: nothing was removed")
+        return
     for name in names:
         if name not in runs:
             raise UserError(f"{folder / name} is not a run directory; python -m lab.status {folder} lists them")
