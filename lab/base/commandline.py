@@ -3,6 +3,7 @@
 import argparse
 import io
 import os
+import shlex
 import signal
 import sys
 import traceback
@@ -18,6 +19,8 @@ def one_line(error: BaseException) -> str | None:
     """What tells a user's mistake, a line for each, or None if it is not a user's to mend."""
     if isinstance(error, UserError):
         return str(error)
+    if type(error).__name__ == "OverrideParseException":  # Hydra's, of its grammar
+        return unreadable(str(getattr(error, "override", "")), str(error))
     if type(error).__module__.partition(".")[0] in ("hydra", "omegaconf"):
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         # The search path follows, of interest to those who write Hydra plugins only.
@@ -28,6 +31,17 @@ def one_line(error: BaseException) -> str | None:
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename or 'a file'}: {error.strerror.lower()}; {remedy(error)}"
     return None
+
+
+def unreadable(override: str, why: str) -> str:
+    """What to tell of an override that Hydra's grammar cannot read, with the quotes that it needs."""
+    key, equals, value = override.partition("=")
+    if not equals:
+        reason = " ".join(why.split("\n")[0].split())
+        return f"{override!r} cannot be read ({reason}); write key=value or group=choice"
+    mark = "'" if '"' in value else '"'
+    quoted = f"{key}={mark}{value.strip(mark)}{mark}"
+    return f"{override}: the value has signs of Hydra's grammar; quote it, for the shell too: {shlex.quote(quoted)}"
 
 
 def raised_in(error: BaseException) -> str:
