@@ -81,10 +81,10 @@ class Ranks:
             try:
                 answer = [None, act()]
             except UserError as error:
-                answer = [str(error), None]
+                answer = [error.args, None]
         distributed.broadcast_object_list(answer, src=0)
         if answer[0] is not None:
-            raise UserError(answer[0])
+            raise UserError(*answer[0])
         result: Told = answer[1]
         return result
 

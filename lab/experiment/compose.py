@@ -69,7 +69,7 @@ def checked(settings: type[Checked], given: Any, literal: dict[str, str] | None 
     following = {key for key, value in flatten(raw).items() if isinstance(value, str) and value.startswith("${")}
     if missing:  # told with whatever else is wrong; what follows cannot be resolved
         settings.check(_without(raw, missing) | (literal or {}), following=following)
-        raise UserError("\n".join(f"{key} must be given: add {key}=... to the command" for key in missing))
+        raise UserError(*(f"{key} must be given: add {key}=... to the command" for key in missing))
     resolved: Any = OmegaConf.to_container(given, resolve=True)
     return settings.check(resolved | (literal or {}), following=following)
 
@@ -191,9 +191,9 @@ def print_help(name: str, settings: type[Settings], description: str, overrides:
     try:
         settings.check(values)
     except UserError as error:  # what is still to be given is no mistake yet
-        wrong = [line for line in str(error).splitlines() if repr(TO_COME) not in line]
+        wrong = [line for line in error.args if repr(TO_COME) not in line]
         if wrong:
-            raise UserError("\n".join(wrong)) from None
+            raise UserError(*wrong) from None
     rows = explained(settings, values)
     print(description.strip())
     if groups_of(name):

@@ -5,10 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import tokenizers
-from rich.console import Console
-from rich.table import Table
 from tqdm import tqdm
 
+from lab.base.console import Console, Table
 from lab.base.errors import UserError
 from lab.base.files import writable, write_whole
 from lab.base.parts import build, find

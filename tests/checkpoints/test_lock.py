@@ -211,9 +211,9 @@ def test_the_heart_beats_while_the_run_is_held_and_stops_after(tmp_path):
     assert lock_path(run).stat().st_mtime_ns == before
 
 
-def test_a_folder_that_cannot_be_written_is_an_error_that_names_the_lock(tmp_path):
+def test_a_folder_that_cannot_be_made_is_an_error_that_names_it(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match="cannot be written"), hold(tmp_path / "file" / "run"):
+    with pytest.raises(UserError, match="/file is a file: name a folder"), hold(tmp_path / "file" / "run"):
         pass
 
 
