@@ -12,7 +12,7 @@ from pathlib import Path
 
 from lab.base.errors import UserError
 
-LARGEST = 2**31  # bytes of a file that is read into memory
+LARGEST = 2**30  # bytes of a file that is read into memory
 
 
 def write_whole(path: Path, content: bytes) -> None:
@@ -64,8 +64,9 @@ def _file_only(descriptor: int, path: Path) -> int:
 def read_stored(path: Path, largest: int = LARGEST) -> bytes:
     """The content of a file. Raises OSError as :func:`open_stored`, and for a larger one."""
     with open_stored(path) as file:
-        content = file.read(largest + 1)
-    if len(content) > largest:
+        whole = os.fstat(file.fileno()).st_size <= largest
+        content = file.read(largest + 1) if whole else b""  # it may grow meanwhile
+    if not whole or len(content) > largest:
         raise OSError(errno.EFBIG, f"it is larger than {largest:,} bytes", str(path))
     return content
 
