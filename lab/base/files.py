@@ -148,7 +148,7 @@ def make_folder(path: Path) -> None:
         for each in missing:
             with contextlib.suppress(OSError):
                 each.rmdir()
-        if isinstance(error, FileExistsError) and not path.is_symlink():
+        if isinstance(error, FileExistsError) and dangling(path) is None:
             raise UserError(f"{path} is a file: name a folder") from None
         raise unwritable(path, error) from None
 

@@ -66,9 +66,17 @@ def write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
         UserError: the file cannot be written.
     """
     text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=[*rows[0], "format"], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows({key: guarded(value) for key, value in row.items()} | {"format": FORMAT} for row in rows)
+    columns = [*rows[0], "format"]
+    few, all_quoted = (
+        csv.DictWriter(text, columns, lineterminator="\n", quoting=quoting)
+        for quoting in (csv.QUOTE_MINIMAL, csv.QUOTE_ALL)
+    )
+    few.writeheader()
+    for row in rows:
+        cells = {key: guarded(value) for key, value in row.items()} | {"format": FORMAT}
+        # Until Python 3.13 csv does not quote a carriage return, which would end the line.
+        returns = any(isinstance(value, str) and "\r" in value for value in cells.values())
+        (all_quoted if returns else few).writerow(cells)
     content = text.getvalue().encode()
     write_whole(path, gzip.compress(content, mtime=0) if path.suffix == ".gz" else content)
 

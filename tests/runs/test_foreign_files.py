@@ -203,7 +203,7 @@ def scored(trained: Path, here, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 
 def runs_of(folder: Path) -> tuple[Path, Path]:
-    nope, rope = sorted((folder / "runs").glob("*-seed0-*"))
+    nope, rope = sorted((folder / "runs").glob("[nr]ope-*"))
     return nope, rope
 
 
