@@ -12,12 +12,14 @@ from lab.base.files import write_whole
 
 @dataclass(frozen=True)
 class PageTable:
-    """A table as it is shown: texts. ``file`` is where all its numbers are."""
+    """A table as it is shown: texts. ``file`` is where all its numbers are; if ``folded`` only its caption is shown
+    until it is opened, and it is not printed."""
 
     columns: Sequence[str]
     rows: Sequence[Sequence[str]]
     caption: str = ""
     file: str = ""
+    folded: bool = False
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,7 @@ class Section:
 
     title: str
     paragraphs: Sequence[str] = ()
+    points: Sequence[str] = ()
     tables: Sequence[PageTable] = ()
     pictures: Sequence[Picture] = ()
     code: Sequence[str] = field(default_factory=tuple)

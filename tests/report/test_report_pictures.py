@@ -93,7 +93,9 @@ def test_every_curve_is_drawn_one_line_a_variant_with_its_axes(name):
 def test_the_legend_says_which_band_it_is():
     name, measure = "context_gain", MEASURES["context_gain"]
     one = curve_figure(of_variants({"rope": [scores(name, documents=7)]}), measure, ["rope"], CONTEXT)
-    several = curve_figure(of_variants({"rope": [scores(name, seed, documents=7) for seed in range(5)]}), measure, ["rope"], CONTEXT)
+    several = curve_figure(
+        of_variants({"rope": [scores(name, seed, documents=7) for seed in range(5)]}), measure, ["rope"], CONTEXT
+    )
     few = curve_figure(of_variants({"rope": [scores(name, documents=3)]}), measure, ["rope"], CONTEXT)
     assert [bands(figure) for figure in (one, several, few)] == [1, 1, 0]
     told = [legend(figure) for figure in (one, several, few)]

@@ -68,7 +68,10 @@ def test_of_several_runs_each_line_names_its_own():
 
 def rows(loss: float) -> list[dict]:
     named = {"measure": "excess", "evaluation": "held_out-1234abcd", "step": 8, "segment": 0, "length_tokens": 128}
-    return [named | {"document": name, "cluster": name, "tokens": 64, "loss_nats": loss + at} for at, name in enumerate("abcdef")]
+    return [
+        named | {"document": name, "cluster": name, "tokens": 64, "loss_nats": loss + at}
+        for at, name in enumerate("abcdef")
+    ]
 
 
 @pytest.fixture
