@@ -14,6 +14,11 @@ from lab.report.figures import contrast_figure, curve_figure, detail_figure, dif
 from lab.report.page import PageTable, Picture, Section, write_page
 from lab.report.pictures import save
 
+AT_EQUAL_LOSS = (
+    "At equal validation loss, descriptive: each run is read at the first kept step whose validation loss is at or "
+    "below the worst final one of its seed's runs, so the runs have seen different numbers of tokens (matched.csv)."
+)
+
 
 @dataclass(frozen=True)
 class Compared:
@@ -26,6 +31,7 @@ class Compared:
         training: validation losses: variant, seed, tokens, validation_loss_nats.
         provenance: name, digest, commits, fingerprint of the blocks and command of each run.
         context: C in tokens.
+        matched: runs are read at equal validation loss, not at their last step.
     """
 
     factor: str
@@ -46,6 +52,7 @@ class Compared:
     provenance: Sequence[tuple[str, ...]]
     command: str
     context: int
+    matched: bool = False
 
 
 def headline(differences: Sequence[Row], evaluation: str) -> list[Row]:
@@ -110,7 +117,8 @@ def write_report(folder: Path, compared: Compared) -> None:
             write_table(folder / f"{name}.csv", rows)
     if compared.documents:
         write_table(folder / "documents.csv.gz", compared.documents)
-    notices = [f"Allowed to differ beside {compared.factor}: {line}" for line in compared.allowed]
+    notices = [AT_EQUAL_LOSS] * compared.matched
+    notices += [f"Allowed to differ beside {compared.factor}: {line}" for line in compared.allowed]
     drawn = Drawing(folder, compared.allowed)
     sections = [_answer(compared), _control(compared), _verdicts(compared)]
     sections += [_pictures(drawn, compared, evaluation) for evaluation in compared.evaluations]
