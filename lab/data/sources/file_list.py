@@ -6,6 +6,7 @@ import os
 import posixpath
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -42,7 +43,7 @@ class Part:
         """The file, which must be as this part says. Raises UserError if it is found not to be."""
         return open_file(self.location, network, self.size, self.version or None)
 
-    @property
+    @cached_property
     def kind(self) -> str:
         return kind_of(self.location)
 

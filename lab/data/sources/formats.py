@@ -130,8 +130,8 @@ def _last_line(piece: bytes) -> tuple[bytes, ...]:
 def _line_row(file: StoredFile, begin: int, length: int, end: int, parts: list[bytes], longest: int) -> Row:
     if length > longest:
         error = DocumentError(
-            f"{file.location}@{begin}: a line of {length} bytes; give one document a line, shorten it, or raise"
-            f" longest_document_bytes (now {longest})"
+            f"{file.location}@{begin}: a line of {length} bytes; shorten it or raise longest_document_bytes"
+            f" (now {longest}); one object a line is read"
         )
         return Row(begin, begin + length + end, b"", error)
     return Row(begin, begin + length + end, b"".join(parts).removesuffix(b"\r"))

@@ -177,16 +177,17 @@ class Lane:
         while True:
             share = shuffled(stream.seed, place.epoch, chunks, name)[self.number :: stream.lanes]
             empty = place == Place(place.epoch)  # of an epoch entered midway it is unknown what came before
+            met = False
             for position in range(place.position, len(share)):
                 start = place if position == place.position else Place(place.epoch, position)
                 for entry, after in self._documents_of_chunk(name, share[position], start):
-                    empty = empty and entry.text is None
+                    empty, met = empty and entry.text is None, True
                     yield entry, after
             if empty:
-                raise UserError(
-                    f"split {stream.split}{f', subset {name}' if name else ''}: all documents of lane {self.number}"
-                    f" were skipped ({len(share)} {stream.corpus.chunk_word}); mend them or take fewer lanes"
-                )
+                where = f"split {stream.split}{f', subset {name}' if name else ''}"
+                held = f"({len(share)} {stream.corpus.chunk_word}); mend them or take fewer lanes"
+                told = f"all documents of lane {self.number} were skipped"
+                raise UserError(f"{where}: {told if met else f'no document begins in lane {self.number}'} {held}")
             place = Place(place.epoch + 1)
 
     def _documents_of_chunk(self, subset: str, chunk: int, place: Place) -> Iterator[tuple[Entry, Place]]:
