@@ -542,9 +542,7 @@ def test_of_a_large_corpus_the_splits_are_made_of_chunks(tmp_path, paragraphs):
 def test_too_few_documents_to_make_splits_of_are_told(tmp_path):
     (tmp_path / "a.txt").write_text("one")
     files = Files(str(tmp_path / "a.txt"))
-    with pytest.raises(
-        UserError, match=r"data\.corpus\.train has 1 documents or chunks: too few to make validation and"
-    ):
+    with pytest.raises(UserError, match=r"split train has 1 documents or chunks: too few to make validation and"):
         files.chunks("train", "")
 
 

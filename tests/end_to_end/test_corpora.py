@@ -84,7 +84,7 @@ def test_a_folder_of_texts_is_enough_to_train_on(trained: tuple[Path, str]) -> N
     for told in (
         "mytexts: 20 files are read, 1 passed over",
         "validation and test are made of training, 0.05 of its documents or chunks each",
-        "data.lanes: 18, as many as training has documents or chunks (32 with more of them)",
+        "lanes: 18, as many as training has documents or chunks (32 with more of them)",
     ):
         assert errors.count(told) == 1, errors
     (path,) = folder.glob("*/*/manifest.json")

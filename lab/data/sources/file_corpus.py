@@ -94,7 +94,7 @@ class Files(Corpus):
                 self._file(part)  # from now on a change of the file is noticed
         if self._made:
             LOG.warning(
-                "data.corpus.held_out: %s made of training, %g of its %s each",
+                "held_out: %s made of training, %g of its %s each",
                 f"{' and '.join(self._made)} {'are' if len(self._made) > 1 else 'is'}",
                 held_out,
                 self.chunk_word,
@@ -196,7 +196,7 @@ class Files(Corpus):
         many = max(1, round(self.held_out * len(chunks)))
         if len(chunks) <= many * len(self._made):
             raise UserError(
-                f"data.corpus.train{f'.{subset}' if subset else ''} has {len(chunks)} {self.chunk_word}: too few to"
+                f"split train{f', subset {subset}' if subset else ''} has {len(chunks)} {self.chunk_word}: too few to"
                 f" make {' and '.join(self._made)} of them; give these, or more files"
             )
         ranked = sorted(range(len(chunks)), key=lambda index: _rank(chunks[index].name))

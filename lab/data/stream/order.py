@@ -208,9 +208,7 @@ def fitting_lanes(corpus: Corpus) -> int:
     fewest = min((corpus.chunks("train", subset) for subset in corpus.subsets("train")), default=LANES)
     lanes = max(1, min(LANES, fewest))
     if lanes != LANES:
-        LOG.warning(
-            "data.lanes: %d, as many as training has %s (%d with more of them)", lanes, corpus.chunk_word, LANES
-        )
+        LOG.warning("lanes: %d, as many as training has %s (%d with more of them)", lanes, corpus.chunk_word, LANES)
     return lanes
 
 
