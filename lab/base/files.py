@@ -1,6 +1,7 @@
 """How the lab writes: a file is there whole or not at all, and an error names it."""
 
 import errno
+import glob
 import hashlib
 import os
 import tempfile
@@ -73,3 +74,18 @@ def remedy(error: OSError) -> str:
     """What the user can do about an error of the file system."""
     full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
     return "free space, or choose another folder" if full else "choose another folder, or make this one writable"
+
+
+def matching(pattern: str) -> list[str]:
+    """The paths that a path or a pattern means, sorted; none if nothing is there.
+
+    What is there goes before a pattern, a folder on the way to it too: brackets may stand in a name.
+    """
+    if os.path.lexists(pattern):
+        return [pattern]
+    known, rest = Path(pattern), list[str]()
+    while not os.path.lexists(known) and known.name:
+        known, rest = known.parent, [known.name, *rest]
+    if known != Path():
+        pattern = os.path.join(glob.escape(str(known)), *rest)
+    return sorted(glob.glob(pattern, recursive=True))
