@@ -11,9 +11,8 @@ python -m lab.bench contention
 import sys
 from pathlib import Path
 
-from rich.console import Console
-
 from lab.base.commandline import Parser, run_command
+from lab.base.console import Console
 from lab.base.errors import UserError
 from lab.base.files import writable
 from lab.base.tables import write_table

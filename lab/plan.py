@@ -15,10 +15,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-
 from lab.base.commandline import run_command
+from lab.base.console import Console, Table
 from lab.base.errors import UserError
 from lab.base.files import writable
 from lab.base.tables import write_table

@@ -12,11 +12,18 @@ from typing import Any, NoReturn
 
 from lab.base.errors import UserError
 from lab.base.files import remedy
-from lab.base.interruption import Interrupted
+from lab.base.interruption import AtOnce, Interrupted, Process
+from lab.base.shown import plain
+
+
+def lines_of(error: BaseException) -> list[str]:
+    """What tells a user's mistakes, a line for each; none if it is not a user's to mend."""
+    told = error.args if isinstance(error, UserError) else filter(None, [one_line(error)])
+    return [plain(line) for line in told]
 
 
 def one_line(error: BaseException) -> str | None:
-    """What tells a user's mistake, a line for each, or None if it is not a user's to mend."""
+    """What tells a user's mistake, or None if it is not a user's to mend."""
     if isinstance(error, UserError):
         return str(error)
     if type(error).__name__ == "OverrideParseException":  # Hydra's, of its grammar
@@ -62,28 +69,42 @@ class Parser(argparse.ArgumentParser):
         raise UserError(f"{message}; {self.prog} --help tells more")
 
 
+def check_working_folder() -> None:
+    """Raises UserError if the folder that the command was started in has been deleted."""
+    try:
+        os.getcwd()
+    except OSError:
+        raise UserError("the working folder is not there any more: change to one that is") from None
+
+
 def run_command(main: Callable[[], None]) -> None:
     """Call ``main``; a user's mistakes become lines on stderr and exit code 1, a bug keeps its traceback."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         # A pipe or a job's file gets each line when it is said; a sign that it cannot hold is a question mark there.
         sys.stdout.reconfigure(line_buffering=True, errors="replace")
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands its errors on instead of printing them in its own way
+    Process.command = True
     try:
+        check_working_folder()
         main()
     except KeyboardInterrupt:
-        sys.exit(130)
+        sys.exit(AtOnce.EXIT_CODE)
+    except AtOnce as stopped:
+        print(stopped, file=sys.stderr)
+        sys.exit(AtOnce.EXIT_CODE)
     except Interrupted as interrupted:
-        print(interrupted, file=sys.stderr)
+        print(plain(interrupted), file=sys.stderr)
         sys.exit(Interrupted.EXIT_CODE)
     except BrokenPipeError:
         # The reader, such as head, has what it wants: end as a command does that SIGPIPE kills.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(128 + signal.SIGPIPE)
     except Exception as error:
-        told = one_line(error)
-        if told is None:
+        told = lines_of(error)
+        if not told:
             traceback.print_exc()
-        else:
-            for line in told.splitlines():
-                print(f"error: {line}", file=sys.stderr)
+        for line in told:
+            print(f"error: {line}", file=sys.stderr)
         sys.exit(1)
+    finally:
+        Process.command = False

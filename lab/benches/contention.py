@@ -13,9 +13,7 @@ import sys
 from contextlib import ExitStack
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-
+from lab.base.console import Console, Table
 from lab.base.errors import UserError
 from lab.benches.timing import spread
 from lab.runs.environment import hardware

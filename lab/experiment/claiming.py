@@ -3,9 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
-from rich.table import Table
-
+from lab.base.console import Console, Table
 from lab.base.files import writable
 from lab.base.tables import Row, read_table, write_table
 from lab.evidence.claims import read_claims, verdicts

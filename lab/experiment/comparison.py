@@ -5,9 +5,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
-from rich.table import Table
-
+from lab.base.console import Console, Table
 from lab.base.errors import UserError
 from lab.base.files import make_folder
 from lab.base.interruption import Interruption

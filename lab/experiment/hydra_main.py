@@ -6,7 +6,7 @@ import hydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from lab.base.errors import UserError
-from lab.experiment.compose import configuration_folder, settings_of
+from lab.experiment.compose import configuration_folder, plain_overrides, refuse_twice, settings_of
 from lab.experiment.settings import TrainSettings
 from lab.experiment.slurm_launcher import register
 from lab.experiment.sweep import Sweep
@@ -19,6 +19,7 @@ def train_by_hydra() -> None:
         UserError: a mistake in it, or runs of a sweep that failed.
         Interrupted: a signal came; what runs is saved.
     """
+    refuse_twice(plain_overrides(sys.argv[1:]))
     register()
     sweep = Sweep()
     try:

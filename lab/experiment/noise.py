@@ -4,9 +4,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from rich.console import Console
-from rich.table import Table
 
+from lab.base.console import Console, Table
 from lab.base.errors import UserError
 from lab.base.tables import Row, write_table
 from lab.evidence.quantities import quantities

@@ -98,8 +98,7 @@ class Sweep:
 
             compare_trained(self.finished[0][0], [path for _, path in self.finished])
         if self.failed:
-            from rich.console import Console
-            from rich.table import Table
+            from lab.base.console import Console, Table
 
             table = Table("run", "what went wrong", title="Failed", title_justify="left")
             for names, reason in self._failures():
@@ -138,9 +137,7 @@ class Sweep:
         print(f"{path}: {len(self.lines)} runs; submit them with sbatch --array={array} {script} {path}")
 
     def _print_plan(self) -> None:
-        from rich.console import Console
-        from rich.table import Table
-
+        from lab.base.console import Console, Table
         from lab.model.decoder import parameter_count
 
         table = Table("digest", "directory", "state", title="Plan: nothing was trained", title_justify="left")

@@ -1,22 +1,25 @@
 """The list of a folder's runs: how far each is, and what SLURM does with it; and removing runs."""
 
 import csv
+import os
 import sys
 import time
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from rich.console import Console
-from rich.table import Table
-
+from lab.base.commandline import lines_of
+from lab.base.console import Console, Table
 from lab.base.errors import UserError
+from lab.base.files import bytes_in, dangling, open_stored, refuse_link
+from lab.base.shown import plain
 from lab.cluster.queue import Queued, jobs_of_user, request_of
 from lab.runs.derived import Derived
 from lab.runs.environment import hardware
 from lab.runs.lock import holder
 from lab.runs.run import Run
 
+LONGEST_LINE = 2**16  # bytes of a table's line
 COLUMNS = ("step", "of tokens", "loss", "tokens/s", "MB", "last checkpoint")
 JOB_COLUMNS = ("job", "job's state", "time left")
 
@@ -32,6 +35,8 @@ class Chosen(NamedTuple):
 
 def runs_in(chosen: Chosen) -> list[Run]:
     """The chosen run directories by name. Raises UserError if there is no such folder."""
+    if (link := dangling(chosen.folder)) is not None:
+        raise UserError(f"{link} is a link to {os.readlink(link)}, which is not there: name the folder with the runs")
     if not chosen.folder.is_dir():
         raise UserError(f"{chosen.folder}: not a folder; name the folder that holds the runs")
     runs = [Run(path.parent) for path in sorted(chosen.folder.glob("*/manifest.json"))]
@@ -63,16 +68,36 @@ def watch(chosen: Chosen, verify: bool, seconds: float) -> None:
 
 
 def last_row(path: Path) -> dict[str, str]:
-    """The last whole row of a table; empty if there is none."""
-    if not path.exists():
+    """The last whole row of a table, of which only the beginning and the end are read; empty if there is none.
+
+    Raises:
+        UserError: it cannot be read, or is no table.
+    """
+    try:
+        with open_stored(path) as file:
+            header = file.readline(LONGEST_LINE)
+            file.seek(max(len(header), file.seek(0, os.SEEK_END) - LONGEST_LINE))
+            lines = file.read(LONGEST_LINE).decode(errors="replace").split("\n")[:-1]  # what is whole of it
+        rows = [
+            dict(zip(names, each, strict=False))
+            for names in csv.reader([header.decode(errors="replace")])
+            for each in csv.reader(lines)
+            if len(each) == len(names)
+        ]
+    except FileNotFoundError:
         return {}
-    rows = [row for row in csv.DictReader(path.read_text(encoding="utf-8").splitlines()) if None not in row.values()]
+    except (OSError, ValueError, csv.Error) as error:
+        raise UserError(f"{path} cannot be read ({error}); restore it, or leave the run out") from None
     return rows[-1] if rows else {}
 
 
-def size_of(folder: Path) -> int:
-    """Bytes of all files in a folder."""
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+def number_in(row: dict[str, str], column: str, path: Path) -> float:
+    """A number of a table's row. Raises UserError if there is none."""
+    try:
+        return float(row[column])
+    except (KeyError, ValueError):
+        found = plain(row[column])[:40] if column in row else "nothing"
+        raise UserError(f"{path} has {found} as {column}, where a number should be; restore it") from None
 
 
 def describe(run: Run, verify: bool) -> dict[str, Any]:
@@ -89,15 +114,16 @@ def describe(run: Run, verify: bool) -> dict[str, Any]:
     if checkpoints:
         step, _, _, broken = checkpoints[-1]
         checkpoint = f"{step}, broken: {broken}" if broken else f"{step}, {'verified' if verify else 'complete'}"
-    tokens = int(metrics.get("tokens") or 0)
+    of_metrics, of_timing = run.path / "metrics.csv", run.path / "timing.csv"
+    tokens = number_in(metrics, "tokens", of_metrics) if metrics else 0
     return {
         "run": run.path.name,
         "state": state if state == "finished" else (f"running ({running})" if running else "interrupted"),
-        "step": metrics.get("step", "0"),
+        "step": f"{number_in(metrics, 'step', of_metrics):.0f}" if metrics else "0",
         "of tokens": f"{100 * tokens / manifest['tokens']:.0f} %",
-        "loss": f"{float(metrics['loss_nats']):.3f}" if metrics else "-",
-        "tokens/s": f"{float(timing['tokens_per_second']):,.0f}" if timing else "-",
-        "MB": f"{size_of(run.path) / 1e6:,.1f}",
+        "loss": f"{number_in(metrics, 'loss_nats', of_metrics):.3f}" if metrics else "-",
+        "tokens/s": f"{number_in(timing, 'tokens_per_second', of_timing):,.0f}" if timing else "-",
+        "MB": f"{bytes_in(run.path) / 1e6:,.1f}",
         "last checkpoint": checkpoint,
     }
 
@@ -113,7 +139,7 @@ def describe_derived(run: Derived) -> dict[str, Any]:
         "of tokens": "-",
         "loss": "-",
         "tokens/s": "-",
-        "MB": f"{size_of(run.path) / 1e6:,.1f}",
+        "MB": f"{bytes_in(run.path) / 1e6:,.1f}",
         "last checkpoint": "its parent's",
     }
 
@@ -163,8 +189,8 @@ def show(chosen: Chosen, verify: bool) -> None:
         try:
             cells = [*describe(run, verify).values()]
             table.add_row(*cells, *(describe_job(job_of_run(run), jobs) if with_jobs else ()))
-        except UserError as error:
-            damaged.append(str(error))
+        except Exception as error:  # whatever an entry holds, the others are listed
+            damaged += lines_of(error) or [f"{run.path} cannot be listed ({type(error).__name__}: {error})"]
     print_whole(table)
     if waiting := not_begun(folder, jobs, known):
         # What they have in common is told once.
@@ -179,7 +205,7 @@ def show(chosen: Chosen, verify: bool) -> None:
             table.add_row(*describe_job(number, jobs), " ".join(own))
         print_whole(table)
     for line in damaged:
-        print(line, file=sys.stderr)
+        print(plain(line), file=sys.stderr)
 
 
 def remove(chosen: Chosen, names: list[str], sure: bool) -> None:
@@ -195,6 +221,7 @@ def remove(chosen: Chosen, names: list[str], sure: bool) -> None:
     for name in names:
         if name not in runs:
             raise UserError(f"{folder / name} is not a run directory; python -m lab.status {folder} lists them")
+        refuse_link(runs[name].path)
         running = holder(runs[name].path)
         if running:
             raise UserError(f"{folder / name} is being trained by {running}; stop it first")
@@ -203,16 +230,16 @@ def remove(chosen: Chosen, names: list[str], sure: bool) -> None:
         if left:
             raise UserError(f"{folder / name} holds the weights of {', '.join(left)}: remove these first, or with it")
     names = derived_first(runs, names)
-    total = sum(size_of(runs[name].path) for name in names)
+    total = sum(bytes_in(runs[name].path) for name in names)
     if not sure:
-        print(f"remove {', '.join(names)} ({total / 1e6:,.1f} MB)? [y/N] ", end="", flush=True)
+        print(f"remove {', '.join(map(plain, names))} ({total / 1e6:,.1f} MB)? [y/N] ", end="", flush=True)
         if sys.stdin.readline().strip().lower() not in ("y", "yes"):
             print("nothing was removed")
             return
     for name in names:
         with runs[name].locked():
             runs[name].delete()
-        print(f"removed {folder / name}")
+        print(f"removed {plain(folder / name)}")
 
 
 def derived_first(runs: dict[str, Run], names: list[str]) -> list[str]:

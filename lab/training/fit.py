@@ -100,7 +100,13 @@ def fit(
         ranks,
     )
     validate_every = min(settings.validate_every, steps)
-    checkpoints = Checkpoints(run.path / "checkpoints", run.digest, settings.keep_last, settings.keep_every)
+    checkpoints = Checkpoints(
+        run.path / "checkpoints",
+        run.digest,
+        settings.keep_last,
+        settings.keep_every,
+        every=settings.checkpoint_every,
+    )
     callbacks: list[lightning.Callback] = [
         KeepingWeights(run.kept, settings.keep_weights, validate_every, steps),
         Saving(checkpoints, settings.checkpoint_every, steps, interruption, ranks),  # may stop the run, so it is last
