@@ -40,7 +40,7 @@ def stored(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
         # Stands for the blocks that training would read: it depends on what decides them.
         order = json.dumps([setup.order, setup.block_count], sort_keys=True)
         blocks = {"count": setup.block_count, "fingerprint": hashlib.sha256(order.encode()).hexdigest()[:32]}
-        setup.run.update_manifest(blocks=blocks, skipped_documents=[], state="finished")
+        setup.run.update_manifest(blocks=blocks, skipped_documents={}, state="finished")
         return setup.run.path
 
     return build
