@@ -1,6 +1,7 @@
 """What all commands share: how a mistake is told, and with which code they end."""
 
 import argparse
+import atexit
 import io
 import os
 import shlex
@@ -12,7 +13,7 @@ from typing import Any, NoReturn
 
 from lab.base.errors import UserError
 from lab.base.files import remedy
-from lab.base.interruption import AtOnce, Interrupted, Process
+from lab.base.interruption import AtOnce, Interrupted, Process, ignore_signals
 from lab.base.shown import plain
 
 
@@ -93,6 +94,7 @@ def run_command(main: Callable[[], None]) -> None:
         print(stopped, file=sys.stderr)
         sys.exit(AtOnce.EXIT_CODE)
     except Interrupted as interrupted:
+        atexit.register(ignore_signals)  # Python itself would take its handlers away before it ends
         print(plain(interrupted), file=sys.stderr)
         sys.exit(Interrupted.EXIT_CODE)
     except BrokenPipeError:

@@ -117,6 +117,12 @@ def _nothing(number: int, frame: FrameType | None) -> None:
     """A handler and not SIG_IGN, which programs that are started would inherit."""
 
 
+def ignore_signals() -> None:
+    """For the very end of a process, whose exit code is settled."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+
+
 def end_with_parent(number: signal.Signals) -> None:
     """Let this process get a signal when the one that has started it ends, however that ends."""
     if sys.platform == "linux":

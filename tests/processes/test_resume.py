@@ -251,7 +251,7 @@ def test_two_signals_at_once_while_a_checkpoint_is_written_save_it(tmp_path: Pat
 
 
 def test_a_run_that_was_stopped_late_keeps_the_checkpoints_of_a_whole_one(tmp_path: Path, whole: Path) -> None:
-    environment = os.environ | {"LAB_KILL_AT": "accumulation:38=TERM"}
+    environment = os.environ | {"LAB_KILL_AT": "accumulation:76=TERM"}
     stopped = lab("train", *SMOKE, cwd=tmp_path, environment=environment)
     assert stopped.returncode == 75, stopped.stderr
     assert "saved at optimiser step 38 of 40" in stopped.stderr
@@ -263,7 +263,7 @@ def test_a_run_that_was_stopped_late_keeps_the_checkpoints_of_a_whole_one(tmp_pa
 
 
 def test_a_signal_in_the_last_step_of_a_run_stops_the_sweep(tmp_path: Path) -> None:
-    environment = os.environ | {"LAB_KILL_AT": "accumulation:40=TERM"}
+    environment = os.environ | {"LAB_KILL_AT": "accumulation:80=TERM"}
     result = lab("train", "-m", *SMOKE, "seed=0,1", cwd=tmp_path, environment=environment)
     assert result.returncode == 75, result.stderr
     assert manifest_of(tmp_path / "runs")["state"] == "finished"
