@@ -53,7 +53,9 @@ def scored(path: Path) -> Run:
     measured, proven = {}, {}
     for label, of_label in groupby(sorted(rows, key=label_of), label_of):
         each = list(of_label)
-        measured[label] = {column: each[0][column] for column in ("measure", *SCORING)} | {"clusters": "authors"}
+        measured[label] = {column: each[0][column] for column in ("measure", *SCORING)}
+        measured[label] |= {"clusters": "authors", "settings": {}, "code": "c0de", "python": "3.11", "packages": {}}
+        measured[label] |= {"hardware": {}, "kernel": "banded"}
         proven[label] = proof(each)
     write_manifest(path, {"format": FORMAT, "measured": measured, "scored": proven})
     return Scored(path)
