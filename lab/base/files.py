@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import glob
 import hashlib
 import os
 import shutil
@@ -176,3 +177,18 @@ def remedy(error: OSError) -> str:
     if error.errno == errno.ELOOP:
         return "delete the link"
     return "choose another folder, or make this one writable"
+
+
+def matching(pattern: str) -> list[str]:
+    """The paths that a path or a pattern means, sorted; none if nothing is there.
+
+    What is there goes before a pattern, a folder on the way to it too: brackets may stand in a name.
+    """
+    if os.path.lexists(pattern):
+        return [pattern]
+    known, rest = Path(pattern), list[str]()
+    while not os.path.lexists(known) and known.name:
+        known, rest = known.parent, [known.name, *rest]
+    if known != Path():
+        pattern = os.path.join(glob.escape(str(known)), *rest)
+    return sorted(glob.glob(pattern, recursive=True))

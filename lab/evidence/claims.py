@@ -74,7 +74,11 @@ def read_claims(folder: Path) -> list[Study]:
     for path in sorted(folder.glob("*.yaml")):
         try:
             content = yaml.safe_load(path.read_text(encoding="utf-8"))
-            studies.append(Study.check(content if isinstance(content, dict) else {}))
+            given = content.get("claims") if isinstance(content, dict) else None
+            if not isinstance(given, list):
+                raise UserError("lacks the list claims")
+            claims = [Claim.check(each, f"claims.{number}") for number, each in enumerate(given)]
+            studies.append(Study.check({**content, "claims": claims}))
         except (OSError, ValueError, yaml.YAMLError) as error:
             raise UserError(f"{path} cannot be read ({' '.join(str(error).split())}); mend it") from None
         except UserError as error:

@@ -42,6 +42,7 @@ def gather(
     reference: str | None,
     margin: float,
     dtype: str = "float32",
+    steps: Mapping[Path, int] | None = None,
 ) -> Evidence:
     """Everything that all runs of a comparison were scored with alike.
 
@@ -50,13 +51,14 @@ def gather(
         reference: the variant that the others are held against; None: the first.
         margin: of the effective context, in nats.
         dtype: that the decoders computed in while they were scored.
+        steps: of each run by its path the optimiser step that is compared; None: the last that was scored.
 
     Raises:
         UserError: no such variant; the runs have no scores in common, or not of the same documents.
     """
     reference = check_reference(list(control.variants), reference)
     check_documents(control.runs)
-    rows = {run.path: _rows_of(run, settings, dtype) for run in control.runs}
+    rows = {run.path: _rows_of(run, settings, dtype, steps[run.path] if steps else None) for run in control.runs}
     evaluations = sorted(set.intersection(*({row["evaluation"] for row in each} for each in rows.values())))
     if not evaluations:
         raise UserError("the runs have no scores in common; score them with python -m lab.extrapolate runs=[...]")
@@ -134,11 +136,11 @@ def check_reference(names: Sequence[str], reference: str | None) -> str:
     return names[0] if reference is None else reference
 
 
-def _rows_of(run: Model, settings: Mapping[str, str], dtype: str) -> list[Row]:
+def _rows_of(run: Model, settings: Mapping[str, str], dtype: str, step: int | None) -> list[Row]:
     path = run.path / "scores.csv"
     if not path.exists():
         raise UserError(f"{run.path} has no scores; score it with python -m lab.extrapolate runs={run.path}")
-    return rows_of(run, set(settings.values()), dtype)
+    return rows_of(run, set(settings.values()), dtype, step=step)
 
 
 def check_documents(runs: Sequence[Model]) -> None:

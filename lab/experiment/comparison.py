@@ -13,6 +13,7 @@ from lab.base.tables import Row, read_table, write_table
 from lab.evidence.gather import Evidence, check_reference, gather
 from lab.evidence.weighing import OBSERVED, weigh
 from lab.experiment.compose import settings_of
+from lab.experiment.matching import matched_steps
 from lab.experiment.settings import CompareSettings, TrainSettings
 from lab.model.precision import device_of
 from lab.observe.score_runs import score_runs
@@ -53,11 +54,14 @@ def compare(settings: CompareSettings, command: str) -> None:
             interruption.check(f"came before {item} was scored; what is scored is kept")
 
         device, dtype = device_of(settings.accelerator), settings.scoring.dtype
-        score_runs(runs, measures, settings.evaluation, device, "last", stop, dtype)
+        steps, matched = matched_steps(control) if settings.match else (None, [])
+        score_runs(runs, measures, settings.evaluation, device, steps or "last", stop, dtype)
     control = check(runs, settings.factor, settings.allow)  # of what was scored now, too
     digests = {name: setting_of(measure) for name, measure in measures.items()}
-    evidence = gather(control, digests, settings.reference, settings.margin_nats, dtype)
-    write_report(output, compared(control, evidence, command))
+    evidence = gather(control, digests, settings.reference, settings.margin_nats, dtype, steps)
+    if matched:
+        evidence.details["matched"] = matched
+    write_report(output, compared(control, evidence, command, matched=bool(matched)))
     show(control, evidence, console)
     print(f"{output / 'report.html'}, report.md, tables (.csv) and pictures (.png)")
 
@@ -96,8 +100,8 @@ def compare_trained(settings: TrainSettings, paths: Sequence[Path]) -> None:
     compare(chosen, shlex.join(["python", "-m", "lab.train", *sys.argv[1:]]))
 
 
-def compared(control: Control, evidence: Evidence, command: str) -> Compared:
-    """What the report shows."""
+def compared(control: Control, evidence: Evidence, command: str, matched: bool = False) -> Compared:
+    """What the report shows. ``matched``: runs are read at equal validation loss."""
     provenance = []
     for run in control.runs:
         facts = run.facts
@@ -122,6 +126,7 @@ def compared(control: Control, evidence: Evidence, command: str) -> Compared:
         provenance=provenance,
         command=command,
         context=control.runs[0].context,
+        matched=matched,
         **vars(evidence),
     )
 

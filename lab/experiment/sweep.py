@@ -101,11 +101,24 @@ class Sweep:
             from lab.base.console import Console, Table
 
             table = Table("run", "what went wrong", title="Failed", title_justify="left")
-            for name, reason in self.failed:
-                table.add_row(name, reason)
+            for names, reason in self._failures():
+                table.add_row(names, reason)
             Console().print(table)
             total = len(self.failed) + len(self.finished) + len(self.planned) + self.elsewhere
             raise UserError(f"{len(self.failed)} of {total} runs failed; the table above says why")
+
+    def _failures(self) -> list[tuple[str, str]]:
+        """Each reason for which runs failed, once, with the runs: how many, and the first of them."""
+        runs: dict[str, list[str]] = {}
+        for name, reason in self.failed:
+            runs.setdefault(reason, []).append(name)
+        return [
+            (
+                f"{len(names)} runs: {', '.join(names[:3])}{', ...' * (len(names) > 3)}" if names[1:] else names[0],
+                reason,
+            )
+            for reason, names in runs.items()
+        ]
 
     def plan(self, setup: "Setup", overrides: Sequence[str]) -> None:
         """Add a run to what is planned, as it was asked for on the command line."""

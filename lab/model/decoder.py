@@ -154,10 +154,11 @@ class Decoder(nn.Module):
 
     def logits(self, hidden: Float[Tensor, "*rest width"]) -> Float[Tensor, "*rest vocabulary"]:
         """Scores of the next token, in at least float32."""
-        logits = self._products(hidden)
+        logits = self.unembed(hidden)
         return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
-    def _products(self, hidden: Float[Tensor, "*rest width"]) -> Float[Tensor, "*rest vocabulary"]:
+    def unembed(self, hidden: Float[Tensor, "*rest width"]) -> Float[Tensor, "*rest vocabulary"]:
+        """The head's products, in the activations' type."""
         weight = self.embedding if self.head is None else self.head.weight
         return functional.linear(hidden, weight.to(hidden.dtype))
 
@@ -183,7 +184,7 @@ class Decoder(nn.Module):
         return torch.cat(losses).view(targets.shape)
 
     def _losses(self, hidden: Float[Tensor, "tokens width"], targets: Int[Tensor, "tokens"]) -> Float[Tensor, "tokens"]:
-        losses: Tensor = CrossEntropy.apply(self._products(hidden), targets)
+        losses: Tensor = CrossEntropy.apply(self.unembed(hidden), targets)
         return losses
 
 

@@ -14,6 +14,11 @@ from lab.report.figures import contrast_figure, curve_figure, detail_figure, dif
 from lab.report.page import PageTable, Picture, Section, write_page
 from lab.report.pictures import save
 
+AT_EQUAL_LOSS = (
+    "At equal validation loss, descriptive: each run is read at the first kept step whose validation loss is at or "
+    "below the worst final one of its seed's runs, so the runs have seen different numbers of tokens (matched.csv)."
+)
+
 
 @dataclass(frozen=True)
 class Compared:
@@ -26,6 +31,7 @@ class Compared:
         training: validation losses: variant, seed, tokens, validation_loss_nats.
         provenance: name, digest, commits, fingerprint of the blocks and command of each run.
         context: C in tokens.
+        matched: runs are read at equal validation loss, not at their last step.
     """
 
     factor: str
@@ -46,6 +52,7 @@ class Compared:
     provenance: Sequence[tuple[str, ...]]
     command: str
     context: int
+    matched: bool = False
 
 
 def headline(differences: Sequence[Row], evaluation: str) -> list[Row]:
@@ -61,10 +68,11 @@ def headline(differences: Sequence[Row], evaluation: str) -> list[Row]:
 
 
 def number(value: float | None, digits: int = 3) -> str:
-    """A number as it is shown; what is not known says so."""
+    """A number as it is shown, without a sign if it is shown as zero; what is not known says so."""
     if value is None or value != value:
         return "not known"
-    return f"{value:.{digits}f}"
+    told = f"{value:.{digits}f}"
+    return told.removeprefix("-") if float(told) == 0 else told
 
 
 def interval(row: Row, digits: int = 3) -> str:
@@ -109,13 +117,15 @@ def write_report(folder: Path, compared: Compared) -> None:
             write_table(folder / f"{name}.csv", rows)
     if compared.documents:
         write_table(folder / "documents.csv.gz", compared.documents)
-    notices = [f"Allowed to differ beside {compared.factor}: {line}" for line in compared.allowed]
+    notices = [AT_EQUAL_LOSS] * compared.matched
+    notices += [f"Allowed to differ beside {compared.factor}: {line}" for line in compared.allowed]
     drawn = Drawing(folder, compared.allowed)
-    sections = [_verdicts(compared), *(_pictures(drawn, compared, evaluation) for evaluation in compared.evaluations)]
+    sections = [_answer(compared), _control(compared), _verdicts(compared)]
+    sections += [_pictures(drawn, compared, evaluation) for evaluation in compared.evaluations]
     drawn.add("training", training_figure(compared.training, compared.variants))
     caption = "Validation loss against tokens trained, a line a run"
     sections.append(Section("Training", pictures=[Picture("training", caption)]))
-    sections += [_control(compared), *_details(compared), _made_with(compared)]
+    sections += [*_details(compared), _made_with(compared)]
     title = f"{len(compared.variants)} variants that differ in {compared.factor}"
     write_page(folder, title, notices, sections)
 
@@ -131,6 +141,46 @@ class Drawing:
         if self.note:
             figure.suptitle(self.note, fontsize=7, color="#D55E00", wrap=True)
         save(figure, self.folder / name, ("png",))
+
+
+def _answer(compared: Compared) -> Section:
+    """What the comparison says, and one matrix: each variant's numbers on the first set of documents."""
+    evaluation = next((each for each in compared.evaluations if each != "none"), compared.evaluations[0])
+    asked = {measure.label() for measure in measures() if measure.answers}
+    rows = headline(compared.differences, evaluation)
+    points = [row["verdict"] for row in rows if row["measure"] in asked] or [row["verdict"] for row in rows]
+    shown = list(dict.fromkeys((row["measure"], row["length_tokens"], row["length_told"]) for row in rows))
+    judged = {(row["measure"], row["length_tokens"], row["variant"]): row for row in rows}
+    effective = [row for row in compared.effective if row["evaluation"] == evaluation]
+    lines = []
+    for name in compared.variants:
+        cells = []
+        for measure, length, _ in shown:
+            mean = next(
+                (
+                    row["mean"]
+                    for row in compared.estimates
+                    if (row["evaluation"], row["measure"], row["length_tokens"]) == (evaluation, measure, length)
+                    and row["variant"] == name
+                    and row.get("seed") is None
+                ),
+                None,
+            )
+            cells.append(number(mean) + sign(judged.get((measure, length, name))))
+        if effective:
+            cells.append("; ".join(dict.fromkeys(row["told"] for row in effective if row["variant"] == name)))
+        lines.append((name, *cells))
+    columns = ["variant", *(f"{measure}, {told}" for measure, _, told in shown)]
+    columns += ["effective context"] * bool(effective)
+    told = f"Each variant on {titled(evaluation)}; - better, + worse than {compared.reference}, over seeds and clusters"
+    return Section("In short", points=points, tables=[PageTable(columns, lines, told, "estimates.csv")])
+
+
+def sign(difference: Row | None) -> str:
+    """Whether a difference over seeds is real: ``-`` better, ``+`` worse, nothing if nobody can tell."""
+    if difference is None or not difference["over_seeds"] or " than " not in difference["verdict"]:
+        return ""
+    return " -" if difference["mean"] < 0 else " +"
 
 
 def _verdicts(compared: Compared) -> Section:
@@ -157,6 +207,7 @@ def _verdicts(compared: Compared) -> Section:
                 ],
                 f"{titled(evaluation)}: verdicts against {compared.reference}",
                 "all differences: differences.csv; seed by seed: seeds.csv",
+                folded=True,
             )
         )
         if effective:
@@ -184,7 +235,7 @@ def _verdicts(compared: Compared) -> Section:
         "corrected by Holm over all differences of one measure on one set of documents. The noise floor is the largest "
         "difference between two seeds of one of the two variants.",
     )
-    return Section("Verdict", paragraphs, tables)
+    return Section("Verdicts", paragraphs, tables=tables)
 
 
 def _pictures(drawn: Drawing, compared: Compared, evaluation: str) -> Section:
@@ -234,13 +285,16 @@ def _control(compared: Compared) -> Section:
         lines.append((key, kind if kind != "follows" else f"follows from {compared.factor}", told))
     return Section(
         "Control",
-        compared.statement,
-        [
-            PageTable(("key", "kind", "values"), lines, "What differs between the runs", "control.csv, run by run"),
+        points=compared.statement,
+        tables=[
+            PageTable(
+                ("key", "kind", "values"), lines, "What differs between the runs", "control.csv, run by run", True
+            ),
             PageTable(
                 ("key", "value in all runs"),
                 [(row["key"], row["value"][:80]) for row in equal],
                 "What is equal in all runs",
+                folded=True,
             ),
         ],
     )
@@ -277,7 +331,12 @@ def _details(compared: Compared) -> list[Section]:
             "noise floor",
         )
         if lines:
-            sections.append(Section(f"All differences: {titled(evaluation)}", tables=[PageTable(columns, lines)]))
+            sections.append(
+                Section(
+                    f"All differences: {titled(evaluation)}",
+                    tables=[PageTable(columns, lines, "Every measure and length", folded=True)],
+                )
+            )
     return sections
 
 
@@ -286,6 +345,6 @@ def _made_with(compared: Compared) -> Section:
     return Section(
         "How this was made",
         ["Digests name what decides a run's numbers; its whole configuration is in its config.yaml."],
-        [PageTable(("run", "digest", "commit", "blocks", "command"), compared.provenance, "Runs")],
+        tables=[PageTable(("run", "digest", "commit", "blocks", "command"), compared.provenance, "Runs", folded=True)],
         code=[compared.command],
     )

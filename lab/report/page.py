@@ -14,12 +14,14 @@ from lab.base.shown import plain
 
 @dataclass(frozen=True)
 class PageTable:
-    """A table as it is shown: texts. ``file`` is where all its numbers are."""
+    """A table as it is shown: texts. ``file`` is where all its numbers are; if ``folded`` only its caption is shown
+    until it is opened, and it is not printed."""
 
     columns: Sequence[str]
     rows: Sequence[Sequence[str]]
     caption: str = ""
     file: str = ""
+    folded: bool = False
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,7 @@ class Section:
 
     title: str
     paragraphs: Sequence[str] = ()
+    points: Sequence[str] = ()
     tables: Sequence[PageTable] = ()
     pictures: Sequence[Picture] = ()
     code: Sequence[str] = field(default_factory=tuple)

@@ -236,14 +236,14 @@ def test_an_examination_counts_unknown_tokens_and_lost_letters(tmp_path):
 
 def test_a_corpus_that_a_tokenizer_cannot_spell_is_refused_and_a_little_loss_is_told(tmp_path, caplog):
     tokenizer = Tokenizer(stored(trained_words(), tmp_path), "</s>")
-    for name, text in (("all.txt", "漢字 " * 50), ("some.txt", "the people of the world " * 20 + "senate")):
+    for name, text in (("all.txt", "漢字 " * 50), ("some.txt", "the people of the world " * 40 + "senate")):
         (tmp_path / name).write_text(text)
     for name in ("validation", "test"):
-        (tmp_path / f"{name}.txt").write_text("the people")
+        (tmp_path / f"{name}.txt").write_text(f"the people of {name}")
     files = {name: str(tmp_path / f"{name}.txt") for name in ("validation", "test")}
     with pytest.raises(UserError, match=r"of a sample of the training text 100% of the tokens are unknown and 100%"):
         examined(Files(train=str(tmp_path / "all.txt"), **files), tokenizer)
-    assert examined(Files(train=str(tmp_path / "some.txt"), **files), tokenizer)["unknown"] == pytest.approx(1 / 101)
+    assert examined(Files(train=str(tmp_path / "some.txt"), **files), tokenizer)["unknown"] == pytest.approx(1 / 201)
     assert not caplog.records
     (tmp_path / "some.txt").write_text("the people of the world " * 10 + "senate")
     examined(Files(train=str(tmp_path / "some.txt"), **files), tokenizer)

@@ -20,9 +20,15 @@ ROOT = Path(__file__).parent.parent.parent
 
 @pytest.fixture(scope="module")
 def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The seven variants, a few steps each, by the pilot table's own experiment file."""
+    """The seven variants of fewer layers, a few steps each, by the pilot table's own experiment file."""
     folder = tmp_path_factory.mktemp("sweep")
-    small = ["scale.tokens=16384", "scale.warmup_steps=1", "scale.batch_tokens=4096", "trainer.log_every=2"]
+    small = [
+        "scale.layers=2",
+        "scale.tokens=16384",
+        "scale.warmup_steps=1",
+        "scale.batch_tokens=4096",
+        "trainer.log_every=2",
+    ]
     small += ["scoring.segments=1", "scale.validation_blocks=8"]
     result = lab("train", "experiment=pilot_table", *small, cwd=folder)
     assert result.returncode == 0, result.stderr

@@ -96,12 +96,25 @@ def stopped(folder: Path, *settings: str) -> Path:
 def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Runs that were never interrupted, on one rank and on two."""
     folders = {name: tmp_path_factory.mktemp(name) for name in ("one", *TWO)}
-    return {name: trained(folder, *TWO.get(name, ())) for name, folder in folders.items()}
+    keep = "trainer.keep_weights=[validation]"
+    return {name: trained(folder, *TWO.get(name, ()), keep) for name, folder in folders.items()}
 
 
 @pytest.mark.parametrize("strategy", TWO)
 def test_two_ranks_train_as_one_within_reduction_error(strategy: str, whole: dict[str, Path]) -> None:
     assert_equal_within_reduction_error(whole["one"], whole[strategy])
+
+
+@pytest.mark.parametrize("strategy", ["one", *TWO])
+def test_weights_that_are_kept_are_whole_whatever_the_ranks(strategy: str, whole: dict[str, Path]) -> None:
+    runs = whole[strategy]
+    paths = sorted((run_of(runs) / "weights").glob("step=*"))
+    assert [path.name for path in paths] == [f"step={step:08d}" for step in (4, 8, 12, 16, 20)]
+    last = run_of(runs) / "checkpoints" / paths[-1].name / "weights.safetensors"
+    assert (paths[-1] / "weights.safetensors").read_bytes() == last.read_bytes()
+    expected = load_file(run_of(whole["one"]) / "weights" / paths[1].name / "weights.safetensors")
+    for name, weight in load_file(paths[1] / "weights.safetensors").items():
+        torch.testing.assert_close(weight, expected[name], rtol=0, atol=WEIGHT_BOUND)
 
 
 @pytest.mark.parametrize("strategy", TWO)
