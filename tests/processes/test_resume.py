@@ -74,10 +74,10 @@ def test_an_interrupted_sweep_starts_no_further_run(tmp_path: Path) -> None:
 
 
 def test_a_few_runs_killed_at_chosen_and_random_times_end_bit_identical() -> None:
-    command = [sys.executable, "tests/kill/kill_test.py", "--runs", "4", "--processes", "2", "--seed", "7"]
+    command = [sys.executable, "tests/kill/kill_test.py", "--runs", "8", "--processes", "2", "--seed", "7"]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=500)
     assert result.returncode == 0, result.stdout + result.stderr
-    assert "4 of 4 interrupted runs" in result.stdout
+    assert "8 of 8 interrupted runs" in result.stdout
 
 
 def test_a_run_that_is_killed_while_it_keeps_weights_keeps_those_of_a_whole_one(tmp_path: Path) -> None:
@@ -288,3 +288,15 @@ def alive(child: str) -> bool:
         return Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
     except OSError:
         return False
+
+
+def test_a_writer_of_blocks_that_is_killed_is_told_and_the_same_command_goes_on(tmp_path: Path) -> None:
+    command = ("prepare", "blocks", *SMOKE, "--processes", "2")
+    line = the_one_line(lab(*command, cwd=tmp_path, environment=os.environ | {"LAB_KILL_AT": "shard:3"}), last=True)
+    assert "a process that writes blocks was killed, as happens when memory ends: the same command goes on" in line
+    assert lab(*command, cwd=tmp_path).returncode == 0
+    assert lab(*command, "data.blocks=whole", cwd=tmp_path).returncode == 0
+    found, whole = (
+        {path.name: path.read_bytes() for path in (tmp_path / name).rglob("item=*")} for name in ("blocks", "whole")
+    )
+    assert found == whole
