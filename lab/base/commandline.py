@@ -66,6 +66,15 @@ class Parser(argparse.ArgumentParser):
             keywords["formatter_class"] = argparse.RawDescriptionHelpFormatter
         super().__init__(*arguments, **keywords)
 
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As argparse's, and overrides may stand behind options, too, where argparse wants them in one place."""
+        given, rest = self.parse_known_args(args, namespace)
+        if rest and (any(each.startswith("-") for each in rest) or not hasattr(given, "overrides")):
+            self.error(f"unrecognized arguments: {' '.join(rest)}")
+        if rest:
+            given.overrides = [*given.overrides, *rest]
+        return given
+
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message}; {self.prog} --help tells more")
 

@@ -81,6 +81,13 @@ def test_m_works_wherever_it_stands(place: int, here: Callable, tmp_path: Path) 
     assert result.stdout.count("-seed") >= 2
 
 
+def test_overrides_may_stand_on_both_sides_of_an_option(here: Callable, tmp_path: Path) -> None:
+    line = the_one_line(here("prepare", "blocks", SMOKE[0], "--processes", "0", "scale.tokens=4096", folder=tmp_path))
+    assert "--processes is 0" in line
+    line = the_one_line(here("prepare", "blocks", SMOKE[0], "--processes", "1", "sead=1", folder=tmp_path))
+    assert "sead is a key that nothing reads" in line
+
+
 @pytest.mark.parametrize("command", ["train", "extrapolate", "compare"])
 @pytest.mark.parametrize("names", ["[copy,copy]", "[excess, copy,excess]"])
 def test_a_measure_that_is_named_twice_is_told(command: str, names: str, here: Callable, tmp_path: Path) -> None:
