@@ -101,9 +101,9 @@ def discard(path: Path) -> None:
 
 
 def refuse_link(path: Path) -> None:
-    """Raises UserError if a folder in which something is to be deleted or replaced is a link to one."""
+    """Raises UserError if what is to be written, or a folder in which something is to be deleted, is a link."""
     if path.is_symlink():
-        raise UserError(f"{path} is a link: nothing is written or deleted behind links; move the folder itself there")
+        raise UserError(f"{path} is a link: nothing is written or deleted behind links; put the thing itself there")
 
 
 def bytes_in(folder: Path) -> int:

@@ -68,8 +68,8 @@ class Checkpoint:
     def flaw(self, verify: bool = True) -> str | None:
         """Why it cannot be used, or None. Without `verify` files are looked at, but not read."""
         try:
-            linked = [each.name for each in (self.path, *self.path.iterdir()) if each.is_symlink()]
-            if linked:
+            places = (self.path, *(self.path / name for name in (*self.files, "checkpoint.json")))
+            if linked := [each.name for each in places if each.is_symlink()]:
                 return f"{linked[0]} is a link"
             listed = json.loads(read_text(self.path / "checkpoint.json"))
             if listed.pop("sha256") != _digest_of(listed) or listed["step"] != self.step:

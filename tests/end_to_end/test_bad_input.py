@@ -171,11 +171,11 @@ ALL_WRONG: dict[str, list[tuple[list[str], list[str]]]] = {
     ],
     "compare": [
         (
-            ["factr=model", "measure.copy.strng=3", "resamples=10", "mesure=copy"],
+            ["factr=model", "measure.copy.strng=3", "margin_nats=0", "mesure=copy"],
             [
                 "factr is a key that nothing reads; did you mean factor?",
                 "measure.copy.strng is a key that nothing reads; did you mean string?",
-                "resamples is 10: give 1000 or more",
+                "margin_nats is 0: give a number above 0",
                 "mesure is a key that nothing reads; did you mean measure?",
             ],
         )

@@ -210,7 +210,7 @@ def test_factor_extension_compares_it_with_its_parent_and_no_other_factor_does(h
 
 def test_a_comparison_with_its_parent_makes_its_report(here: Lab, copy: Path) -> None:
     given = f"runs=[{path_of(copy, 'nope')},{path_of(copy, 'warm')}]"
-    result = here("compare", given, "factor=extension", "resamples=1000", *SCORE, folder=copy)
+    result = here("compare", given, "factor=extension", *SCORE, folder=copy)
     assert result.returncode == 0, result.stderr
     assert "nope+temperature=1.2" in (copy / "comparison" / "report.md").read_text()
 

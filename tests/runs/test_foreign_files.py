@@ -24,6 +24,10 @@ Corrupt = Callable[[Path], object]
 STEP = "checkpoints/step=00000004"
 TABLES = ("metrics.csv", "timing.csv", "scores.csv")
 FILES = ("manifest.json", "config.yaml", *TABLES, f"{STEP}/checkpoint.json", f"{STEP}/weights.safetensors")
+CONTINUED = (
+    *("experiment=smoke", "logger=csv", "measure=none", "trainer.accelerator=cpu", "trainer.log_every=1"),
+    *("scale.tokens=4096", "trainer.checkpoint_every=2", "model=rope"),
+)
 SCORE = ("measure=truncated_perplexity", "scoring.documents=1", "scoring.longest=2", "accelerator=cpu")
 
 
@@ -269,3 +273,44 @@ def test_a_pickle_named_as_weights_is_refused_and_not_run(scored: Path, tmp_path
     with pytest.raises(UserError, match=r"weights\.safetensors is damaged"):
         Checkpoint(rope / STEP, 4).weights()
     assert not (rope / "called").exists()
+
+
+UNFINISHED: dict[str, tuple[Corrupt, str]] = {
+    "metrics.csv is not UTF-8": (lambda run: ANYTHING["not UTF-8"](run / "metrics.csv"), "metrics.csv cannot be read"),
+    "metrics.csv is a FIFO": (lambda run: ANYTHING["a FIFO"](run / "metrics.csv"), "it is no file"),
+    "timing.csv has a word": (with_row("timing.csv", seconds="word", step="2"), "timing.csv has 'word' as seconds"),
+    "training.json is nested deep": (
+        lambda run: [ANYTHING["nested deep"](run / FIRST / "training.json"), resealed(run / FIRST)],
+        "training.json is damaged (it is nested too deep)",
+    ),
+    "the state is a pickle": (
+        lambda run: [ANYTHING["a pickle"](run / FIRST / "training.safetensors"), resealed(run / FIRST)],
+        "training.safetensors is damaged",
+    ),
+}
+FIRST = "checkpoints/step=00000002"
+
+
+@pytest.mark.parametrize("name", UNFINISHED)
+def test_a_run_is_not_continued_from_files_that_are_not_its_own(name: str, trained: Path, here, tmp_path: Path) -> None:
+    shutil.copytree(trained / "runs", tmp_path / "runs")
+    _, rope = runs_of(tmp_path)
+    with_field("state", value="training")(rope)
+    shutil.rmtree(rope / STEP)
+    corrupt, told = UNFINISHED[name]
+    corrupt(rope)
+    result = here("train", *CONTINUED, folder=tmp_path)
+    assert result.returncode == 1
+    assert "Traceback" not in result.stderr
+    assert told in result.stderr.splitlines()[-1]
+
+
+def test_a_damaged_checkpoint_that_is_asked_for_is_not_listed_as_there(trained: Path, here, tmp_path: Path) -> None:
+    shutil.copytree(trained / "runs", tmp_path / "runs")
+    _, rope = runs_of(tmp_path)
+    with open(rope / FIRST / "weights.safetensors", "r+b") as file:
+        file.seek(-4, os.SEEK_END)
+        file.write(b"\1\2\3\4")  # of the same length
+    given = (f"run=runs/{rope.name}", "prompt=The", "tokens=1", "checkpoint=2")
+    result = here("generate", *given, folder=tmp_path)
+    assert "weights.safetensors is damaged: its sha256 differs; checkpoints are there of steps 4" in result.stderr

@@ -158,3 +158,12 @@ def test_a_link_where_a_run_is_made_beside_is_unlinked(trained: Path, tmp_path: 
     Run(tmp_path / "made").create(rope.config, rope.manifest)
     assert (tmp_path / "outside" / "precious").exists()
     assert (tmp_path / "made" / "manifest.json").exists()
+
+
+def test_what_hydra_writes_of_a_sweep_does_not_go_through_a_link(here: Callable, tmp_path: Path) -> None:
+    (tmp_path / "precious").write_text("years of work")
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "multirun.yaml").symlink_to(tmp_path / "precious")
+    line = the_one_line(here("train", "-m", *RUN, "seed=0,1", "plan=true", folder=tmp_path))
+    assert "multirun.yaml is a link" in line
+    assert (tmp_path / "precious").read_text() == "years of work"
