@@ -5,13 +5,17 @@ import io
 import json
 import os
 import pickle
+import pty
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from itertools import cycle
 from pathlib import Path
 from typing import Any
 
 import pytest
+from commands import the_one_line
 
 from lab.base.errors import UserError
 from lab.base.files import sha256_of
@@ -314,3 +318,30 @@ def test_a_damaged_checkpoint_that_is_asked_for_is_not_listed_as_there(trained: 
     given = (f"run=runs/{rope.name}", "prompt=The", "tokens=1", "checkpoint=2")
     result = here("generate", *given, folder=tmp_path)
     assert "weights.safetensors is damaged: its sha256 differs; checkpoints are there of steps 4" in result.stderr
+
+
+def test_a_name_with_escapes_is_shown_as_it_is_written_and_scored_under_another_only(
+    trained: Path, here, tmp_path: Path
+) -> None:
+    shutil.copytree(trained / "runs", tmp_path / "runs")
+    _, rope = runs_of(tmp_path)
+    hostile = rope.with_name("rope-\x1b[31m[red]\nerror: x")
+    rope.rename(hostile)
+    listed = here("status", folder=tmp_path)
+    assert r"rope-\x1b[31m[red]\nerror: x" in listed.stdout
+    assert "\x1b" not in listed.stdout + listed.stderr
+    for command in (["extrapolate", "runs=runs/rope*", *SCORE], ["extrapolate", "runs=runs/*", *SCORE]):
+        line = the_one_line(here(*command, folder=tmp_path))
+        assert r"runs/rope-\x1b[31m[red]\nerror: x: its name holds signs that a terminal obeys; rename it" in line
+
+
+def test_what_a_decoder_says_does_not_steer_the_terminal(trained: Path) -> None:
+    _, rope = runs_of(trained)
+    outside, inside = pty.openpty()
+    command = [sys.executable, "-m", "lab.generate", f"run={rope}", "prompt=\x1b[2Jthe", "tokens=1", "accelerator=cpu"]
+    on_terminal = subprocess.run(command, stdout=inside, stderr=subprocess.PIPE, check=False)
+    os.close(inside)
+    assert on_terminal.returncode == 0, on_terminal.stderr
+    assert os.read(outside, 1000).startswith(rb"\x1b[2Jthe")
+    through_a_pipe = subprocess.run(command, capture_output=True, check=True)
+    assert through_a_pipe.stdout.startswith(b"\x1b[2Jthe")
