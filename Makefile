@@ -4,10 +4,13 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 PILOT_MODELS := nope rope alibi window_nope window_rope window_alibi narrow_window_nope
-PILOT_SEEDS := 0 1 2
+PILOT_SEEDS := 0 1 2 3 4
+# A run a core: two runs of one thread train faster than one of two.
+PILOT_JOBS ?= $(shell nproc)
+PILOT_RATES := $(foreach rate,1e-3 4e-3,pilot-rate-nope.$(rate) pilot-rate-rope.$(rate))
 PILOT_RUNS := $(foreach seed,$(PILOT_SEEDS),$(foreach model,$(PILOT_MODELS),pilot-run-$(model).$(seed)))
 
-.PHONY: run test process-test slurm-test docs-test check table bench gpu-check kill-test pilot pilot-runs $(PILOT_RUNS) clean help
+.PHONY: run test process-test slurm-test docs-test check table bench gpu-check kill-test pilot pilot-seed $(PILOT_RUNS) $(PILOT_RATES) clean help
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
@@ -50,22 +53,39 @@ gpu-check: ## check kernels, resume or speed on a GPU, a part at a time: PART=ke
 kill-test: .venv/installed-test ## kill 100 training runs and compare them with one that was not (about 15 minutes)
 	$(BIN)/python tests/kill/kill_test.py --runs 100 --csv docs/kill_test.csv
 
-pilot: .venv/installed-eval ## the pilot study: 21 runs, scored and compared (over 3 hours on two cores; goes on if stopped)
-	for seed in $(PILOT_SEEDS); do $(BIN)/python -m lab.prepare blocks experiment=pilot_study seed=$$seed || exit 1; done
-	$(MAKE) --jobs $(shell nproc) --keep-going pilot-runs
-	$(BIN)/python -m lab.compare runs='runs/pilot/*' reference=rope scoring.segments=1 output=docs/pilot
+pilot: .venv/installed-eval ## the pilot study: 35 runs, scored and compared (about 11 hours on two cores; goes on if stopped)
+	for seed in $(PILOT_SEEDS); do $(MAKE) pilot-seed SEED=$$seed || exit 1; done
+	$(MAKE) --jobs $(PILOT_JOBS) $(PILOT_RATES)
+	$(BIN)/python -m lab.compare runs='runs/pilot/*' reference=rope $(PILOT_MEASURES) scoring.segments=2 output=docs/pilot
+	$(BIN)/python -m lab.compare runs='runs/pilot/*' reference=rope match=validation_loss_nats $(PILOT_SHORT) output=docs/pilot/matched
+	for model in nope rope; do $(BIN)/python -m lab.compare runs="[runs/pilot/$$model-*-seed0-*,runs/pilot_rates/$$model-*]" \
+		factor=scale.learning_rate $(PILOT_SHORT) output=docs/pilot/rates_$$model || exit 1; done
+	$(BIN)/python -m lab.claims --documents docs/pilot/documents.csv.gz --output docs/claims.md
 
-pilot-runs: $(PILOT_RUNS)
+# A seed is trained and scored on one kind of machine: what of an unfinished one was trained elsewhere is begun anew.
+pilot-seed:
+	test -e runs/pilot/.seed$(SEED)-whole || { \
+		test ! -d runs/pilot || $(BIN)/python -m lab.status runs/pilot --match '*-seed$(SEED)-*' --elsewhere --remove --yes; \
+		$(BIN)/python -m lab.prepare blocks experiment=pilot_study seed=$(SEED) && \
+		$(MAKE) --jobs $(PILOT_JOBS) $(foreach model,$(PILOT_MODELS),pilot-run-$(model).$(SEED)) && \
+		touch runs/pilot/.seed$(SEED)-whole; }
 
-# A run a core: two runs of one thread train faster than one of two.
+PILOT_SHORT := 'measure=[loss_by_position,excess]' scoring.segments=1
+PILOT_MEASURES := 'measure=[loss_by_position,excess,context_gain,copy]'
 $(PILOT_RUNS): model = $(basename $(@:pilot-run-%=%))
 $(PILOT_RUNS): seed = $(patsubst .%,%,$(suffix $@))
-$(PILOT_RUNS): score = OMP_NUM_THREADS=1 $(BIN)/python -m lab.extrapolate runs='runs/pilot/$(model)-*-seed$(seed)-*' scoring.segments=1
+$(PILOT_RUNS): score = OMP_NUM_THREADS=1 $(BIN)/python -m lab.extrapolate runs='runs/pilot/$(model)-*-seed$(seed)-*' $(PILOT_MEASURES) scoring.segments=2
 $(PILOT_RUNS):
 	OMP_NUM_THREADS=1 $(BIN)/python -m lab.train experiment=pilot_study model=$(model) seed=$(seed)
 	$(score)
-	$(score) evaluation=kjv scoring.documents=16
-	$(score) evaluation=shakespeare scoring.documents=16
+	$(score) evaluation=kjv scoring.documents=12
+	$(score) evaluation=shakespeare scoring.documents=12
+
+# How much the learning rate matters: the pilot's nope and rope, seed 0, at half and at twice its rate.
+$(PILOT_RATES): model = $(basename $(@:pilot-rate-%=%))
+$(PILOT_RATES): rate = $(patsubst .%,%,$(suffix $@))
+$(PILOT_RATES):
+	OMP_NUM_THREADS=1 $(BIN)/python -m lab.train experiment=pilot_study model=$(model) scale.learning_rate=$(rate) runs=runs/pilot_rates
 
 clean: ## remove the environment (runs stay)
 	rm -rf .venv *.egg-info build

@@ -18,6 +18,11 @@ __all__ = ["open_run"]
 # step, and with 4 KiB pages the kernel spends longer on page faults than the CPU on arithmetic. torch reads
 # this at its first allocation, so it is set before anything imports torch; a value set by the user stands.
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+# Let threads that wait for each other spin a little and then sleep: beside a busy process on two cores, spinning on
+# takes nine tenths of the speed, and sleeping at once costs a quarter of it when nothing else runs (python -m lab.bench
+# contention). The library reads this when torch loads it.
+if "OMP_WAIT_POLICY" not in os.environ:
+    os.environ.setdefault("GOMP_SPINCOUNT", "2000")
 
 
 def open_run(path: str) -> "Model":

@@ -5,14 +5,14 @@ python -m lab.bench attention
 python -m lab.bench data
 python -m lab.bench extrapolate
 python -m lab.bench taps
+python -m lab.bench contention
 """
 
 import sys
 from pathlib import Path
 
-from rich.console import Console
-
 from lab.base.commandline import Parser, run_command
+from lab.base.console import Console
 from lab.base.errors import UserError
 from lab.base.files import writable
 from lab.base.tables import write_table
@@ -50,7 +50,13 @@ def make_parser() -> Parser:
     extrapolate.add_argument("--memory-only", action="store_true", help="tell only the memory of one long pass")
     taps = commands.add_parser("taps", help="a forward pass of which a layer is read, against one without")
     taps.add_argument("overrides", nargs="*", metavar="key=value", help="as for lab.train, e.g. scale=pilot")
-    for command in (train, attention, data, extrapolate, taps):
+    contention = commands.add_parser("contention", help="a training step beside other processes that are busy")
+    contention.add_argument("overrides", nargs="*", metavar="key=value", help="as for lab.train, e.g. scale=pilot")
+    contention.add_argument(
+        "--busy", type=int, nargs="+", default=[0, 1, 2], help="busy processes beside; the first: idle"
+    )
+    contention.add_argument("--seconds", type=float, default=8, help="of each measurement")
+    for command in (train, attention, data, extrapolate, taps, contention):
         command.add_argument("--rounds", type=int, default=5, help="measurements of each, in turn")
         command.add_argument("--csv", type=Path, help="also write every measurement to this file")
     return parser
@@ -64,6 +70,7 @@ def main() -> None:
         writable(arguments.csv)
     # Imported when the arguments are right: they load torch.
     from lab.benches.attention import bench_attention
+    from lab.benches.contention import bench_contention
     from lab.benches.data import bench_data
     from lab.benches.extrapolation import bench_extrapolate
     from lab.benches.taps import bench_taps
@@ -75,6 +82,7 @@ def main() -> None:
         "data": bench_data,
         "extrapolate": bench_extrapolate,
         "taps": bench_taps,
+        "contention": bench_contention,
     }
     run = benches[arguments.command]
     # Tables of ranges are wide: outside a terminal, where rich assumes 80 columns, they get what they need.

@@ -4,6 +4,7 @@
   python -m lab.compare runs='runs/pilot/*' reference=rope output=pilot
   python -m lab.compare runs='runs/*' factor=optimizer allow=[code]
   python -m lab.compare noise=runs/a                                 how much seeds alone change
+  python -m lab.compare documents=pilot/documents.csv.gz             intervals again, from published numbers
 
 What is not scored yet is scored first. All sets of documents that all runs have been scored on are compared.
 A difference beside the factor stops the comparison and is named.
@@ -22,8 +23,11 @@ def act(settings: CompareSettings) -> None:
 
         measure_noise(settings)
         return
-    from lab.experiment.comparison import compare
+    from lab.experiment.comparison import compare, compare_again
 
+    if settings.documents is not None:
+        compare_again(settings)
+        return
     compare(settings, shlex.join(["python", "-m", "lab.compare", *sys.argv[1:]]))
 
 

@@ -15,13 +15,12 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-
 from lab.base.commandline import run_command
+from lab.base.console import Console, Table
 from lab.base.errors import UserError
 from lab.base.files import writable
 from lab.base.tables import write_table
+from lab.data.settings import LANES
 from lab.experiment.compose import choices, plain_overrides, print_help, settings_of, take_folder, wants_help
 from lab.planning.forecast import Measured, Plan, compute_dtype, device_of, plan, read_bench, rows
 from lab.planning.settings import PlanSettings
@@ -109,11 +108,12 @@ def batch_lines(first: Plan, config: PlanSettings) -> Iterable[str]:
         )
     each = max(1, data.workers) if data.mode == "stream" else 1
     readers = gpus * each
-    if data.lanes % readers:
+    lanes = LANES if isinstance(data.lanes, str) else data.lanes
+    if lanes % readers:
         workers = f" x {each} workers" if each > 1 else ""
         yield (
-            f"does not divide: data.lanes={data.lanes} by {gpus} ranks{workers} = {readers}; training would refuse "
-            f"it: set data.lanes={-(-data.lanes // readers) * readers}"
+            f"does not divide: data.lanes={lanes} by {gpus} ranks{workers} = {readers}; training would refuse "
+            f"it: set data.lanes={-(-lanes // readers) * readers}"
         )
 
 

@@ -43,7 +43,9 @@ GIVEN = {
     "extension.temperature": 1.2,
 }
 CHOICES = [
-    f"{path.parent.relative_to(CONF)}={path.stem}" for path in sorted(CONF.rglob("*.yaml")) if path.parent != CONF
+    f"{path.parent.relative_to(CONF)}={path.stem}"
+    for path in sorted(CONF.rglob("*.yaml"))
+    if path.parent not in (CONF, CONF / "claim")  # claims are data, read by lab.claims
 ]
 COMMAND_OF = {"preset": "extrapolate", "extension": "extend", "study": "analyze"}  # of the other groups: train
 

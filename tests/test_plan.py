@@ -76,7 +76,7 @@ def test_the_memory_of_a_step_is_within_30_percent_of_the_measured_peak(override
     assert done.returncode == 0, done.stderr
     measured = json.loads(done.stdout)
     config = training(*overrides)
-    model = memory_of(config, measured["compute_dtype"], recompute=config.trainer.recompute)
+    model = memory_of(config, measured["compute_dtype"], recompute=config.trainer.recompute, kernel="banded")
     assert model.total == pytest.approx(measured["bytes"], rel=0.3)
     # Neither the state nor the activations alone would do.
     assert model.state < 0.7 * measured["bytes"]
@@ -100,7 +100,8 @@ def test_activations_and_copies_are_what_autograd_keeps(model: str, kernel: str,
     for parameter in decoder.parameters():
         kept.pop(parameter.untyped_storage().data_ptr(), None)
     predicted = memory_of(config, dtype, kernel=kernel)
-    gradient = 2 * 4 * scale.vocabulary * tokens[:, 1:].numel()  # not yet there
+    # The gradient is not yet there, nor its copy in 16 bits.
+    gradient = (4 + (2 if dtype == "bfloat16" else 0)) * scale.vocabulary * tokens[:, 1:].numel()
     assert predicted.activations + predicted.copies + predicted.logits - gradient == pytest.approx(
         sum(kept.values()), rel=0.05
     )
@@ -142,7 +143,7 @@ def test_fsdp_shards_the_state_and_not_the_activations() -> None:
 def test_only_a_kernel_that_writes_its_scores_out_keeps_more_than_linear_in_the_length() -> None:
     config = training("scale=tinyllama_1b", "model=window_alibi")
     shape = shape_of(config.scale, config.model)
-    assert kept_by_block(shape, 2, "reference") > 2 * kept_by_block(shape, 2, "banded")
+    assert kept_by_block(shape, 2, "reference", 4) > 2 * kept_by_block(shape, 2, "banded", 4)
     masked = memory_of(config, "bfloat16", kernel="sdpa").activations - memory_of(config, "bfloat16").activations
     assert masked == 22 * 2 * 2048**2 * 32
 

@@ -1,49 +1,132 @@
-"""How the lab writes: a file is there whole or not at all, and an error names it."""
+"""How the lab reads and writes: a file is there whole or not at all, no link leads elsewhere, and an error names it."""
 
+import contextlib
 import errno
+import glob
 import hashlib
 import os
+import shutil
+import stat
 import tempfile
+from io import BufferedReader, BufferedWriter
 from pathlib import Path
 
 from lab.base.errors import UserError
 
+LARGEST = 2**30  # bytes of a file that is read into memory
+
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Written beside and renamed: a reader sees the old file or the new one.
+    """Written beside and renamed: a reader sees the old file or the new one; where a link stood, the file stands.
 
     Raises:
         UserError: the folder is missing or not writable, or the disk is full.
     """
     beside = path.with_name(path.name + ".new")
     try:
-        beside.write_bytes(content)
+        with open_new(beside) as file:
+            file.write(content)
         os.replace(beside, path)
     except OSError as error:
-        if beside.is_file():
-            beside.unlink()
+        with contextlib.suppress(OSError):
+            beside.unlink(missing_ok=True)
         raise unwritable(path, error) from None
+
+
+def open_new(path: Path) -> BufferedWriter:
+    """A new file, for writing. What stood there is taken away first, never written to: it may be a link."""
+    path.unlink(missing_ok=True)
+    return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666), "wb")
+
+
+def open_own(path: Path, flags: int) -> int:
+    """The descriptor of a file that is written to where it stands; made if it is not there.
+
+    Raises:
+        OSError: a link stands there, or what is no file, or it cannot be opened.
+    """
+    # Without O_NONBLOCK a pipe that stands there would be waited for.
+    descriptor = os.open(path, flags | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
+    return _file_only(descriptor, path)
+
+
+def open_stored(path: Path) -> BufferedReader:
+    """A file for reading. Raises OSError for what is none, too: a pipe or a device may have no end."""
+    return os.fdopen(_file_only(os.open(path, os.O_RDONLY | os.O_NONBLOCK), path), "rb")
+
+
+def _file_only(descriptor: int, path: Path) -> int:
+    if stat.S_ISREG(os.fstat(descriptor).st_mode):
+        return descriptor
+    os.close(descriptor)
+    raise OSError(errno.EINVAL, "it is no file", str(path))
+
+
+def read_stored(path: Path, largest: int = LARGEST) -> bytes:
+    """The content of a file. Raises OSError as :func:`open_stored`, and for a larger one."""
+    with open_stored(path) as file:
+        whole = os.fstat(file.fileno()).st_size <= largest
+        content = file.read(largest + 1) if whole else b""  # it may grow meanwhile
+    if not whole or len(content) > largest:
+        raise OSError(errno.EFBIG, f"it is larger than {largest:,} bytes", str(path))
+    return content
+
+
+def read_text(path: Path, largest: int = LARGEST) -> str:
+    """The text of a UTF-8 file. Raises OSError as :func:`read_stored`, ValueError if it is not UTF-8."""
+    return read_stored(path, largest).decode("utf-8")
 
 
 def sha256_of(path: Path) -> str:
     """sha256 of a file's content. Raises OSError if it cannot be read."""
-    with open(path, "rb") as file:
+    with open_stored(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def append(path: Path, text: str) -> None:
-    """Add text to the end of a file. Raises UserError as :func:`write_whole`."""
+    """Add text to the end of a file. Raises UserError as :func:`write_whole`, and if it is a link."""
     try:
-        with open(path, "a", encoding="utf-8") as file:
-            file.write(text)
+        with os.fdopen(open_own(path, os.O_WRONLY | os.O_APPEND), "wb") as file:
+            file.write(text.encode())
     except OSError as error:
         raise unwritable(path, error) from None
+
+
+def discard(path: Path) -> None:
+    """Delete a file, a folder with all that it holds, or a link and nothing behind it. Raises OSError."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def refuse_link(path: Path) -> None:
+    """Raises UserError if what is to be written, or a folder in which something is to be deleted, is a link."""
+    if path.is_symlink():
+        raise UserError(f"{path} is a link: nothing is written or deleted behind links; put the thing itself there")
+
+
+def bytes_in(folder: Path) -> int:
+    """Bytes of all files in a folder, without what links lead to, and what is deleted meanwhile."""
+    total = 0
+    for above, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(OSError):
+                found = os.lstat(os.path.join(above, name))
+                total += found.st_size if stat.S_ISREG(found.st_mode) else 0
+    return total
 
 
 def writable(path: Path) -> None:
     """Raises UserError if a file cannot be made at `path`: told before the work whose result it shall hold."""
     if path.is_dir():
         raise UserError(f"{path} is a folder: name a file")
+    try:
+        os.lstat(path.with_name(path.name + ".new"))  # a name that is too long, which one beside it need not be
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        raise unwritable(path, error) from None
     try:
         with tempfile.NamedTemporaryFile(dir=path.parent):
             pass
@@ -52,24 +135,60 @@ def writable(path: Path) -> None:
 
 
 def make_folder(path: Path) -> None:
-    """Make a folder, with those above it, if it is not there. Raises UserError if files cannot be made in it."""
+    """Make a folder, with those above it, if it is not there; all or none.
+
+    Raises:
+        UserError: files cannot be made in it.
+    """
+    missing = [each for each in (path, *path.parents) if not os.path.lexists(each)]
     try:
         path.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=path):
             pass
-    except FileExistsError:
-        raise UserError(f"{path} is a file: name a folder") from None
     except OSError as error:
+        for each in missing:
+            with contextlib.suppress(OSError):
+                each.rmdir()
+        if isinstance(error, FileExistsError) and dangling(path) is None:
+            raise UserError(f"{path} is a file: name a folder") from None
         raise unwritable(path, error) from None
+
+
+def dangling(path: Path) -> Path | None:
+    """The link to nothing that stands at a path or above it, None if there is none."""
+    return next((each for each in (path, *path.parents) if each.is_symlink() and not each.exists()), None)
 
 
 def unwritable(path: Path, error: OSError) -> UserError:
     """What to tell of an error of the file system."""
-    reason = (error.strerror or str(error)).lower()
+    link = dangling(path)
+    if link is not None and error.errno != errno.ELOOP:
+        return UserError(f"{link} is a link to {os.readlink(link)}, which is not there: make that, or delete the link")
+    reason = "it is a link" if error.errno == errno.ELOOP else (error.strerror or str(error)).lower()
     return UserError(f"{path} cannot be written: {reason}; {remedy(error)}")
 
 
 def remedy(error: OSError) -> str:
     """What the user can do about an error of the file system."""
-    full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-    return "free space, or choose another folder" if full else "choose another folder, or make this one writable"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return "free space, or choose another folder"
+    if error.errno == errno.ENAMETOOLONG:
+        return "choose a shorter name"
+    if error.errno == errno.ELOOP:
+        return "delete the link"
+    return "choose another folder, or make this one writable"
+
+
+def matching(pattern: str) -> list[str]:
+    """The paths that a path or a pattern means, sorted; none if nothing is there.
+
+    What is there goes before a pattern, a folder on the way to it too: brackets may stand in a name.
+    """
+    if os.path.lexists(pattern):
+        return [pattern]
+    known, rest = Path(pattern), list[str]()
+    while not os.path.lexists(known) and known.name:
+        known, rest = known.parent, [known.name, *rest]
+    if known != Path():
+        pattern = os.path.join(glob.escape(str(known)), *rest)
+    return sorted(glob.glob(pattern, recursive=True))

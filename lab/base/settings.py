@@ -6,6 +6,7 @@ at the first mistake; pydantic tells all of them, and its fields carry what ``--
 
 import difflib
 import math
+import reprlib
 from collections.abc import Collection, Mapping, Sequence
 from types import UnionType
 from typing import Annotated, Any, Self, Union, get_args, get_origin
@@ -19,7 +20,7 @@ Positive = Annotated[float, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Share = Annotated[float, Field(gt=0, le=1)]
 Text = Annotated[str, Field(min_length=1)]
-Word = Annotated[str, Field(pattern=r"^\w[\w.-]*$")]  # part of a folder's name
+Word = Annotated[str, Field(pattern=r"^\w[\w.-]*$", max_length=100)]  # part of a folder's name
 Seed = Annotated[int, Field(ge=0, lt=2**64)]
 
 
@@ -56,7 +57,7 @@ class Settings(BaseModel):
         try:
             return cls.model_validate(given)
         except ValidationError as error:
-            raise UserError("\n".join(_lines(cls, error, under, following))) from None
+            raise UserError(*_lines(cls, error, under, following)) from None
         except RecursionError:
             raise UserError(f"{under or 'the configuration'} is nested too deep; restore it") from None
 
@@ -194,13 +195,21 @@ def _told(error: Any, name: str, holder: type[Settings] | None, root: type[Setti
         if sort == "union_tag_not_found":
             return f"{name}.name must be given: it says which one it is"
         tag = context.get("tag", "")
-        return f"{name}.name is {tag!r}: choose one of {', '.join(choices)}{near(str(tag), choices)}"
+        return f"{name}.name is {_shown(tag)}: choose one of {', '.join(choices)}{near(str(tag), choices)}"
     return f"give {name} is {_shown(value)}: give {_wanted(sort, context)}"
+
+
+class _Short(reprlib.Repr):
+    """Python's own way to write a value, cut short where a file may hold any number of them in each other."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxlevel, self.maxlist, self.maxdict, self.maxstring, self.maxother, self.maxlong = 3, 20, 20, 400, 400, 40
 
 
 def _shown(value: Any) -> str:
     """A value as it is written in a configuration."""
-    return "null" if value is None else repr(value)
+    return "null" if value is None else _Short().repr(value)
 
 
 def _choices(name: str, holder: type[Settings] | None) -> str:
@@ -234,6 +243,7 @@ def _wanted(sort: str, context: Mapping[str, Any]) -> str:
         "bool_type": "true or false",
         "string_type": "a text",
         "string_too_short": "a text",
+        "string_too_long": f"a text of at most {context.get('max_length')} signs",
         "string_pattern_mismatch": PATTERNS.get(str(context.get("pattern")), "a text of another form"),
         "list_type": "a list, such as [a,b]",
         "dict_type": "a mapping, such as {a:1}",

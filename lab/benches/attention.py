@@ -5,10 +5,9 @@ import itertools
 from typing import Any
 
 import torch
-from rich.console import Console
-from rich.table import Table
 from torch import Tensor
 
+from lab.base.console import Console, Table
 from lab.base.errors import UserError
 from lab.benches.timing import Step, seconds, spread, under
 from lab.model.kernels import KERNELS, attend, choose

@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
-from rich.table import Table
 
+from lab.base.console import Console, Table
 from lab.benches.timing import seconds, spread
 from lab.benches.training import our_step
 from lab.data.sources.file_corpus import Files

@@ -6,10 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from rich.console import Console
-from rich.table import Table
 from torch import Tensor, nn
 
+from lab.base.console import Console, Table
 from lab.base.errors import UserError
 from lab.benches.timing import peak_memory, seconds, spread
 from lab.experiment.compose import settings_of

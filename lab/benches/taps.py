@@ -4,9 +4,8 @@ import argparse
 from typing import Any
 
 import torch
-from rich.console import Console
-from rich.table import Table
 
+from lab.base.console import Console, Table
 from lab.benches.timing import Step, seconds, spread
 from lab.experiment.compose import settings_of
 from lab.experiment.settings import TrainSettings

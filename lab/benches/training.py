@@ -6,10 +6,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from rich.console import Console
-from rich.table import Table
 from torch import Tensor
 
+from lab.base.console import Console, Table
 from lab.base.errors import UserError
 from lab.base.parts import build
 from lab.benches.timing import Step, matrix_rate, matrix_size, peak_memory, seconds, spread, under

@@ -1,11 +1,9 @@
 """Start the processes of a run on this machine, when neither srun nor torchrun has."""
 
-import ctypes
 import multiprocessing
 import os
 import signal
 import socket
-import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
@@ -13,9 +11,8 @@ from multiprocessing.process import BaseProcess
 from typing import Any
 
 from lab.base.errors import UserError
-from lab.base.interruption import SIGNALS, Interrupted
+from lab.base.interruption import SIGNALS, Interrupted, end_with_parent, give_back
 
-PR_SET_PDEATHSIG = 1  # of Linux's prctl
 PATIENCE_SECONDS = 60.0  # for the others once one process has failed: they notice by themselves, and say so
 
 
@@ -69,9 +66,8 @@ def launch(act: Callable[[Any], None], given: Any, count: int) -> None:
             signal.signal(number, signal.SIG_IGN if number == signal.SIGINT else hand_on)
         _wait(processes)
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-    codes = [process.exitcode for process in processes]
+        codes = [process.exitcode for process in processes]
+        give_back(before, ending=bool(received) or Interrupted.EXIT_CODE in codes)
     if Interrupted.EXIT_CODE in codes and set(codes) <= {0, Interrupted.EXIT_CODE}:
         raise Interrupted("all processes have stopped; the same command continues the run", next(iter(received), None))
     if received and set(codes) <= {0, Interrupted.EXIT_CODE, *(-signal.Signals[name] for name in received)}:
@@ -85,8 +81,7 @@ def _as_rank(act: Callable[[Any], None], given: Any, environment: dict[str, str]
     from lab.base.commandline import run_command
 
     os.environ.update(environment)
-    if sys.platform == "linux":  # if what has started this is killed, stop as if asked to
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    end_with_parent(signal.SIGTERM)  # if what has started this is killed, stop as if asked to
     run_command(lambda: act(given))
 
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lab.base.errors import UserError
+
 PATIENCE_SECONDS = 20.0  # for an answer: SLURM's programs try for minutes when the controller is down
 FIELDS = ("JobArrayID", "State", "RestartCnt", "TimeLeft", "Reason", "exit_code", "WorkDir", "Command")
 WAITING = ("PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT")
@@ -21,12 +23,19 @@ def job_of(environment: Mapping[str, str]) -> dict[str, Any] | None:
     if "SLURM_JOB_ID" not in environment:
         return None
     array, task = environment.get("SLURM_ARRAY_JOB_ID"), environment.get("SLURM_ARRAY_TASK_ID")
-    restarts = environment.get("SLURM_RESTART_COUNT", "0")
     return {
         "id": f"{array}_{task}" if array and task else environment["SLURM_JOB_ID"],
         "cluster": environment.get("SLURM_CLUSTER_NAME", ""),
-        "restarts": int(restarts) if restarts.isdigit() else 0,
+        "restarts": restarts_of(environment),
     }
+
+
+def restarts_of(environment: Mapping[str, str]) -> int:
+    """How often this process's job was requeued. Raises UserError if the environment does not say a number."""
+    told = environment.get("SLURM_RESTART_COUNT") or "0"
+    if not re.fullmatch(r"\d{1,9}", told, re.ASCII):
+        raise UserError(f"SLURM_RESTART_COUNT is {told[:80]!r} in the environment: SLURM gives a number; clear it")
+    return int(told)
 
 
 @dataclass(frozen=True)
@@ -103,7 +112,7 @@ def read_line(line: str) -> Queued | None:
 
 def request_of(job: Queued) -> tuple[Path, str] | None:
     """The folder of runs that a job writes to, and the overrides of its run; None if it is none of the lab's."""
-    script, *arguments = job.command.split()
+    script, *arguments = job.command.split() or [""]
     path = job.folder / script
     array, _, task = job.id.partition("_")
     number = int(task) if task.isdigit() else -1
@@ -127,7 +136,7 @@ def line_of(path: Path, number: int) -> str:
         return ""
     try:
         return path.read_text(encoding="utf-8").splitlines()[number]
-    except (OSError, IndexError):
+    except (OSError, ValueError, IndexError):
         return ""
 
 

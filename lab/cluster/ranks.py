@@ -81,10 +81,10 @@ class Ranks:
             try:
                 answer = [None, act()]
             except UserError as error:
-                answer = [str(error), None]
+                answer = [error.args, None]
         distributed.broadcast_object_list(answer, src=0)
         if answer[0] is not None:
-            raise UserError(answer[0])
+            raise UserError(*answer[0])
         result: Told = answer[1]
         return result
 
@@ -211,7 +211,9 @@ def _of_torchrun(environment: Mapping[str, str]) -> Ranks:
 
 
 def _of_srun(environment: Mapping[str, str]) -> Ranks:
-    rank, world = _number(environment, "SLURM_PROCID"), _number(environment, "SLURM_NTASKS")
+    # What was asked for the whole job stands in SLURM_NTASKS; a step may have fewer tasks, an interactive one has one.
+    own = "SLURM_STEP_NUM_TASKS" if "SLURM_STEP_NUM_TASKS" in environment else "SLURM_NTASKS"
+    rank, world = _number(environment, "SLURM_PROCID"), _number(environment, own)
     if world == 1:
         return Ranks(started_by="srun")
     told = environment.get("SLURM_STEP_TASKS_PER_NODE") or environment.get("SLURM_TASKS_PER_NODE", "")
@@ -230,7 +232,9 @@ def _of_srun(environment: Mapping[str, str]) -> Ranks:
         "srun",
         environment.get("MASTER_ADDR") or _first_node(environment),
         # Of two jobs on one node, and of two steps of a job, another.
-        int(environment.get("MASTER_PORT") or 15_000 + (job * 31 + step * 7) % 15_000),
+        _number(environment, "MASTER_PORT")
+        if environment.get("MASTER_PORT")
+        else 15_000 + (job * 31 + step * 7) % 15_000,
     )
 
 

@@ -8,7 +8,7 @@ from lab.base.settings import Count, Positive, Seed, Settings, Text, key
 OnError = Literal["stop", "skip"]
 Locations = Text | list[Text]
 Split = Locations | dict[str, Locations] | None
-MEBIBYTE = 2**20
+LANES = 32  # that a run takes by itself, unless a subset has fewer documents
 
 
 class CorpusSettings(Settings):
@@ -44,6 +44,7 @@ class ReadingSettings(CorpusSettings):
     longest_document_bytes: Count = key("a longer one is an unreadable document")
     timeout_seconds: Positive = key("without a byte, before a read is tried again", decides=False)
     deadline_seconds: Positive = key("without progress, before the run stops", decides=False)
+    least_bytes_per_second: float = key("of a server; slower is no progress", ge=0, decides=False)
 
 
 @part("corpus", "lab.data.sources.file_corpus:Files")
@@ -52,12 +53,21 @@ class FilesSettings(ReadingSettings):
 
     name: Literal["files"] = "files"
     train: Split = key(
-        "a path or URL, a list, or a mapping from subsets to either; the same for the next two", decides=False
+        "a file, folder, pattern or URL, a list, or a mapping from subsets to either; the same for the next two",
+        decides=False,
     )
-    validation: Split = key("held out: validation loss", decides=False)
-    test: Split = key("held out: scored beyond the context; documents of at least 8 C + 1 tokens", decides=False)
+    validation: Split = key("held out: validation loss; null: made of train", decides=False)
+    test: Split = key(
+        "held out: scored beyond the context; documents of at least 8 C + 1 tokens; null: made of train", decides=False
+    )
+    held_out: float = key(
+        "share of the documents of train that validation, and test, are made of where they are not given",
+        gt=0,
+        lt=0.5,
+        decides=False,
+    )
     manifest: Text | None = key("instead of these three: what lab.prepare manifest has written", decides=False)
-    text_field: Text = key("where a row holds its text")
+    text_field: Text = key("where a row holds its text; dots lead into fields of fields")
 
 
 @part("corpus", "lab.data.sources.redpajama:RedPajama")
@@ -101,8 +111,8 @@ class TestFilesSettings(CorpusSettings):
     __test__ = False  # no test of pytest's
 
     name: Literal["files"] = "files"
-    test: Locations | None = key("a location or a list: .jsonl, .jsonl.zst, .jsonl.gz, .parquet, .txt")
-    text_field: Text = key("where a row holds its text")
+    test: Locations | None = key("a file, folder, pattern or URL, or a list: .jsonl (also packed), .parquet, .txt")
+    text_field: Text = key("where a row holds its text; dots lead into fields of fields")
 
 
 @part("evaluation", "lab.data.sources.evaluation:HubDataset")
@@ -140,7 +150,10 @@ class DataSettings(Settings):
 
     corpus: one_of("corpus")  # type: ignore[valid-type]
     seed: Seed = key("of the order of documents")
-    lanes: Count = key("streams that the documents are dealt to; block g comes from lane g modulo lanes")
+    lanes: Count | Literal["auto"] = key(
+        "streams that the documents are dealt to; block g comes from lane g modulo lanes; auto: 32, or the documents "
+        "(chunks) of the smallest subset if these are fewer"
+    )
     tile: Count = key("documents shuffled together inside a chunk")
     weights: dict[str, Positive] | None = key("share of each subset in the tokens, by name")
     mode: Literal["stream", "blocks"] = key(

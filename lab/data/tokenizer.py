@@ -1,6 +1,9 @@
 """Text to token ids and back, and how the lab trains a tokenizer of its own."""
 
 import hashlib
+import json
+import unicodedata
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -22,7 +25,8 @@ class Tokenizer:
     An `end_of_document` of None is the one of USUAL_ENDS that the file has.
     Attributes: `library` (the tokenizer itself), `vocabulary` (number of ids, added tokens included),
     `end_of_document` (id), `digest` (sha256 of the file). Raises UserError if the file is missing, is not a
-    tokenizer, lacks the end-of-document token or leaves it open, or holds another number of tokens than `vocabulary`.
+    tokenizer, lacks the end-of-document token or leaves it open, holds another number of tokens than `vocabulary`, or
+    gives a text other ids from time to time.
     """
 
     def __init__(self, path: str, end_of_document: str | None = END_OF_DOCUMENT, vocabulary: int | None = None) -> None:
@@ -54,19 +58,83 @@ class Tokenizer:
         self.library.encode_special_tokens = True
         self.library.no_truncation()
         self.library.no_padding()
+        if getattr(self.library.model, "dropout", None):
+            raise UserError(
+                f"{self.path}: its model leaves merges out by chance (dropout {self.library.model.dropout}), so a text "
+                "has other tokens each time; set model.dropout to null in it"
+            )
 
     def encode(self, text: str) -> UInt32[np.ndarray, "tokens"]:
-        """Token ids of `text`, without special tokens."""
+        """Token ids of `text`, without special tokens. Raises UserError for a text that it cannot spell."""
         return self.encode_batch([text])[0]
 
     def encode_batch(self, texts: Sequence[str]) -> list[UInt32[np.ndarray, "tokens"]]:
         """`encode` of each text, several at a time."""
-        encodings = self.library.encode_batch_fast(list(texts), add_special_tokens=False)
-        return [np.array(encoding.ids, dtype=np.uint32) for encoding in encodings]
+        try:
+            encodings = self.library.encode_batch_fast(list(texts), add_special_tokens=False)
+            found = [np.array(encoding.ids, dtype=np.uint32) for encoding in encodings]
+            spelled = [bool((ids == self.end_of_document).any()) for ids in found]
+            return [
+                self._without_end(text) if ends else ids for text, ids, ends in zip(texts, found, spelled, strict=True)
+            ]
+        except Exception as error:  # the library raises nothing narrower
+            if isinstance(error, UserError):
+                raise
+            raise UserError(
+                f"{self.path}: it cannot spell a text ({' '.join(str(error).split())}); take a tokenizer with an "
+                "unknown token, or one of bytes"
+            ) from None
+
+    def _without_end(self, text: str) -> UInt32[np.ndarray, "tokens"]:
+        """The ids of a text that spells the end of document where the library takes that for the token itself: the
+        letters one by one in its place."""
+        encoding = self.library.encode(text, add_special_tokens=False)
+        ids: list[int] = []
+        for identifier, (start, stop) in zip(encoding.ids, encoding.offsets, strict=True):
+            if identifier != self.end_of_document:
+                ids.append(identifier)
+                continue
+            for letter in text[start:stop]:
+                each = self.library.encode(letter, add_special_tokens=False).ids
+                ids += [one for one in each if one != self.end_of_document]
+        return np.array(ids, dtype=np.uint32)
+
+    @property
+    def unknown(self) -> int | None:
+        """The id that stands for what it cannot spell, if there is one."""
+        token = getattr(self.library.model, "unk_token", None)
+        if token is not None:
+            found: int | None = self.library.token_to_id(token)
+            return found
+        stored = json.loads(self.library.to_str())["model"].get("unk_id")
+        return None if stored is None else int(stored)
+
+    def examine(self, texts: Sequence[str]) -> dict[str, float]:
+        """What of some texts it keeps: `unknown`, the share of unknown tokens, and `lost`, the share of letters that
+        are not there after decoding (their case and form aside). Raises UserError if a text has other ids when it is
+        encoded again.
+        """
+        tokens = unknown = letters = lost = 0
+        for text in texts:
+            ids = self.encode(text)
+            if not np.array_equal(ids, self.encode(text)):
+                raise UserError(f"{self.path}: the same text has other tokens each time; take another tokenizer")
+            tokens += len(ids)
+            unknown += 0 if self.unknown is None else int((ids == self.unknown).sum())
+            kept = ids if self.unknown is None else ids[ids != self.unknown]
+            before, after = _letters(text), _letters(self.decode(kept))
+            letters += before.total()
+            lost += (before - after).total()
+        return {"unknown": unknown / max(1, tokens), "lost": lost / max(1, letters)}
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of token ids, special tokens spelled out."""
         return self.library.decode([int(identifier) for identifier in ids], skip_special_tokens=False)
+
+
+def _letters(text: str) -> Counter[str]:
+    """How often each letter or digit is in a text, whatever its case, accents and form."""
+    return Counter(filter(str.isalnum, unicodedata.normalize("NFKD", text).casefold()))
 
 
 def shipped_tokenizers() -> Path:

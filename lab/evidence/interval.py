@@ -1,78 +1,155 @@
-"""A mean over documents with its confidence interval."""
+"""A mean with its interval: over clusters of documents, and over seeds, as crossed random effects.
 
+A cluster is what documents are alike in, their author where one is known: its value is the mean of its documents, and
+it is clusters, not documents, that are drawn. An interval over both effects speaks of other seeds and other authors;
+one at fixed seeds speaks of the very runs that were made, and whoever shows it has to say so.
+"""
+
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
+from scipy import stats
 
-FEWEST = 4  # documents; of three, the interval below covers only about 80 %
+LEVEL = 0.05  # of two-sided tests; intervals are of 95 %
+COVERED = 0.93  # of simulated samples that the interval covers at least, widened where it would not
+FEWEST_CLUSTERS = 6
+FEWEST_SEEDS = 5
+SAMPLES = 4000  # simulated of each case
 
 
 @dataclass(frozen=True)
 class Interval:
-    """Mean over ``documents`` documents; the true mean lies in [low, high] with the stated confidence.
+    """A mean over clusters, and its 95 % interval [low, high], with the p-value of a true mean of 0 (two-sided).
 
-    ``p_value`` is that of a true mean of 0 (two-sided): below 1 - confidence where the interval leaves out 0, but for
-    an end so near 0 that one or two resamples decide.
+    low, high and p_value are nan where nothing can be told. ``documents``: of each cluster; ``seeds``: runs;
+    ``over_seeds``: whether the interval is over them too, or holds them fixed.
     """
 
     mean: float
     low: float
     high: float
-    documents: int
-    p_value: float = float("nan")
+    p_value: float
+    documents: tuple[int, ...]
+    seeds: int
+    over_seeds: bool
+
+    @property
+    def clusters(self) -> int:
+        return len(self.documents)
+
+    @property
+    def known(self) -> bool:
+        return self.low == self.low
 
 
-def document_interval(
-    values: Sequence[float], resamples: int = 10_000, confidence: float = 0.95, seed: int = 0
+class Widening(NamedTuple):
+    """By what factor Student's interval is widened, and what share of simulated samples it covers then."""
+
+    factor: float
+    coverage: float
+
+
+def mean_interval(
+    values: Float[np.ndarray, "seeds clusters"], documents: Sequence[int], over_seeds: bool | None = None
 ) -> Interval:
-    """Studentised (bootstrap-t) interval over documents (Efron and Tibshirani 1993, section 12.5).
+    """The mean of a table with its interval.
 
-    Each resample's deviation is measured in its own standard errors. With 11 documents and a nominal 95 %, this covers
-    the true mean in about 96 % of normal samples, 94 % of exponential and 91 % of lognormal ones; a percentile interval
-    in 93, 85 and 83 %.
+    Over clusters alone: Student's interval of the clusters' means over the seeds. Over both: that of a two-way layout.
+    Every seed scores the same documents, so the variance of the mean is (MS_seeds + MS_clusters - MS_rest) / (seeds x
+    clusters), and where the rest outweighs them, that of the larger effect alone; its degrees of freedom are
+    Satterthwaite's (1946), and no fewer than the fewer of the two effects': of few clusters and much rest they would
+    fall towards none. Both are widened as :func:`widening` says.
 
     Args:
-        values: one number a document, the mean over its segments.
-        resamples: drawn, each of as many documents as there are, with replacement.
+        documents: how many each cluster has.
+        over_seeds: None: over both, from FEWEST_SEEDS seeds on.
 
     Returns:
-        low, high and p_value are nan for fewer than four documents, or if a value is not finite: the spread cannot be
-        told. Documents that are all equal (two or more) give an interval of no width, and the p-value of a sign test.
+        low, high and p_value are nan for fewer than FEWEST_CLUSTERS clusters, fewer than FEWEST_SEEDS seeds if it is to
+        be over them, or a value that is not finite. Values that are all equal give an interval of no width, and the
+        p-value of a sign test.
     """
-    sample = np.asarray(values, dtype=np.float64)
-    count, mean = len(sample), float(sample.mean())
-    if count > 1 and np.ptp(sample) == 0:
-        return Interval(mean, mean, mean, count, sign_test(mean, count))
-    if count < FEWEST or not np.isfinite(sample).all():
-        return Interval(mean, float("nan"), float("nan"), count)
-    error = float(sample.std(ddof=1) / np.sqrt(count))
-    drawn = deviations(sample[None], np.random.default_rng(seed).integers(0, count, (resamples, count)))[0]
-    drawn = drawn[np.isfinite(drawn)]
-    lower, upper = np.quantile(drawn, [(1 - confidence) / 2, (1 + confidence) / 2])
-    beyond = min(int((drawn >= mean / error).sum()), int((drawn <= mean / error).sum()))
-    p_value = min(1.0, 2 * (beyond + 1) / (len(drawn) + 1))
-    return Interval(mean, float(mean - upper * error), float(mean - lower * error), count, p_value)
+    table = np.asarray(values, dtype=np.float64)
+    seeds, clusters = table.shape
+    over_seeds = seeds >= FEWEST_SEEDS if over_seeds is None else over_seeds
+    mean = float(table.mean())
+    told = (tuple(documents), seeds, over_seeds)
+    if clusters < FEWEST_CLUSTERS or (over_seeds and seeds < FEWEST_SEEDS) or not np.isfinite(table).all():
+        nothing = float("nan")
+        return Interval(mean, nothing, nothing, nothing, *told)
+    if np.ptp(table) == 0:
+        return Interval(mean, mean, mean, 1.0 if mean == 0 else 2.0 ** (1 - clusters), *told)
+    error, freedom = errors(table[None] if over_seeds else table.mean(axis=0)[None, None])
+    width = error[0] * widening(seeds if over_seeds else 1, tuple(sorted(documents))).factor
+    if width == 0:  # seeds apart, every cluster's mean is the same
+        return Interval(mean, mean, mean, 1.0 if mean == 0 else 2.0 ** (1 - clusters), *told)
+    half = float(stats.t.ppf(1 - LEVEL / 2, freedom[0]) * width)
+    return Interval(mean, mean - half, mean + half, float(2 * stats.t.sf(abs(mean) / width, freedom[0])), *told)
 
 
-def sign_test(mean: float, count: int) -> float:
-    """Two-sided p-value of ``count`` equal numbers under as many chances of either sign."""
-    return 1.0 if mean == 0 else min(1.0, 2.0 ** (1 - count))
+def errors(
+    tables: Float[np.ndarray, "samples seeds clusters"],
+) -> tuple[Float[np.ndarray, "samples"], Float[np.ndarray, "samples"]]:
+    """Standard error of the mean of each table, and its degrees of freedom; one seed is held fixed."""
+    _, seeds, clusters = tables.shape
+    by_cluster = tables.mean(axis=1)
+    if seeds == 1:
+        return by_cluster.std(axis=1, ddof=1) / np.sqrt(clusters), np.full(len(tables), clusters - 1.0)
+    mean, by_seed = tables.mean(axis=(1, 2)), tables.mean(axis=2)
+    rest = tables - by_seed[:, :, None] - by_cluster[:, None, :] + mean[:, None, None]
+    freedoms = np.array([seeds - 1, clusters - 1, (seeds - 1) * (clusters - 1)])
+    sums = np.stack(
+        [
+            clusters * ((by_seed - mean[:, None]) ** 2).sum(axis=1),
+            seeds * ((by_cluster - mean[:, None]) ** 2).sum(axis=1),
+            (rest**2).sum(axis=(1, 2)),
+        ]
+    )
+    parts = sums / freedoms[:, None] / (seeds * clusters)
+    variance = np.maximum(parts[0] + parts[1] - parts[2], np.maximum(parts[0], parts[1]))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        freedom = variance**2 / (parts**2 / freedoms[:, None]).sum(axis=0)
+    return np.sqrt(variance), np.maximum(np.nan_to_num(freedom, nan=freedoms.min()), freedoms.min())
 
 
-def deviations(
-    samples: Float[np.ndarray, "samples count"], chosen: Float[np.ndarray, "resamples count"]
-) -> Float[np.ndarray, "samples resamples"]:
-    """Of each resample of each sample, how far its mean is from the sample's, in the resample's standard errors.
+@functools.cache
+def widening(seeds: int, documents: tuple[int, ...]) -> Widening:
+    """The widening of the interval of a design, by simulation of samples whose truth is known.
 
-    nan for a resample of one value repeated: it has no spread of its own and says nothing.
+    A document's value is the sum of a seed's effect, its cluster's, its own, and what seed and cluster have in common.
+    All are normal, or Student's with 3 degrees of freedom (heavy tails), or exponential (skewed); of the variance of
+    documents 0, 25 or 50 % is their clusters'; seeds vary by 0, half as much or four times as much. The factor is the
+    least, 1 or more, by which at least COVERED of the samples of every such case are covered. The same every time; the
+    standard error of a coverage is 0.4 percentage points.
     """
-    drawn = samples[:, chosen]
-    count = samples.shape[1]
-    means = drawn.mean(axis=2)
-    repeated = (drawn == drawn[:, :, :1]).all(axis=2)
-    drawn -= means[:, :, None]  # in place: these arrays are the largest there are
-    errors = np.sqrt(np.einsum("src,src->sr", drawn, drawn) / (count - 1) / count)
-    errors[repeated] = np.nan
-    return (means - samples.mean(axis=1, keepdims=True)) / errors
+    draw = np.random.default_rng([seeds, *documents])
+    clusters, sizes = len(documents), np.array(documents)
+    beyond = []  # of each case, the samples' deviations in half-widths of Student's interval
+    for kind in ("normal", "student", "exponential"):
+        for share in (0.0, 0.25, 0.5):
+            for of_seeds in (0.0, 0.5, 4.0) if seeds > 1 else (0.0,):
+                own = np.sqrt(1 - share) * _effects(draw, kind, (SAMPLES, 1, int(sizes.sum())))
+                starts = np.concatenate(([0], np.cumsum(sizes)[:-1]))
+                tables = np.add.reduceat(own, starts, axis=2) / sizes
+                tables = tables + np.sqrt(share) * _effects(draw, kind, (SAMPLES, 1, clusters))
+                tables = tables + np.sqrt(of_seeds) * _effects(draw, kind, (SAMPLES, seeds, 1))
+                if seeds > 1:
+                    tables = tables + 0.5 * _effects(draw, kind, (SAMPLES, seeds, clusters))
+                error, freedom = errors(tables)
+                half = stats.t.ppf(1 - LEVEL / 2, freedom) * error
+                beyond.append(np.abs(tables.mean(axis=(1, 2))) / half)
+    factor = max(1.0, *(float(np.quantile(each, COVERED)) for each in beyond))
+    return Widening(factor, min(float((each <= factor).mean()) for each in beyond))
+
+
+def _effects(draw: np.random.Generator, kind: str, shape: tuple[int, ...]) -> np.ndarray:
+    """Draws of mean 0 and variance 1."""
+    if kind == "normal":
+        return draw.standard_normal(shape)
+    if kind == "student":
+        return draw.standard_t(3, shape) / np.sqrt(3)
+    return draw.standard_exponential(shape) - 1

@@ -1,14 +1,14 @@
 """From observations to quantities: what is compared, one number a document; and to the points of curves."""
 
 import math
-from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 
 from lab.base.tables import Row
-from lab.evidence.interval import Interval, document_interval
+from lab.evidence.interval import Interval, mean_interval
 from lab.observe.measure import measure_of, measures
 
 MARGIN_NATS = 0.1  # by which a loss may exceed that at context C before the context counts as too long
@@ -26,28 +26,76 @@ class Quantity(NamedTuple):
         return measure.length_text(self.length_tokens, context) if measure else f"{self.length_tokens:,}"
 
 
-def quantities(rows: Iterable[Row], context: int) -> dict[Quantity, dict[str, float]]:
+@dataclass(frozen=True)
+class Sample:
+    """A quantity as one run shows it: of each cluster its number, the mean of its documents, and how many these are."""
+
+    values: dict[str, float]
+    documents: dict[str, int]
+
+
+def per_document(rows: Iterable[Row], context: int) -> list[Row]:
     """Each document's number for each quantity, weighted over its segments; lower is better for all.
 
-    The mean of a measure that is ``pooled`` weighs each token alike: see :func:`weighed`.
+    Rows of measure, length_tokens, cluster, document, mean, weight: all that intervals are made from.
     """
-    sums: dict[Quantity, dict[str, list[float]]] = defaultdict(lambda: defaultdict(lambda: [0.0, 0.0]))
+    sums: dict[tuple[str, int, str, str], list[float]] = {}
     kinds = {measure.label(): measure for measure in measures()}
     for row in rows:
         measure = kinds.get(row["measure"])
         told = measure.compared(row, context) if measure else None
         if told is not None:
-            entry = sums[Quantity(row["measure"], told.length_tokens)][row["document"]]
+            place = (row["measure"], told.length_tokens, row["cluster"], row["document"])
+            entry = sums.setdefault(place, [0.0, 0.0])
             entry[0] += told.weight * told.value
             entry[1] += told.weight
+    names = ("measure", "length_tokens", "cluster", "document")
+    return [
+        dict(zip(names, place, strict=True)) | {"mean": total / weight, "weight": weight}
+        for place, (total, weight) in sums.items()
+    ]
+
+
+def samples(documents: Iterable[Row]) -> dict[Quantity, Sample]:
+    """Each quantity of one run, from rows of :func:`per_document`, by measure and length.
+
+    A cluster's number is the mean of its documents'. That of a measure which is ``pooled`` weighs each token alike: see
+    :func:`weighed`.
+    """
+    kinds = {measure.label(): measure for measure in measures()}
+    found: dict[Quantity, list[tuple[str, float, float]]] = {}
+    for row in documents:
+        quantity = Quantity(row["measure"], int(row["length_tokens"]))
+        found.setdefault(quantity, []).append((row["cluster"], row["mean"], row["weight"]))
     order = list(kinds)
-    found = {}
-    for quantity in sorted(sums, key=lambda each: (order.index(each.measure), each.length_tokens)):
-        values = {name: total / weight for name, (total, weight) in sums[quantity].items()}
-        if kinds[quantity.measure].pooled:
-            values = weighed(values, {name: weight for name, (_, weight) in sums[quantity].items()})
-        found[quantity] = values
-    return found
+    return {
+        quantity: sample(found[quantity], kinds[quantity.measure].pooled)
+        for quantity in sorted(found, key=lambda each: (order.index(each.measure), each.length_tokens))
+    }
+
+
+def quantities(rows: Iterable[Row], context: int) -> dict[Quantity, Sample]:
+    """Each quantity of one run, from the rows of its scores."""
+    return samples(per_document(rows, context))
+
+
+def sample(documents: Iterable[tuple[str, float, float]], pooled: bool) -> Sample:
+    """From (cluster, number, weight) of each document to the clusters' numbers."""
+    found: dict[str, list[tuple[float, float]]] = {}
+    for cluster, value, weight in documents:
+        found.setdefault(cluster, []).append((value, weight if pooled else 1.0))
+    values = {
+        cluster: float(np.average([value for value, _ in each], weights=[weight for _, weight in each]))
+        for cluster, each in found.items()
+    }
+    if pooled:
+        values = weighed(values, {cluster: sum(weight for _, weight in each) for cluster, each in found.items()})
+    return Sample(values, {cluster: len(each) for cluster, each in found.items()})
+
+
+def interval_of(one: Sample) -> Interval:
+    """The mean of one run's sample, with an interval over clusters, in this very run."""
+    return mean_interval(np.array([[*one.values.values()]]), [*one.documents.values()], over_seeds=False)
 
 
 class Along(NamedTuple):
@@ -58,44 +106,57 @@ class Along(NamedTuple):
     tokens: float
 
 
-def points(rows: Iterable[Row]) -> dict[Along, dict[str, tuple[float, float]]]:
-    """Of each point of each curve the (number, weight) of every document, means over its segments."""
-    sums: dict[Along, dict[str, list[tuple[float, float]]]] = {}
+def points(rows: Iterable[Row]) -> dict[Along, Sample]:
+    """Each point of each curve: of every cluster the mean over its documents and their segments."""
+    sums: dict[Along, dict[tuple[str, str], list[tuple[float, float]]]] = {}
     curved = [measure for measure in measures() if measure.curve is not None]
+    pooled = {measure.label(): measure.pooled for measure in curved}
     for row in rows:
         for measure in curved:
             point = measure.point(row)
             if point is not None:
                 along = Along(measure.label(), point.line, point.tokens)
-                sums.setdefault(along, {}).setdefault(row["document"], []).append((point.value, point.weight))
+                place = (row["cluster"], row["document"])
+                sums.setdefault(along, {}).setdefault(place, []).append((point.value, point.weight))
     return {
-        along: {name: (float(np.mean([value for value, _ in each])), each[-1][1]) for name, each in by_document.items()}
+        along: sample(
+            [
+                (cluster, float(np.mean([value for value, _ in each])), each[-1][1])
+                for (cluster, _), each in by_document.items()
+            ],
+            pooled[along.measure],
+        )
         for along, by_document in sums.items()
     }
 
 
-def curves(runs: Sequence[Sequence[Row]], resamples: int = 1000) -> list[Row]:
-    """The curves of a variant, from the rows of its runs, one a seed: measure, line, tokens, mean, low, high, seeds.
-
-    Of several seeds low and high are the least and the most of them; of one, a 95 % interval over documents: for the
-    eye, so of fewer resamples than what a verdict rests on, for a curve may have thousands of points.
+def curves(runs: Sequence[Sequence[Row]]) -> list[Row]:
+    """The curves of a variant, from the rows of its runs, one a seed: measure, line, tokens, mean, low, high, seeds,
+    over_seeds (1 if the interval is over seeds too, 0 if it is over clusters in these very runs).
     """
     found = [points(rows) for rows in runs]
     table: list[Row] = []
     for along in sorted(set().union(*found)):
-        lines = [each[along] for each in found if along in each]
-        means = [
-            float(np.average([value for value, _ in line.values()], weights=[weight for _, weight in line.values()]))
-            for line in lines
-        ]
-        low, high = min(means), max(means)
-        if len(means) == 1:
-            values = {name: value for name, (value, _) in lines[0].items()}
-            even = weighed(values, {name: weight for name, (_, weight) in lines[0].items()})
-            interval = document_interval(list(even.values()), resamples)
-            low, high = interval.low, interval.high
-        table.append(along._asdict() | {"mean": float(np.mean(means)), "low": low, "high": high, "seeds": len(means)})
+        samples = [each[along] for each in found if along in each]
+        interval = interval_over(samples)
+        table.append(
+            along._asdict()
+            | {
+                "mean": interval.mean,
+                "low": interval.low,
+                "high": interval.high,
+                "seeds": len(samples),
+                "over_seeds": int(interval.over_seeds),
+            }
+        )
     return table
+
+
+def interval_over(samples: Sequence[Sample]) -> Interval:
+    """The mean over seeds, a sample each, and over the clusters that all have: see :func:`mean_interval`."""
+    common = [name for name in samples[0].values if all(name in each.values for each in samples)]
+    table = np.array([[each.values[name] for name in common] for each in samples])
+    return mean_interval(table, [samples[0].documents[name] for name in common])
 
 
 def weighed(values: dict[str, float], weights: dict[str, float]) -> dict[str, float]:
@@ -129,37 +190,44 @@ class EffectiveContext(NamedTuple):
         return tokens, low, high
 
 
-def effective_contexts(rows: Iterable[Row], context: int, margin: float = MARGIN_NATS) -> dict[str, EffectiveContext]:
-    """The effective context by each measure that has the same targets at every length and rows at context C."""
-    curves_of: dict[str, dict[int, dict[str, float]]] = {}
-    for quantity, values in quantities(rows, context).items():
+def effective_contexts(
+    found_of: Mapping[Quantity, Sample], context: int, margin: float = MARGIN_NATS
+) -> dict[str, EffectiveContext]:
+    """The effective context of a run by each measure that has the same targets at every length, and C among them."""
+    curves_of: dict[str, dict[int, Sample]] = {}
+    for quantity, found in found_of.items():
         kind = measure_of(quantity.measure)
         if kind is not None and kind.same_targets:
-            curves_of.setdefault(quantity.measure, {})[quantity.length_tokens] = values
+            curves_of.setdefault(quantity.measure, {})[quantity.length_tokens] = found
     return {name: _effective(curve, context, margin) for name, curve in curves_of.items() if context in curve}
 
 
-def _effective(curve: Mapping[int, Mapping[str, float]], context: int, margin: float) -> EffectiveContext:
+def _effective(curve: Mapping[int, Sample], context: int, margin: float) -> EffectiveContext:
     """The longest left context up to which the loss is not worse than at context C by more than a margin in nats.
 
     Paired: the same targets with c and with C tokens of left context, c = C, 2 C, 4 C, ...; it ends before the first
     c that is worse.
 
     Args:
-        curve: by left context in tokens, the loss in nats of every document.
+        curve: by left context in tokens, the loss in nats of every cluster.
     """
     reached = {"tokens": context, "low": context, "high": context}
     going = dict.fromkeys(reached, True)
     longer = sorted(length for length in curve if length > context)
     for length in longer:
-        gap: Interval = document_interval([curve[length][name] - curve[context][name] for name in curve[length]])
+        here, inside = curve[length], curve[context]
+        gap = interval_of(
+            Sample({name: here.values[name] - inside.values[name] for name in here.values}, here.documents)
+        )
         for key, value in (("tokens", gap.mean), ("low", gap.high), ("high", gap.low)):
             # Without an interval nothing is sure: low stays, high goes on.
             within = value <= margin if value == value else key == "high"
             going[key] = going[key] and within
             if going[key]:
                 reached[key] = length
-    return EffectiveContext(**reached, longest=max([context, *longer]), documents=len(curve[context]))
+    return EffectiveContext(
+        **reached, longest=max([context, *longer]), documents=sum(curve[context].documents.values())
+    )
 
 
 def overview(rows: Sequence[Row], context: int) -> list[Row]:
@@ -168,19 +236,19 @@ def overview(rows: Sequence[Row], context: int) -> list[Row]:
     Perplexities are exponentials of mean losses. ``told`` is how the number is shown where it is none of these.
     """
     lines: list[Row] = []
-    for quantity, values in quantities(rows, context).items():
-        interval = document_interval(list(values.values()))
+    for quantity, found in quantities(rows, context).items():
+        interval = interval_of(found)
         kind = measure_of(quantity.measure)
         assert kind is not None
         bounds = (interval.mean, interval.low, interval.high)
         if kind.curve is not None and kind.curve.perplexity:
             bounds = tuple(math.exp(min(value, 700.0)) for value in bounds)  # type: ignore[assignment]
         lines.append(_line(quantity.measure, kind.unit, quantity.length_tokens, quantity.length_text(context)))
-        lines[-1] |= dict(zip(("mean", "low", "high"), bounds, strict=True)) | {"documents": interval.documents}
+        lines[-1] |= dict(zip(("mean", "low", "high"), bounds, strict=True)) | {"documents": sum(interval.documents)}
     for measure in measures():
         for title, length, number in measure.notes(rows):
             lines.append(_line(title, "", None, length) | {"told": number})
-    for name, effective in effective_contexts(rows, context).items():
+    for name, effective in effective_contexts(quantities(rows, context), context).items():
         tokens, least, most = effective.told
         between = least if least == most else f"{least} to {most}"
         lines.append(_line(f"effective context by {name}", "tokens", None, ""))

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
+from lab.base.files import make_folder, refuse_link
 from lab.base.interruption import Interruption
 from lab.base.tables import write_table
 from lab.experiment.analysis_settings import AnalyzeSettings
@@ -58,7 +59,8 @@ def folded(
     }
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:8]
     path = run.path / "analysis" / f"{study.label()}-{digest}.safetensors"
-    path.parent.mkdir(exist_ok=True)
+    refuse_link(path.parent)
+    make_folder(path.parent)
     fold = Fold.load(path, identity) if path.exists() else Fold(identity)
     if fold.done.keys() == {item.name for item in items}:
         return fold

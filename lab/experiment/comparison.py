@@ -5,20 +5,20 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
-from rich.table import Table
-
+from lab.base.console import Console, Table
 from lab.base.errors import UserError
 from lab.base.files import make_folder
 from lab.base.interruption import Interruption
-from lab.base.tables import Row
+from lab.base.tables import Row, read_table, write_table
 from lab.evidence.gather import Evidence, check_reference, gather
+from lab.evidence.weighing import OBSERVED, weigh
 from lab.experiment.compose import settings_of
+from lab.experiment.matching import matched_steps
 from lab.experiment.settings import CompareSettings, TrainSettings
 from lab.model.precision import device_of
 from lab.observe.score_runs import score_runs
 from lab.observe.scoring import setting_of
-from lab.report.comparison_page import Compared, headline, write_report
+from lab.report.comparison_page import Compared, headline, over, write_report
 from lab.runs.control import Control, check
 from lab.runs.finding import runs_of
 from lab.runs.run import Run
@@ -45,7 +45,7 @@ def compare(settings: CompareSettings, command: str) -> None:
     for line in control.statement():
         console.print(line, highlight=False, markup=False)
     # What would stop the comparison in the end is told before an hour of scoring.
-    check_reference(control, settings.reference)
+    check_reference(list(control.variants), settings.reference)
     make_folder(output)
     with Interruption() as interruption:
         interruption.install()
@@ -54,13 +54,36 @@ def compare(settings: CompareSettings, command: str) -> None:
             interruption.check(f"came before {item} was scored; what is scored is kept")
 
         device, dtype = device_of(settings.accelerator), settings.scoring.dtype
-        score_runs(runs, measures, settings.evaluation, device, "last", stop, dtype)
+        steps, matched = matched_steps(control) if settings.match else (None, [])
+        score_runs(runs, measures, settings.evaluation, device, steps or "last", stop, dtype)
     control = check(runs, settings.factor, settings.allow)  # of what was scored now, too
     digests = {name: setting_of(measure) for name, measure in measures.items()}
-    evidence = gather(control, digests, settings.resamples, settings.reference, settings.margin_nats, dtype)
-    write_report(output, compared(control, evidence, command))
+    evidence = gather(control, digests, settings.reference, settings.margin_nats, dtype, steps)
+    if matched:
+        evidence.details["matched"] = matched
+    write_report(output, compared(control, evidence, command, matched=bool(matched)))
     show(control, evidence, console)
     print(f"{output / 'report.html'}, report.md, tables (.csv) and pictures (.png)")
+
+
+def compare_again(settings: CompareSettings) -> None:
+    """Intervals and verdicts from the documents of an earlier comparison alone.
+
+    Raises:
+        UserError: the table cannot be read, or has no such reference.
+    """
+    rows = read_table(Path(str(settings.documents)), OBSERVED, remedy="take it whole from where it was published")
+    reference = check_reference(list(dict.fromkeys(row["variant"] for row in rows)), settings.reference)
+    output = Path(settings.output)
+    make_folder(output)
+    found = weigh(rows, reference, settings.margin_nats)
+    for name, table in found.items():
+        if table:
+            write_table(output / f"{name}.csv", table)
+    console = Console(width=120)
+    for evaluation in dict.fromkeys(row["evaluation"] for row in rows):
+        console.print(verdicts(found["differences"], evaluation, reference))
+    print(f"{output}: {', '.join(f'{name}.csv' for name, table in found.items() if table)}")
 
 
 def compare_trained(settings: TrainSettings, paths: Sequence[Path]) -> None:
@@ -77,8 +100,8 @@ def compare_trained(settings: TrainSettings, paths: Sequence[Path]) -> None:
     compare(chosen, shlex.join(["python", "-m", "lab.train", *sys.argv[1:]]))
 
 
-def compared(control: Control, evidence: Evidence, command: str) -> Compared:
-    """What the report shows."""
+def compared(control: Control, evidence: Evidence, command: str, matched: bool = False) -> Compared:
+    """What the report shows. ``matched``: runs are read at equal validation loss."""
     provenance = []
     for run in control.runs:
         facts = run.facts
@@ -103,6 +126,7 @@ def compared(control: Control, evidence: Evidence, command: str) -> Compared:
         provenance=provenance,
         command=command,
         context=control.runs[0].context,
+        matched=matched,
         **vars(evidence),
     )
 
@@ -131,11 +155,17 @@ def training_curves(control: Control) -> list[Row]:
 def show(control: Control, evidence: Evidence, console: Console) -> None:
     """The verdicts on the terminal."""
     for evaluation in evidence.evaluations:
-        table = Table("measure", title=f"{evaluation}: minus {evidence.reference}", title_justify="left")
-        table.add_column("length (tokens)", justify="right")
-        table.add_column("verdict")
-        for row in headline(evidence.differences, evaluation):
-            table.add_row(row["measure"], row["length_told"], row["verdict"])
-        console.print(table)
+        console.print(verdicts(evidence.differences, evaluation, evidence.reference))
     for line in control.allowed:
         console.print(f"allowed: {line}", highlight=False, markup=False)
+
+
+def verdicts(differences: Sequence[Row], evaluation: str, reference: str) -> Table:
+    """The headline of one set of documents."""
+    table = Table("measure", title=f"{evaluation}: minus {reference}", title_justify="left")
+    table.add_column("length (tokens)", justify="right")
+    table.add_column("over")
+    table.add_column("verdict")
+    for row in headline(differences, evaluation):
+        table.add_row(row["measure"], row["length_told"], over(row), row["verdict"])
+    return table

@@ -1,5 +1,6 @@
 """From the command line and conf/ to checked settings; and what ``--help`` says of them. No torch here."""
 
+import re
 import sys
 import textwrap
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -28,12 +29,13 @@ def composed(name: str, overrides: Sequence[str], folder: str | None = None) -> 
         folder: a folder with further choices, searched before conf/.
 
     Raises:
-        UserError: a line for each override whose key does not exist.
+        UserError: a line for each override whose key does not exist; or a choice is named twice.
         HydraException: an override that cannot be read, or a choice that does not exist.
     """
     from hydra import compose, initialize_config_dir
     from hydra.errors import ConfigCompositionException
 
+    refuse_twice(overrides)
     search = [f"hydra.searchpath=[file://{Path(folder).resolve()}]"] if folder else []
     with initialize_config_dir(configuration_folder(), version_base="1.3"):
         try:
@@ -46,6 +48,17 @@ def composed(name: str, overrides: Sequence[str], folder: str | None = None) -> 
             chosen = {each.partition("=")[0] for each in overrides}
             left = [f"~{group}" for group in groups_of(name, without_choice=True) if group not in chosen]
             return compose(name, [*(_forced(each) for each in overrides), *left, *search])
+
+
+def refuse_twice(overrides: Iterable[str]) -> None:
+    """Raises UserError for a choice that one override names twice: it would be taken once, without a word."""
+    for each in overrides:
+        group, _, choice = each.partition("=")
+        listed = re.fullmatch(r"\[([^\[\]]*)\]", choice.strip())
+        names = [name.strip() for name in listed[1].split(",")] if listed else []
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice is not None and (Path(configuration_folder()) / group).is_dir():
+            raise UserError(f"{group} names {twice} twice: name each once")
 
 
 def _forced(override: str) -> str:
@@ -69,7 +82,7 @@ def checked(settings: type[Checked], given: Any, literal: dict[str, str] | None 
     following = {key for key, value in flatten(raw).items() if isinstance(value, str) and value.startswith("${")}
     if missing:  # told with whatever else is wrong; what follows cannot be resolved
         settings.check(_without(raw, missing) | (literal or {}), following=following)
-        raise UserError("\n".join(f"{key} must be given: add {key}=... to the command" for key in missing))
+        raise UserError(*(f"{key} must be given: add {key}=... to the command" for key in missing))
     resolved: Any = OmegaConf.to_container(given, resolve=True)
     return settings.check(resolved | (literal or {}), following=following)
 
@@ -191,9 +204,9 @@ def print_help(name: str, settings: type[Settings], description: str, overrides:
     try:
         settings.check(values)
     except UserError as error:  # what is still to be given is no mistake yet
-        wrong = [line for line in str(error).splitlines() if repr(TO_COME) not in line]
+        wrong = [line for line in error.args if repr(TO_COME) not in line]
         if wrong:
-            raise UserError("\n".join(wrong)) from None
+            raise UserError(*wrong) from None
     rows = explained(settings, values)
     print(description.strip())
     if groups_of(name):

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from lab.base.errors import UserError
+from lab.base.files import refuse_link
 from lab.base.parts import build
 from lab.base.settings import Settings
 from lab.runs.derived import Derived, extended_identity
@@ -34,6 +35,7 @@ def extend(path: str, extension: Settings, command: str) -> Derived:
     identity = extended_identity(parent, extension)
     found = digest(identity)
     run = Derived(parent.path.parent / f"{parent.path.name}-{getattr(extension, 'name', '')}-{found[:8]}")
+    refuse_link(run.path)
     if run.path.exists():
         run.check()
         if run.digest != found:

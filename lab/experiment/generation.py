@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -9,6 +10,7 @@ from tqdm import tqdm
 
 from lab.base.errors import UserError
 from lab.base.files import writable
+from lab.base.shown import plain
 from lab.base.tables import Row, write_table
 from lab.data.tokenizer import Tokenizer
 from lab.experiment.settings import GenerateSettings
@@ -75,10 +77,12 @@ def read_input() -> str:
 
 def stream(model: Model, decoder: Decoder, prompt: str, settings: GenerateSettings) -> None:
     """Print a prompt and what follows, piece by piece; Ctrl-C ends it with the line."""
-    sys.stdout.write(prompt)
+    # What a decoder says is not to steer the terminal; a file or a pipe gets it as it is.
+    told = partial(plain, keep="\n\t") if sys.stdout.isatty() else str
+    sys.stdout.write(told(prompt))
     try:
         for piece in pieces(model, decoder, prompt, settings, settings.seed):
-            sys.stdout.write(piece)
+            sys.stdout.write(told(piece))
             sys.stdout.flush()
     except KeyboardInterrupt:
         sys.stdout.write("\n")

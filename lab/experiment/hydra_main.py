@@ -1,12 +1,14 @@
 """Hydra runs lab.train: one run, or a sweep of them by a launcher."""
 
 import sys
+from pathlib import Path
 
 import hydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from lab.base.errors import UserError
-from lab.experiment.compose import configuration_folder, settings_of
+from lab.base.files import refuse_link
+from lab.experiment.compose import composed, configuration_folder, plain_overrides, refuse_twice, settings_of
 from lab.experiment.settings import TrainSettings
 from lab.experiment.slurm_launcher import register
 from lab.experiment.sweep import Sweep
@@ -19,6 +21,9 @@ def train_by_hydra() -> None:
         UserError: a mistake in it, or runs of a sweep that failed.
         Interrupted: a signal came; what runs is saved.
     """
+    refuse_twice(plain_overrides(sys.argv[1:]))
+    if {"-m", "--multirun"} & set(sys.argv):
+        _refuse_link_of_sweep()
     register()
     sweep = Sweep()
     try:
@@ -33,6 +38,15 @@ def train_by_hydra() -> None:
     if sweep.error is not None:
         raise sweep.error
     sweep.conclude()
+
+
+def _refuse_link_of_sweep() -> None:
+    """Raises UserError if what Hydra writes down of a sweep would go to where a link leads."""
+    try:
+        folder = composed("train", [_one(each) for each in plain_overrides(sys.argv[1:])]).runs
+    except Exception:
+        return  # Hydra itself tells what is wrong
+    refuse_link(Path(folder) / "multirun.yaml")
 
 
 def _all_wrong_keys(error: Exception) -> Exception:

@@ -8,7 +8,9 @@ from functools import partial
 from typing import Any
 
 from lab.base.errors import UserError
+from lab.base.files import refuse_link
 from lab.base.interruption import Interruption
+from lab.base.shown import plain
 from lab.cluster.launch import launch
 from lab.cluster.queue import job_of
 from lab.experiment.settings import TrainSettings
@@ -30,6 +32,7 @@ def train(setup: Setup) -> None:
         launch(train_as_rank, setup.given.plain(), setup.processes)
         return
     if not setup.run.path.exists():
+        check_readers(setup)
         for measure in setup.measures.values():
             next(measure.items(setup.source))  # what cannot be scored is refused before anything is written
     with ExitStack() as held, Interruption(setup.ranks.first) as interruption:
@@ -39,6 +42,18 @@ def train(setup: Setup) -> None:
                 fit_and_conclude(setup, interruption, after)
         if setup.ranks.first:
             complete(setup, interruption)
+        interruption.check("came when the run was finished")  # a sweep begins no further one
+
+
+def check_readers(setup: Setup) -> None:
+    """Raises UserError if the lanes of the data cannot be divided among those that are to read them."""
+    data, world = setup.config.data, setup.ranks.world
+    each = max(1, data.workers) if data.mode == "stream" else 1
+    if data.lanes % (world * each):
+        raise UserError(
+            f"lanes is {data.lanes}: it must be a multiple of processes x workers = {world} x {each}; "
+            "change data.lanes or data.workers"
+        )
 
 
 def train_as_rank(given: dict[str, Any]) -> None:
@@ -48,6 +63,7 @@ def train_as_rank(given: dict[str, Any]) -> None:
 
 def begin(setup: Setup, held: ExitStack) -> int | None:
     """Hold the run, make it or find it; the optimiser step to go on after, 0 for a new run, None if it is finished."""
+    refuse_link(setup.run.path)
     held.enter_context(setup.run.locked())
     state = setup.run.state(setup.digest)
     if setup.given.overwrite and state != "new" and not begun_by_this_job(setup):
@@ -86,6 +102,7 @@ def make_run(setup: Setup) -> int:
         "first_block": setup.first_block,
         "flops_per_token": {"exact": setup.flops.exact, "full": setup.flops.full},
         "corpus": setup.corpus_manifest,
+        "tokenizer": setup.spelling,
         "initial_weights": fingerprints(setup.decoder),
         "attempts": [environment_of(setup) | attempt_from(1)],
         **({"parent": parent, "extensions": setup.start.extensions} if parent else {}),
@@ -176,7 +193,7 @@ def complete(setup: Setup, interruption: Interruption) -> None:
     fresh = score_run(setup.run, setup.measures, evaluation, setup.source, setup.device, setup.steps, check, dtype)
     skipped = setup.run.manifest["skipped_documents"]
     if skipped:
-        print(f"skipped {len(skipped)} document{'s' * (len(skipped) > 1)}: {', '.join(skipped)}")
+        print(f"skipped {len(skipped)} document{'s' * (len(skipped) > 1)}: {plain(', '.join(skipped))}")
     settings = {setting_of(measure) for measure in setup.measures.values()}
     rows = rows_of(setup.run, settings, dtype, evaluation, setup.steps)
     if rows:

@@ -3,9 +3,9 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from rich.console import Console
-from rich.table import Table
+import numpy as np
 
+from lab.base.console import Console, Table
 from lab.base.errors import UserError
 from lab.base.tables import Row, write_table
 from lab.evidence.quantities import quantities
@@ -89,12 +89,12 @@ def _spreads(
         rows = rows_of(run, settings, dtype, evaluation, step)
         tables.append(quantities(rows, run.context))
     for quantity in tables[0]:
-        means = [sum(table[quantity].values()) / len(table[quantity]) for table in tables]
+        means = [float(np.mean([*table[quantity].values.values()])) for table in tables]
         yield {
             "measure": quantity.measure,
             "length_tokens": quantity.length_tokens,
             "seeds": len(seeds),
-            "documents": len(tables[0][quantity]),
+            "documents": sum(tables[0][quantity].documents.values()),
             "mean": sum(means) / len(means),
             "least": min(means),
             "most": max(means),

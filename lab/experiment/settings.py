@@ -78,8 +78,14 @@ class CompareSettings(Settings):
     allow: list[Text] = key("keys or groups that may differ beside the factor; told on every table and picture")
     output: Text = key("folder of report.html, report.md, tables and pictures")
     margin_nats: Positive = key("by how much a loss may exceed that at context C before the context counts as too long")
-    resamples: int = key("of the bootstrap", ge=1000)
     accelerator: Accelerator = key("auto, cpu or gpu")
+    match: Literal["validation_loss_nats"] | None = key(
+        "validation_loss_nats: of each run the first kept step at or below the worst final loss of its seed's runs, in "
+        "place of the last: descriptive, for runs are read at different steps"
+    )
+    documents: Text | None = key(
+        "documents.csv.gz of an earlier comparison: its intervals and verdicts again, from it alone; no runs are read"
+    )
     noise: Text | None = key(
         "a run directory: train the same configuration with other seeds, and one seed twice; compares nothing"
     )

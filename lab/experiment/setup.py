@@ -17,8 +17,8 @@ from lab.cluster.ranks import detect
 from lab.data.sources.documents import Corpus
 from lab.data.stream.blocks import StoredBlocks
 from lab.data.stream.module import DataModule
-from lab.data.stream.order import BlockStream
-from lab.data.stream.tokenised import held_out
+from lab.data.stream.order import BlockStream, fitting_lanes
+from lab.data.stream.tokenised import examined, held_out
 from lab.data.tokenizer import Tokenizer
 from lab.experiment.settings import TrainSettings
 from lab.model.building import build_decoder, load_weights
@@ -55,7 +55,7 @@ class Setup:
         dtype = compute_dtype(trainer.compute_dtype, self.device)
         self.given = given.with_values(trainer=trainer.plain() | {"compute_dtype": dtype, "compile": compiled})
         self.config: RunSettings = self.given.of_run()
-        config, trainer, scale, data = self.config, self.config.trainer, self.config.scale, self.config.data
+        config, trainer, scale = self.config, self.config.trainer, self.config.scale
         if given.logger.name == "wandb":
             check_wandb()
         self.ranks = detect(os.environ)
@@ -71,8 +71,12 @@ class Setup:
                 f"scale.vocabulary is {scale.vocabulary} but the tokenizer {self.tokenizer.path} has "
                 f"{self.tokenizer.vocabulary} token ids; leave scale.vocabulary to follow the tokenizer"
             )
-        corpus: Corpus = build("corpus", data.corpus)
+        corpus: Corpus = build("corpus", config.data.corpus)
         self.corpus_manifest = corpus.manifest()
+        lanes = fitting_lanes(corpus) if isinstance(config.data.lanes, str) else config.data.lanes
+        self.given = self.given.with_values(data=config.data.plain() | {"lanes": lanes})
+        self.config = config = self.given.of_run()
+        data = config.data
         self.measures: dict[str, Measure] = given.measure.chosen
         for measure in self.measures.values():
             measure.fits(scale.context)
@@ -90,7 +94,7 @@ class Setup:
             self.tokenizer,
             context=scale.context,
             seed=data.seed,
-            lanes=data.lanes,
+            lanes=lanes,
             weights=data.weights,
             tile=data.tile,
         )
@@ -169,6 +173,11 @@ class Setup:
         differing = [key for key in keys if theirs.get(key) != ours.get(key)]
         again = ["its data are read again from their first block"] if self.start.reads_again(self.order) else []
         return [*(f"{key}: {theirs.get(key, 'absent')} -> {ours.get(key, 'absent')}" for key in differing), *again]
+
+    @cached_property
+    def spelling(self) -> dict[str, float]:
+        """What the tokenizer keeps of the training text. Raises UserError if that is less than half."""
+        return examined(self.stream.corpus, self.tokenizer)
 
     def training_blocks(self) -> BlockStream | StoredBlocks:
         """Where the blocks of training come from, by ``data.mode``."""

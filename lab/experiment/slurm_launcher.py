@@ -23,6 +23,7 @@ from hydra.plugins.launcher import Launcher
 
 from lab.base.commandline import one_line
 from lab.base.errors import UserError
+from lab.base.files import make_folder, write_whole
 from lab.base.interruption import Interrupted
 from lab.cluster.queue import jobs_of_user, keeps_accounts
 from lab.experiment.compose import checked, configuration_folder
@@ -252,8 +253,8 @@ def watch_by_squeue() -> None:
 
 def write_plan(path: Path, job_overrides: Sequence[Sequence[str]]) -> None:
     """The runs of a job array, one a line, for lab.status."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(shlex.join(filter_overrides(each)) + "\n" for each in job_overrides), encoding="utf-8")
+    make_folder(path.parent)
+    write_whole(path, "".join(shlex.join(filter_overrides(each)) + "\n" for each in job_overrides).encode())
 
 
 def copy_code(folder: Path) -> str | None:

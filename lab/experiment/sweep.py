@@ -98,15 +98,27 @@ class Sweep:
 
             compare_trained(self.finished[0][0], [path for _, path in self.finished])
         if self.failed:
-            from rich.console import Console
-            from rich.table import Table
+            from lab.base.console import Console, Table
 
             table = Table("run", "what went wrong", title="Failed", title_justify="left")
-            for name, reason in self.failed:
-                table.add_row(name, reason)
+            for names, reason in self._failures():
+                table.add_row(names, reason)
             Console().print(table)
             total = len(self.failed) + len(self.finished) + len(self.planned) + self.elsewhere
             raise UserError(f"{len(self.failed)} of {total} runs failed; the table above says why")
+
+    def _failures(self) -> list[tuple[str, str]]:
+        """Each reason for which runs failed, once, with the runs: how many, and the first of them."""
+        runs: dict[str, list[str]] = {}
+        for name, reason in self.failed:
+            runs.setdefault(reason, []).append(name)
+        return [
+            (
+                f"{len(names)} runs: {', '.join(names[:3])}{', ...' * (len(names) > 3)}" if names[1:] else names[0],
+                reason,
+            )
+            for reason, names in runs.items()
+        ]
 
     def plan(self, setup: "Setup", overrides: Sequence[str]) -> None:
         """Add a run to what is planned, as it was asked for on the command line."""
@@ -125,9 +137,7 @@ class Sweep:
         print(f"{path}: {len(self.lines)} runs; submit them with sbatch --array={array} {script} {path}")
 
     def _print_plan(self) -> None:
-        from rich.console import Console
-        from rich.table import Table
-
+        from lab.base.console import Console, Table
         from lab.model.decoder import parameter_count
 
         table = Table("digest", "directory", "state", title="Plan: nothing was trained", title_justify="left")

@@ -33,6 +33,7 @@ class Excess(Measure):
     """
 
     length_is = "the whole prefix; targets are its second half"
+    answers = True
 
     name: Literal["excess"] = "excess"
     longest: Count = key("contexts C of the whole prefix; even")

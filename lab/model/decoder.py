@@ -17,6 +17,7 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from lab.model.attention import Attention
+from lab.model.elementwise import CrossEntropy, RootMeanSquareNorm
 from lab.model.initialise import initialise
 from lab.model.linear import Linear
 from lab.model.memory import LOSS_CHUNK
@@ -35,8 +36,8 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Float[Tensor, "*rest width"]) -> Float[Tensor, "*rest width"]:
-        accurate = x.to(torch.promote_types(x.dtype, torch.float32))
-        return functional.rms_norm(accurate, self.weight.shape, self.weight.to(accurate.dtype), self.eps).to(x.dtype)
+        normed: Tensor = RootMeanSquareNorm.apply(x, self.weight, self.eps)
+        return normed
 
 
 class FeedForward(nn.Module):
@@ -153,9 +154,13 @@ class Decoder(nn.Module):
 
     def logits(self, hidden: Float[Tensor, "*rest width"]) -> Float[Tensor, "*rest vocabulary"]:
         """Scores of the next token, in at least float32."""
-        weight = self.embedding if self.head is None else self.head.weight
-        logits = functional.linear(hidden, weight.to(hidden.dtype))
+        logits = self.unembed(hidden)
         return logits.to(torch.promote_types(logits.dtype, torch.float32))
+
+    def unembed(self, hidden: Float[Tensor, "*rest width"]) -> Float[Tensor, "*rest vocabulary"]:
+        """The head's products, in the activations' type."""
+        weight = self.embedding if self.head is None else self.head.weight
+        return functional.linear(hidden, weight.to(hidden.dtype))
 
     def forward(
         self, tokens: Int[Tensor, "batch time"], documents: Int[Tensor, "batch time"] | None = None
@@ -179,7 +184,8 @@ class Decoder(nn.Module):
         return torch.cat(losses).view(targets.shape)
 
     def _losses(self, hidden: Float[Tensor, "tokens width"], targets: Int[Tensor, "tokens"]) -> Float[Tensor, "tokens"]:
-        return functional.cross_entropy(self.logits(hidden), targets, reduction="none")
+        losses: Tensor = CrossEntropy.apply(self.unembed(hidden), targets)
+        return losses
 
 
 def parameter_count(model: nn.Module) -> int:

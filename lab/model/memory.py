@@ -7,6 +7,7 @@ libraries and communication come on top. tests/test_plan.py holds the sum agains
 
 from dataclasses import dataclass
 
+from lab.model.bands import KEPT_BYTES, scores_formed
 from lab.model.settings import ModelSettings, ScaleSettings
 
 FLOAT32 = 4  # bytes
@@ -66,8 +67,8 @@ class Memory:
         parameters, gradients, optimizer: float32, held from step to step; sharded under FSDP. Exact.
         copies: weights in bfloat16, made for the products and kept for the backward pass, and what FSDP has gathered.
         activations: what the blocks keep for the backward pass. An estimate, as are copies and logits.
-        logits: of one chunk of positions: themselves, their log-probabilities and their gradient. Those of the other
-            chunks are formed again when their turn comes.
+        logits: of one chunk of positions: their exponentials and their gradient, which is rounded to the activations'
+            type beside. Those of the other chunks are formed again when their turn comes.
     """
 
     parameters: int
@@ -97,21 +98,25 @@ def moments(shape: Shape, optimizer: str) -> int:
     return 2 * shape.parameters - once
 
 
-def kept_by_block(shape: Shape, size: int, kernel: str) -> int:
+def kept_by_block(shape: Shape, size: int, kernel: str, micro_batch: int) -> int:
     """Bytes that one block keeps for the backward pass, for each token.
 
     Args:
         size: bytes of an activation: 4 in float32, 2 in bfloat16.
-        kernel: all but ``reference`` and a masked ``sdpa`` keep queries, keys, values and what they give, no scores.
+        kernel: queries, keys, values and what they give are kept; ``reference``, ``banded`` where they are small, and a
+            masked ``sdpa`` keep scores too.
     """
     queries, keys = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
-    norm = 2 * FLOAT32 * shape.width + size * shape.width  # input and normalised input; what the matrices take
+    norm = 2 * size * shape.width  # what is normed, and what the matrices take
     attention = size * (2 * queries + 2 * keys)
     feed_forward = size * 4 * shape.hidden  # gate, its SiLU, up, their product
     scores = 0
     if kernel == "reference":  # keys and values for every head, probabilities in float32 and in the activations' type
         scores = size * 2 * (queries - keys)
         scores += shape.heads * shape.context * (FLOAT32 if size == FLOAT32 else FLOAT32 + size)
+    if kernel == "banded":
+        probabilities = size * shape.heads * scores_formed(shape.context, 0, shape.window)
+        scores = probabilities // shape.context if micro_batch * probabilities <= KEPT_BYTES else 0
     return 2 * norm + attention + feed_forward + scores
 
 
@@ -156,11 +161,12 @@ def step_memory(
     copies = 0 if size == FLOAT32 else size * (kept_matrices + head)
     if sharded > 1:  # the root's weights and gradients, two blocks' weights, one's gradients on the way out
         copies += 2 * FLOAT32 * shape.outside + 4 * FLOAT32 * shape.block_matrices
-    activations = tokens * shape.layers * kept_by_block(shape, size, kernel)
+    block = kept_by_block(shape, size, kernel, micro_batch)
+    activations = tokens * shape.layers * block
     if recompute != "none":  # and one block at a time is whole
         kept = size * shape.width + (products_of_block(shape, size) if recompute == "selective" else 0)
-        activations = tokens * (shape.layers * kept + kept_by_block(shape, size, kernel))
-    activations += tokens * (2 * FLOAT32 + size) * shape.width  # of the last norm
+        activations = tokens * (shape.layers * kept + block)
+    activations += tokens * 2 * size * shape.width  # of the last norm
     if kernel == "sdpa" and (shape.slopes or shape.window is not None):  # each layer's mask or bias
         activations += shape.layers * size * shape.context**2 * (shape.heads if shape.slopes else 1)
     return Memory(
@@ -169,7 +175,7 @@ def step_memory(
         optimizer=share(moments(shape, optimizer)),
         copies=copies,
         activations=activations,
-        logits=FLOAT32 * shape.vocabulary * 3 * chunk,
+        logits=(2 * FLOAT32 + (size if size != FLOAT32 else 0)) * shape.vocabulary * chunk,
     )
 
 

@@ -21,6 +21,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from lab.base.errors import UserError
+from lab.model.elementwise import Rotation
 
 
 class PositionEncoding(nn.Module):
@@ -95,18 +96,7 @@ class RoPE(PositionEncoding):
 
     def rotate(self, query: Tensor, key: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
         cosines, sines = self.table[:, positions]
-        return rotate_halves(query, cosines, sines), rotate_halves(key, cosines, sines)
-
-
-def rotate_halves(
-    vectors: Float[Tensor, "batch heads time head_dim"],
-    cosines: Float[Tensor, "time half"],
-    sines: Float[Tensor, "time half"],
-) -> Float[Tensor, "batch heads time head_dim"]:
-    """Turn each pair (i, i + head_dim/2) by its angle; computed in at least float32, returned in the given type."""
-    first, second = vectors.chunk(2, dim=-1)
-    turned = torch.cat((first * cosines - second * sines, second * cosines + first * sines), dim=-1)
-    return turned.to(vectors.dtype)
+        return Rotation.apply(query, cosines, sines), Rotation.apply(key, cosines, sines)
 
 
 class ALiBi(PositionEncoding):

@@ -162,6 +162,7 @@ class Measure(Settings, ABC):
         needs_gradients: False: it is called in inference mode.
         pooled: the mean over documents weighs each token alike, not each document.
         same_targets: its lengths are amounts of left context of the same targets, so that an effective context follows.
+        answers: its verdicts are the answer that a comparison begins with.
         shows_shortest: its shortest length is told beside its longest where there is room for few.
         detail: name of the table that :meth:`details` gives, "" for none.
     """
@@ -176,6 +177,7 @@ class Measure(Settings, ABC):
     needs_gradients: ClassVar[bool] = False
     pooled: ClassVar[bool] = False
     same_targets: ClassVar[bool] = False
+    answers: ClassVar[bool] = False
     shows_shortest: ClassVar[bool] = False
     detail: ClassVar[str] = ""
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 
 from lab.base.parts import build
 from lab.data.settings import EvaluationSettings
@@ -18,7 +19,7 @@ def score_runs(
     measures: Mapping[str, Measure],
     evaluation: EvaluationSettings,
     device: str,
-    checkpoint: str | int = "last",
+    checkpoint: str | int | Mapping[Path, int] = "last",
     check: Callable[[str], None] = lambda before: None,
     dtype: str = "float32",
 ) -> list[tuple[str, int]]:
@@ -26,6 +27,7 @@ def score_runs(
 
     Args:
         measures: by name.
+        checkpoint: of all runs, or the step of each by its path.
         evaluation: the documents to score; without a corpus the test split of each run's own.
         dtype: that the decoders compute in.
 
@@ -36,7 +38,7 @@ def score_runs(
         UserError: as :func:`lab.observe.scoring.score_run`, :func:`step_of`; anything that can be known beforehand is
             told before the first is scored.
     """
-    steps = [step_of(run, checkpoint) for run in runs]
+    steps = [checkpoint[run.path] if isinstance(checkpoint, Mapping) else step_of(run, checkpoint) for run in runs]
     sources = sources_of(runs, evaluation)
     for run, (_, source) in zip(runs, sources, strict=True):
         for measure in measures.values():

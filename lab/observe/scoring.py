@@ -84,6 +84,12 @@ def rows_of(
     return chosen
 
 
+def clusters_of(run: Model, evaluation: str) -> str:
+    """What the clusters of an evaluation's documents are called: ``authors``."""
+    records = run.manifest.get("measured", {}).values()
+    return next((str(each["clusters"]) for each in records if each["evaluation"] == evaluation), "documents")
+
+
 def code_of(observer: Settings) -> str:
     """sha256 of the code that a measure's or study's numbers come from: the rooms that score, and its own file."""
     return digest_of_code(ROOMS, Path(inspect.getfile(type(observer))))

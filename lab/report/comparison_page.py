@@ -8,10 +8,16 @@ from matplotlib.figure import Figure
 
 from lab.base.files import make_folder
 from lab.base.tables import Row, write_table
+from lab.evidence.interval import COVERED, FEWEST_CLUSTERS, FEWEST_SEEDS
 from lab.observe.measure import measure_of, measures
 from lab.report.figures import contrast_figure, curve_figure, detail_figure, difference_figure, training_figure
 from lab.report.page import PageTable, Picture, Section, write_page
 from lab.report.pictures import save
+
+AT_EQUAL_LOSS = (
+    "At equal validation loss, descriptive: each run is read at the first kept step whose validation loss is at or "
+    "below the worst final one of its seed's runs, so the runs have seen different numbers of tokens (matched.csv)."
+)
 
 
 @dataclass(frozen=True)
@@ -20,11 +26,12 @@ class Compared:
 
     Attributes:
         statement: what is equal, what follows, what is allowed, in lines.
-        control, estimates, differences, seeds, curves, effective, details: see :class:`lab.runs.control.Control` and
-            :class:`lab.evidence.gather.Evidence`.
+        control, documents, estimates, differences, seeds, effective, curves, details: see
+            :class:`lab.runs.control.Control` and :class:`lab.evidence.gather.Evidence`.
         training: validation losses: variant, seed, tokens, validation_loss_nats.
         provenance: name, digest, commits, fingerprint of the blocks and command of each run.
         context: C in tokens.
+        matched: runs are read at equal validation loss, not at their last step.
     """
 
     factor: str
@@ -34,16 +41,18 @@ class Compared:
     control: list[Row]
     reference: str
     evaluations: list[str]
+    documents: list[Row]
     estimates: list[Row]
     differences: list[Row]
     seeds: list[Row]
-    curves: list[Row]
     effective: list[Row]
+    curves: list[Row]
     details: dict[str, list[Row]]
     training: list[Row]
     provenance: Sequence[tuple[str, ...]]
     command: str
     context: int
+    matched: bool = False
 
 
 def headline(differences: Sequence[Row], evaluation: str) -> list[Row]:
@@ -59,10 +68,11 @@ def headline(differences: Sequence[Row], evaluation: str) -> list[Row]:
 
 
 def number(value: float | None, digits: int = 3) -> str:
-    """A number as it is shown; what is not known says so."""
+    """A number as it is shown, without a sign if it is shown as zero; what is not known says so."""
     if value is None or value != value:
         return "not known"
-    return f"{value:.{digits}f}"
+    told = f"{value:.{digits}f}"
+    return told.removeprefix("-") if float(told) == 0 else told
 
 
 def interval(row: Row, digits: int = 3) -> str:
@@ -71,6 +81,13 @@ def interval(row: Row, digits: int = 3) -> str:
     if row["low"] == row["high"]:
         return "all equal"
     return "not known" if "not known" in (low, high) else f"{low} to {high}"
+
+
+def over(row: Row) -> str:
+    """What an interval speaks of: ``5 seeds, 12 authors (42 documents)``."""
+    seeds = f"{row['seeds']} seed{'s' * (row['seeds'] > 1)}{'' if row['over_seeds'] else ' (fixed)'}"
+    clusters = f"{row['clusters']} {row['clusters_told']}"
+    return f"{seeds}, {clusters}" + (f" ({row['documents']} documents)" if row["clusters_told"] != "documents" else "")
 
 
 def titled(evaluation: str) -> str:
@@ -98,13 +115,17 @@ def write_report(folder: Path, compared: Compared) -> None:
     for name, rows in tables.items():
         if rows:
             write_table(folder / f"{name}.csv", rows)
-    notices = [f"Allowed to differ beside {compared.factor}: {line}" for line in compared.allowed]
+    if compared.documents:
+        write_table(folder / "documents.csv.gz", compared.documents)
+    notices = [AT_EQUAL_LOSS] * compared.matched
+    notices += [f"Allowed to differ beside {compared.factor}: {line}" for line in compared.allowed]
     drawn = Drawing(folder, compared.allowed)
-    sections = [_verdicts(compared), *(_pictures(drawn, compared, evaluation) for evaluation in compared.evaluations)]
+    sections = [_answer(compared), _control(compared), _verdicts(compared)]
+    sections += [_pictures(drawn, compared, evaluation) for evaluation in compared.evaluations]
     drawn.add("training", training_figure(compared.training, compared.variants))
     caption = "Validation loss against tokens trained, a line a run"
     sections.append(Section("Training", pictures=[Picture("training", caption)]))
-    sections += [_control(compared), *_details(compared), _made_with(compared)]
+    sections += [*_details(compared), _made_with(compared)]
     title = f"{len(compared.variants)} variants that differ in {compared.factor}"
     write_page(folder, title, notices, sections)
 
@@ -122,6 +143,46 @@ class Drawing:
         save(figure, self.folder / name, ("png",))
 
 
+def _answer(compared: Compared) -> Section:
+    """What the comparison says, and one matrix: each variant's numbers on the first set of documents."""
+    evaluation = next((each for each in compared.evaluations if each != "none"), compared.evaluations[0])
+    asked = {measure.label() for measure in measures() if measure.answers}
+    rows = headline(compared.differences, evaluation)
+    points = [row["verdict"] for row in rows if row["measure"] in asked] or [row["verdict"] for row in rows]
+    shown = list(dict.fromkeys((row["measure"], row["length_tokens"], row["length_told"]) for row in rows))
+    judged = {(row["measure"], row["length_tokens"], row["variant"]): row for row in rows}
+    effective = [row for row in compared.effective if row["evaluation"] == evaluation]
+    lines = []
+    for name in compared.variants:
+        cells = []
+        for measure, length, _ in shown:
+            mean = next(
+                (
+                    row["mean"]
+                    for row in compared.estimates
+                    if (row["evaluation"], row["measure"], row["length_tokens"]) == (evaluation, measure, length)
+                    and row["variant"] == name
+                    and row.get("seed") is None
+                ),
+                None,
+            )
+            cells.append(number(mean) + sign(judged.get((measure, length, name))))
+        if effective:
+            cells.append("; ".join(dict.fromkeys(row["told"] for row in effective if row["variant"] == name)))
+        lines.append((name, *cells))
+    columns = ["variant", *(f"{measure}, {told}" for measure, _, told in shown)]
+    columns += ["effective context"] * bool(effective)
+    told = f"Each variant on {titled(evaluation)}; - better, + worse than {compared.reference}, over seeds and clusters"
+    return Section("In short", points=points, tables=[PageTable(columns, lines, told, "estimates.csv")])
+
+
+def sign(difference: Row | None) -> str:
+    """Whether a difference over seeds is real: ``-`` better, ``+`` worse, nothing if nobody can tell."""
+    if difference is None or not difference["over_seeds"] or " than " not in difference["verdict"]:
+        return ""
+    return " -" if difference["mean"] < 0 else " +"
+
+
 def _verdicts(compared: Compared) -> Section:
     """The verdict table of each set of documents, and each variant's effective context."""
     tables = []
@@ -132,21 +193,21 @@ def _verdicts(compared: Compared) -> Section:
             continue
         tables.append(
             PageTable(
-                ("measure", "length (tokens)", "verdict", "documents", "seeds", "noise floor", "measured coverage"),
+                ("measure", "length (tokens)", "verdict", "over", "noise floor", "coverage in simulation"),
                 [
                     (
                         row["measure"],
                         row["length_told"],
                         row["verdict"],
-                        str(row["documents"]),
-                        str(row["seeds"]),
+                        over(row),
                         "one seed" if row["noise_floor"] is None else number(row["noise_floor"]),
-                        "" if row["coverage"] is None else f"{100 * row['coverage']:.0f} %",
+                        "" if row["coverage"] is None else f"{row['coverage']:.0%} (widened {row['widened']:.2f}x)",
                     )
                     for row in rows
                 ],
                 f"{titled(evaluation)}: verdicts against {compared.reference}",
                 "all differences: differences.csv; seed by seed: seeds.csv",
+                folded=True,
             )
         )
         if effective:
@@ -166,12 +227,15 @@ def _verdicts(compared: Compared) -> Section:
             )
     paragraphs = (
         "Lower is better everywhere: losses in nats per token, or the share of keys not found. A difference is between "
-        "means over the same documents; its interval is a 95 % studentised bootstrap over documents, the seeds' runs "
-        "averaged (from five seeds on, over seeds too). p-values are corrected by Holm over all differences of one "
-        "measure on one set of documents. The noise floor is the largest difference between two seeds of one of the "
-        "two variants. With fewer than 40 documents the interval's measured coverage is told: its nominal one is 95 %.",
+        "means over the same documents of the same seeds. Its 95 % interval takes seeds and clusters of documents "
+        "(authors, or the works of one author) as crossed random effects, and so speaks of other seeds and other "
+        f"authors; of fewer than {FEWEST_SEEDS} seeds it speaks of these runs alone and says so, and of fewer than "
+        f"{FEWEST_CLUSTERS} clusters there is none. It is widened until it covers {COVERED:.0%} of simulated samples "
+        "of its design, normal, heavy-tailed or skewed, whatever share of the variance is the authors'. p-values are "
+        "corrected by Holm over all differences of one measure on one set of documents. The noise floor is the largest "
+        "difference between two seeds of one of the two variants.",
     )
-    return Section("Verdict", paragraphs, tables)
+    return Section("Verdicts", paragraphs, tables=tables)
 
 
 def _pictures(drawn: Drawing, compared: Compared, evaluation: str) -> Section:
@@ -221,13 +285,16 @@ def _control(compared: Compared) -> Section:
         lines.append((key, kind if kind != "follows" else f"follows from {compared.factor}", told))
     return Section(
         "Control",
-        compared.statement,
-        [
-            PageTable(("key", "kind", "values"), lines, "What differs between the runs", "control.csv, run by run"),
+        points=compared.statement,
+        tables=[
+            PageTable(
+                ("key", "kind", "values"), lines, "What differs between the runs", "control.csv, run by run", True
+            ),
             PageTable(
                 ("key", "value in all runs"),
                 [(row["key"], row["value"][:80]) for row in equal],
                 "What is equal in all runs",
+                folded=True,
             ),
         ],
     )
@@ -264,7 +331,12 @@ def _details(compared: Compared) -> list[Section]:
             "noise floor",
         )
         if lines:
-            sections.append(Section(f"All differences: {titled(evaluation)}", tables=[PageTable(columns, lines)]))
+            sections.append(
+                Section(
+                    f"All differences: {titled(evaluation)}",
+                    tables=[PageTable(columns, lines, "Every measure and length", folded=True)],
+                )
+            )
     return sections
 
 
@@ -273,6 +345,6 @@ def _made_with(compared: Compared) -> Section:
     return Section(
         "How this was made",
         ["Digests name what decides a run's numbers; its whole configuration is in its config.yaml."],
-        [PageTable(("run", "digest", "commit", "blocks", "command"), compared.provenance, "Runs")],
+        tables=[PageTable(("run", "digest", "commit", "blocks", "command"), compared.provenance, "Runs", folded=True)],
         code=[compared.command],
     )

@@ -11,19 +11,21 @@ from matplotlib.ticker import MaxNLocator
 from lab.base.tables import Row
 from lab.observe.measure import Measure
 from lab.observe.study import Lines
-from lab.report.pictures import COLOURS, STYLES
+from lab.report.pictures import style_of
 
 HIGHEST_PERPLEXITY = 1e5
+OVER_SEEDS = "95 % interval over seeds and documents' clusters"
+FIXED_SEEDS = "95 % interval over documents' clusters, these seeds"
 
 
 def curve_figure(rows: Sequence[Row], measure: type[Measure], variants: Sequence[str], context: int) -> Figure:
     """A measure's curve for each variant, or for one run, with a band and the window's edge.
 
-    The band is the range over seeds, or, of one seed, the 95 % interval over documents: what ``low`` and ``high`` say.
+    The band is the 95 % interval that ``low`` and ``high`` say, over seeds too or over the documents' clusters alone.
     Neighbouring points far along the axis are shown as one; the table has all.
 
     Args:
-        rows: of one set of documents with measure, line, variant, tokens, mean, low, high, seeds.
+        rows: of one set of documents with measure, line, variant, tokens, mean, low, high, over_seeds.
         context: C in tokens.
 
     Raises:
@@ -35,7 +37,7 @@ def curve_figure(rows: Sequence[Row], measure: type[Measure], variants: Sequence
     figure = Figure(figsize=(7, 4.2), layout="constrained")
     axes = figure.subplots()
     bands: set[str] = set()
-    for index, name in enumerate(variants):
+    for name in variants:
         own = sorted(
             (row for row in rows if row["line"] == measure.label() and row["variant"] == name),
             key=lambda row: float(row["tokens"]),
@@ -48,12 +50,12 @@ def curve_figure(rows: Sequence[Row], measure: type[Measure], variants: Sequence
         )
         if curve.perplexity:
             mean, low, high = (np.exp(np.minimum(values, np.log(HIGHEST_PERPLEXITY))) for values in (mean, low, high))
-        colour, style = COLOURS[index % len(COLOURS)], STYLES[index % len(STYLES)]
+        colour, style = style_of(name, variants)
         marker = "o" if len(tokens) < 20 else ""
         axes.plot(tokens, mean, style, color=colour, label=name, linewidth=1.6, marker=marker, markersize=3)
         if np.isfinite(low).all() and (high > low).any():
             axes.fill_between(tokens, low, high, color=colour, alpha=0.15, linewidth=0)
-            bands.add("range over seeds" if own[0]["seeds"] > 1 else "95 % interval over documents")
+            bands.add(OVER_SEEDS if own[0]["over_seeds"] else FIXED_SEEDS)
     edge(axes, context)
     axes.set_xscale("log", base=2)
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:.0f}")
@@ -200,15 +202,16 @@ def training_figure(curves: Sequence[Row], variants: Sequence[str]) -> Figure:
     """Validation loss against tokens trained, a line a run; rows with variant, seed, tokens, validation_loss_nats."""
     figure = Figure(figsize=(7, 4.2), layout="constrained")
     axes = figure.subplots()
-    for index, name in enumerate(variants):
+    for name in variants:
+        colour, style = style_of(name, variants)
         of_variant = [row for row in curves if row["variant"] == name]
         for number, seed in enumerate(dict.fromkeys(row["seed"] for row in of_variant)):
             rows = [row for row in of_variant if row["seed"] == seed]
             axes.plot(
                 [row["tokens"] / 1e6 for row in rows],
                 [row["validation_loss_nats"] for row in rows],
-                STYLES[index % len(STYLES)],
-                color=COLOURS[index % len(COLOURS)],
+                style,
+                color=colour,
                 linewidth=1,
                 label=None if number else name,
             )
@@ -224,7 +227,7 @@ def difference_figure(differences: Sequence[Row], variants: Sequence[str], unit:
     figure = Figure(figsize=(6, 0.38 * len(differences) + 1.1), layout="constrained")
     axes = figure.subplots()
     for line, row in enumerate(differences):
-        colour = COLOURS[list(variants).index(row["variant"]) % len(COLOURS)]
+        colour, _ = style_of(row["variant"], variants)
         axes.plot([row["low"], row["high"]], [line, line], "|-", color=colour, linewidth=1.6)
         axes.plot(row["mean"], line, "o", color=colour)
         if row["least_of_seeds"] is not None and row["seeds"] > 1:
@@ -233,6 +236,7 @@ def difference_figure(differences: Sequence[Row], variants: Sequence[str], unit:
     axes.set_yticks(range(len(differences)), [row["variant"] for row in differences])
     axes.invert_yaxis()
     axes.xaxis.set_major_locator(MaxNLocator(5))
-    axes.set_xlabel(f"minus {differences[0]['reference']} ({unit}); 95 % interval, grey: range over seeds")
+    told = OVER_SEEDS if differences[0]["over_seeds"] else FIXED_SEEDS
+    axes.set_xlabel(f"minus {differences[0]['reference']} ({unit}); {told}; grey: range over seeds", fontsize=8)
     axes.grid(alpha=0.25, axis="x")
     return figure

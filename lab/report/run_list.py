@@ -1,41 +1,103 @@
 """The list of a folder's runs: how far each is, and what SLURM does with it; and removing runs."""
 
 import csv
+import os
 import sys
+import time
+from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from rich.console import Console
-from rich.table import Table
-
+from lab.base.commandline import lines_of
+from lab.base.console import Console, Table
 from lab.base.errors import UserError
+from lab.base.files import bytes_in, dangling, open_stored, refuse_link
+from lab.base.shown import plain
 from lab.cluster.queue import Queued, jobs_of_user, request_of
 from lab.runs.derived import Derived
+from lab.runs.environment import hardware
 from lab.runs.lock import holder
 from lab.runs.run import Run
 
+LONGEST_LINE = 2**16  # bytes of a table's line
 COLUMNS = ("step", "of tokens", "loss", "tokens/s", "MB", "last checkpoint")
 JOB_COLUMNS = ("job", "job's state", "time left")
 
 
-def runs_in(folder: Path) -> list[Run]:
-    """The run directories of a folder by name. Raises UserError if there is no such folder."""
-    if not folder.is_dir():
-        raise UserError(f"{folder}: not a folder; name the folder that holds the runs")
-    return [Run(path.parent) for path in sorted(folder.glob("*/manifest.json"))]
+class Chosen(NamedTuple):
+    """Which runs of a folder are meant: those whose name fits a pattern, and of these perhaps only those trained on
+    another kind of machine than this one."""
+
+    folder: Path
+    match: str = "*"
+    elsewhere: bool = False
+
+
+def runs_in(chosen: Chosen) -> list[Run]:
+    """The chosen run directories by name. Raises UserError if there is no such folder."""
+    if (link := dangling(chosen.folder)) is not None:
+        raise UserError(f"{link} is a link to {os.readlink(link)}, which is not there: name the folder with the runs")
+    if not chosen.folder.is_dir():
+        raise UserError(f"{chosen.folder}: not a folder; name the folder that holds the runs")
+    runs = [Run(path.parent) for path in sorted(chosen.folder.glob("*/manifest.json"))]
+    runs = [run for run in runs if fnmatch(run.path.name, chosen.match)]
+    return [run for run in runs if was_elsewhere(run)] if chosen.elsewhere else runs
+
+
+def was_elsewhere(run: Run) -> bool:
+    """Whether an attempt of a run was on another kind of machine than this one, whatever the number of threads."""
+    try:
+        attempts = run.manifest.get("attempts", [])
+    except UserError:
+        return False
+    here = {key: value for key, value in hardware().items() if key != "threads"}
+    found = [each.get("hardware", {}) for each in attempts]
+    return any({key: value for key, value in each.items() if key != "threads"} != here for each in found)
+
+
+def watch(chosen: Chosen, verify: bool, seconds: float) -> None:
+    """Print the list every so many seconds. Raises UserError for no time at all."""
+    if not seconds > 0:
+        raise UserError(f"--watch is {seconds:g}: give seconds above 0")
+    while True:
+        if sys.stdout.isatty():
+            print("\033[H\033[2J", end="")
+        show(chosen, verify)
+        sys.stdout.flush()
+        time.sleep(seconds)
 
 
 def last_row(path: Path) -> dict[str, str]:
-    """The last whole row of a table; empty if there is none."""
-    if not path.exists():
+    """The last whole row of a table, of which only the beginning and the end are read; empty if there is none.
+
+    Raises:
+        UserError: it cannot be read, or is no table.
+    """
+    try:
+        with open_stored(path) as file:
+            header = file.readline(LONGEST_LINE)
+            file.seek(max(len(header), file.seek(0, os.SEEK_END) - LONGEST_LINE))
+            lines = file.read(LONGEST_LINE).decode(errors="replace").split("\n")[:-1]  # what is whole of it
+        rows = [
+            dict(zip(names, each, strict=False))
+            for names in csv.reader([header.decode(errors="replace")])
+            for each in csv.reader(lines)
+            if len(each) == len(names)
+        ]
+    except FileNotFoundError:
         return {}
-    rows = [row for row in csv.DictReader(path.read_text(encoding="utf-8").splitlines()) if None not in row.values()]
+    except (OSError, ValueError, csv.Error) as error:
+        raise UserError(f"{path} cannot be read ({error}); restore it, or leave the run out") from None
     return rows[-1] if rows else {}
 
 
-def size_of(folder: Path) -> int:
-    """Bytes of all files in a folder."""
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+def number_in(row: dict[str, str], column: str, path: Path) -> float:
+    """A number of a table's row. Raises UserError if there is none."""
+    try:
+        return float(row[column])
+    except (KeyError, ValueError):
+        found = plain(row[column])[:40] if column in row else "nothing"
+        raise UserError(f"{path} has {found} as {column}, where a number should be; restore it") from None
 
 
 def describe(run: Run, verify: bool) -> dict[str, Any]:
@@ -52,15 +114,16 @@ def describe(run: Run, verify: bool) -> dict[str, Any]:
     if checkpoints:
         step, _, _, broken = checkpoints[-1]
         checkpoint = f"{step}, broken: {broken}" if broken else f"{step}, {'verified' if verify else 'complete'}"
-    tokens = int(metrics.get("tokens") or 0)
+    of_metrics, of_timing = run.path / "metrics.csv", run.path / "timing.csv"
+    tokens = number_in(metrics, "tokens", of_metrics) if metrics else 0
     return {
         "run": run.path.name,
         "state": state if state == "finished" else (f"running ({running})" if running else "interrupted"),
-        "step": metrics.get("step", "0"),
+        "step": f"{number_in(metrics, 'step', of_metrics):.0f}" if metrics else "0",
         "of tokens": f"{100 * tokens / manifest['tokens']:.0f} %",
-        "loss": f"{float(metrics['loss_nats']):.3f}" if metrics else "-",
-        "tokens/s": f"{float(timing['tokens_per_second']):,.0f}" if timing else "-",
-        "MB": f"{size_of(run.path) / 1e6:,.1f}",
+        "loss": f"{number_in(metrics, 'loss_nats', of_metrics):.3f}" if metrics else "-",
+        "tokens/s": f"{number_in(timing, 'tokens_per_second', of_timing):,.0f}" if timing else "-",
+        "MB": f"{bytes_in(run.path) / 1e6:,.1f}",
         "last checkpoint": checkpoint,
     }
 
@@ -76,7 +139,7 @@ def describe_derived(run: Derived) -> dict[str, Any]:
         "of tokens": "-",
         "loss": "-",
         "tokens/s": "-",
-        "MB": f"{size_of(run.path) / 1e6:,.1f}",
+        "MB": f"{bytes_in(run.path) / 1e6:,.1f}",
         "last checkpoint": "its parent's",
     }
 
@@ -111,10 +174,11 @@ def print_whole(table: Table) -> None:
     Console(width=Console(width=1000).measure(table).maximum).print(table)
 
 
-def show(folder: Path, verify: bool) -> None:
+def show(chosen: Chosen, verify: bool) -> None:
     """Print the list."""
+    folder = chosen.folder
     jobs = {job.id: job for job in jobs_of_user() or []}
-    runs = runs_in(folder) if folder.is_dir() or not not_begun(folder, jobs, set()) else []
+    runs = runs_in(chosen) if folder.is_dir() or not not_begun(folder, jobs, set()) else []
     known = {number for run in runs if (number := job_of_run(run)) is not None}
     with_jobs = bool(jobs and known)
     table = Table("run", "state", title=str(folder), title_justify="left")
@@ -125,8 +189,8 @@ def show(folder: Path, verify: bool) -> None:
         try:
             cells = [*describe(run, verify).values()]
             table.add_row(*cells, *(describe_job(job_of_run(run), jobs) if with_jobs else ()))
-        except UserError as error:
-            damaged.append(str(error))
+        except Exception as error:  # whatever an entry holds, the others are listed
+            damaged += lines_of(error) or [f"{run.path} cannot be listed ({type(error).__name__}: {error})"]
     print_whole(table)
     if waiting := not_begun(folder, jobs, known):
         # What they have in common is told once.
@@ -141,15 +205,23 @@ def show(folder: Path, verify: bool) -> None:
             table.add_row(*describe_job(number, jobs), " ".join(own))
         print_whole(table)
     for line in damaged:
-        print(line, file=sys.stderr)
+        print(plain(line), file=sys.stderr)
 
 
-def remove(folder: Path, names: list[str], sure: bool) -> None:
-    """Delete runs by name, after asking. Raises UserError, deleting none, if one does not exist or is being trained."""
-    runs = {run.path.name: run for run in runs_in(folder)}
+def remove(chosen: Chosen, names: list[str], sure: bool) -> None:
+    """Delete runs by name, without names all chosen, after asking. Raises UserError, deleting none, if one does not
+    exist or is being trained."""
+    folder = chosen.folder
+    runs = {run.path.name: run for run in runs_in(chosen)}
+    if not names:
+        names = list(runs)
+    if not names:
+        print(f"{folder} has no such run: nothing was removed")
+        return
     for name in names:
         if name not in runs:
             raise UserError(f"{folder / name} is not a run directory; python -m lab.status {folder} lists them")
+        refuse_link(runs[name].path)
         running = holder(runs[name].path)
         if running:
             raise UserError(f"{folder / name} is being trained by {running}; stop it first")
@@ -158,16 +230,16 @@ def remove(folder: Path, names: list[str], sure: bool) -> None:
         if left:
             raise UserError(f"{folder / name} holds the weights of {', '.join(left)}: remove these first, or with it")
     names = derived_first(runs, names)
-    total = sum(size_of(runs[name].path) for name in names)
+    total = sum(bytes_in(runs[name].path) for name in names)
     if not sure:
-        print(f"remove {', '.join(names)} ({total / 1e6:,.1f} MB)? [y/N] ", end="", flush=True)
+        print(f"remove {', '.join(map(plain, names))} ({total / 1e6:,.1f} MB)? [y/N] ", end="", flush=True)
         if sys.stdin.readline().strip().lower() not in ("y", "yes"):
             print("nothing was removed")
             return
     for name in names:
         with runs[name].locked():
             runs[name].delete()
-        print(f"removed {folder / name}")
+        print(f"removed {plain(folder / name)}")
 
 
 def derived_first(runs: dict[str, Run], names: list[str]) -> list[str]:

@@ -3,9 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.table import Table
-
+from lab.base.console import Console, Table
 from lab.base.tables import Row, write_table
 from lab.evidence.quantities import curves, overview
 from lab.observe.measure import measures

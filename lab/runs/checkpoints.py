@@ -16,18 +16,19 @@ import json
 import logging
 import os
 import re
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
 from lab.base.errors import UserError
 from lab.base.failpoints import point
-from lab.base.files import sha256_of, unwritable
+from lab.base.files import bytes_in, discard, open_new, read_text, refuse_link, sha256_of, unwritable
+from lab.base.interruption import unbroken
 from lab.runs.states import pack, unpack
 
 LOG = logging.getLogger("lab.runs.checkpoints")
@@ -44,23 +45,33 @@ class Checkpoint:
     files: tuple[str, ...] = FILES
 
     def weights(self) -> dict[str, Tensor]:
-        """The weights, by name."""
-        return load_file(self.path / "weights.safetensors")
+        """The weights, by name. Raises UserError if the file holds something else."""
+        return _tensors(self.path / "weights.safetensors")
 
     def state(self) -> Any:
-        """The rest of what was saved."""
-        packed = json.loads((self.path / "training.json").read_text(encoding="utf-8"))
-        return unpack(packed, load_file(self.path / "training.safetensors"))
+        """The rest of what was saved. Raises UserError as :meth:`weights`."""
+        path = self.path / "training.json"
+        tensors = _tensors(self.path / "training.safetensors")
+        try:
+            return unpack(json.loads(read_text(path)), tensors)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise _unreadable(path, error) from None
 
     def weights_digest(self) -> str:
-        """sha256 of the file of weights, as it was when it was written."""
-        listed = json.loads((self.path / "checkpoint.json").read_text(encoding="utf-8"))
-        return str(listed["files"]["weights.safetensors"]["sha256"])
+        """sha256 of the file of weights, as it was when it was written. Raises UserError if it is not told."""
+        path = self.path / "checkpoint.json"
+        try:
+            return str(json.loads(read_text(path))["files"]["weights.safetensors"]["sha256"])
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+            raise _unreadable(path, error) from None
 
     def flaw(self, verify: bool = True) -> str | None:
         """Why it cannot be used, or None. Without `verify` files are looked at, but not read."""
         try:
-            listed = json.loads((self.path / "checkpoint.json").read_text(encoding="utf-8"))
+            places = (self.path, *(self.path / name for name in (*self.files, "checkpoint.json")))
+            if linked := [each.name for each in places if each.is_symlink()]:
+                return f"{linked[0]} is a link"
+            listed = json.loads(read_text(self.path / "checkpoint.json"))
             if listed.pop("sha256") != _digest_of(listed) or listed["step"] != self.step:
                 return "checkpoint.json is damaged"
             if self.run and listed["run"] != self.run:
@@ -75,7 +86,7 @@ class Checkpoint:
             return f"{Path(error.filename).name} is missing"
         except OSError as error:
             return f"{error.filename} cannot be read: {(error.strerror or str(error)).lower()}"
-        except (ValueError, KeyError, TypeError, AttributeError):
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             return "checkpoint.json is damaged"
         return None
 
@@ -92,8 +103,9 @@ class Listed(NamedTuple):
 class Checkpoints:
     """The checkpoints in a folder, which need not exist yet, of the run with the digest `run` ("": of any).
 
-    The `keep_last` newest valid ones are kept, and those of every `keep_every`-th step. If there are `weights_only`,
-    nothing goes on from them.
+    The `keep_last` newest valid ones are kept, and those of every `keep_every`-th step. One that a signal has brought
+    about, between the steps of `every`, is kept until the next: a run that was stopped ends with those of one that was
+    not. If there are `weights_only`, nothing goes on from them.
     """
 
     def __init__(
@@ -103,12 +115,14 @@ class Checkpoints:
         keep_last: int = 2,
         keep_every: int | None = None,
         weights_only: bool = False,
+        every: int = 1,
     ) -> None:
         self.folder = folder
         self.run = run
         self.files = FILES[:1] if weights_only else FILES
         self.keep_last = keep_last
         self.keep_every = keep_every
+        self.every = every
         self._proven: set[int] = set()  # steps whose checksums this process has compared
 
     def path(self, step: int) -> Path:
@@ -127,6 +141,10 @@ class Checkpoints:
                 older one cannot be deleted.
             TypeError: the state holds what a checkpoint cannot; names the place.
         """
+        with unbroken():
+            return self._save(step, weights, state)
+
+    def _save(self, step: int, weights: Mapping[str, Tensor], state: Any) -> Path:
         packed, tensors = pack(state)
         contents = {
             "weights.safetensors": lambda: save(_apart(weights)),
@@ -135,6 +153,7 @@ class Checkpoints:
         }
         beside = self.folder / f".step={step:08d}.writing"
         try:
+            self._refuse_links()
             self.folder.mkdir(parents=True, exist_ok=True)
             self._clear()
             beside.mkdir()
@@ -152,7 +171,7 @@ class Checkpoints:
             point("before-rename")
             final = self.path(step)
             if not self._holds(step, listed):
-                if final.is_dir():
+                if os.path.lexists(final):
                     _set_aside(final)
                 os.rename(beside, final)
                 _sync_folder(self.folder)
@@ -163,7 +182,8 @@ class Checkpoints:
         except OSError as error:
             raise unwritable(Path(error.filename or beside), error) from None
         finally:
-            shutil.rmtree(beside, ignore_errors=True)
+            with contextlib.suppress(OSError):
+                discard(beside)
             tensors.clear()  # else these copies live until Python next looks for cycles
         return final
 
@@ -199,8 +219,8 @@ class Checkpoints:
         for each in self.all():
             flaw = each.flaw(verify)
             with contextlib.suppress(FileNotFoundError):  # the run that is training may delete it meanwhile
-                size = sum(file.stat().st_size for file in each.path.iterdir())
-                rows.append(Listed(each.step, each.path, size, flaw))
+                each.path.lstat()
+                rows.append(Listed(each.step, each.path, bytes_in(each.path), flaw))
         return rows
 
     def retain(self) -> None:
@@ -208,25 +228,34 @@ class Checkpoints:
 
         Broken ones do not count: after a run has gone back past them, they are newer than what it saves.
         """
+        self._refuse_links()
         valid = 0
         for checkpoint in reversed(self.all()):
-            if valid < self.keep_last:
+            between = checkpoint.step % self.every != 0 and valid > 0
+            if valid < self.keep_last and not between:
                 valid += self._is_valid(checkpoint)
-            elif self.keep_every is None or checkpoint.step % self.keep_every:
+            elif between or self.keep_every is None or checkpoint.step % self.keep_every:
                 _set_aside(checkpoint.path)
                 point("mid-removal")
                 self._clear()
 
     def forget_after(self, step: int) -> None:
         """Delete those of later steps, which a run that goes on after this one makes again, or does not come to."""
+        self._refuse_links()
         for checkpoint in self.all():
             if checkpoint.step > step:
                 _set_aside(checkpoint.path)
                 self._clear()
 
+    def _refuse_links(self) -> None:
+        """Raises UserError if what is deleted here would be elsewhere."""
+        refuse_link(self.folder.parent)
+        refuse_link(self.folder)
+
     def _named(self, pattern: str) -> list[Path]:
         paths = self.folder.iterdir() if self.folder.is_dir() else ()
-        return [path for path in paths if re.fullmatch(pattern, path.name) and path.is_dir()]
+        found = [path for path in paths if re.fullmatch(pattern, path.name, re.ASCII)]
+        return [path for path in found if path.is_dir() or path.is_symlink()]
 
     def all(self) -> list[Checkpoint]:
         """All checkpoints by step, broken ones too."""
@@ -245,12 +274,12 @@ class Checkpoints:
         present = self.checkpoint(step)
         if not present.path.is_dir() or present.flaw() is not None:
             return False
-        return bool(json.loads((present.path / "checkpoint.json").read_text(encoding="utf-8")) == listed)
+        return bool(json.loads(read_text(present.path / "checkpoint.json")) == listed)
 
     def _clear(self) -> None:
         """Remove what is set aside, and what a killed process has left."""
         for leftover in self._named(r"\.step=\d{8,}\.(writing|removing)"):
-            shutil.rmtree(leftover)
+            discard(leftover)
 
 
 def _set_aside(path: Path) -> None:
@@ -273,7 +302,7 @@ def _write_synced(path: Path, content: bytes) -> dict[str, Any]:
     """Write a file to the disk itself; its length and sha256."""
     half = len(content) // 2
     try:
-        with open(path, "wb") as file:
+        with open_new(path) as file:
             file.write(memoryview(content)[:half])
             if path.name == "weights.safetensors":
                 file.flush()
@@ -293,6 +322,18 @@ def _sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _tensors(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
+        raise _unreadable(path, error) from None
+
+
+def _unreadable(path: Path, error: Exception) -> UserError:
+    reason = "it is nested too deep" if isinstance(error, RecursionError) else " ".join(str(error).split())[:200]
+    return UserError(f"{path} is damaged ({reason}); restore it, or leave the run out")
 
 
 def _digest_of(listed: Mapping[str, Any]) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 from lab.base.errors import UserError
 from lab.base.settings import Settings
+from lab.base.shown import plain
 from lab.model.decoder import Decoder
 from lab.runs.checkpoints import Checkpoint
 from lab.runs.run import Model, extended, open_model
@@ -40,7 +41,7 @@ class Derived(Model):
         """One generation up."""
         origin, manifest = self.field("parent"), self.path / "manifest.json"
         name, wanted = origin["name"], origin["digest"]
-        if name in ("", ".", "..") or "\0" in name or Path(name).name != name or len(name.encode()) > 255:
+        if name in ("", ".", "..") or plain(name) != name or Path(name).name != name or len(name.encode()) > 255:
             raise UserError(f"{manifest} has a parent {name[:80]!r}, which is no run beside it; restore it")
         path = self.path.parent / name
         if path.is_symlink():

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lab.base.errors import UserError
+from lab.base.files import matching
 from lab.runs.run import Model, open_model
 
 
@@ -19,9 +20,10 @@ def runs_of(given: str | Sequence[str]) -> list[Model]:
         raise UserError("runs is empty: name run directories or a pattern of them")
     found: dict[Path, Model] = {}
     for pattern in patterns:
-        paths = sorted(Path(path) for path in glob.glob(pattern)) if glob.has_magic(pattern) else [Path(pattern)]
-        if glob.has_magic(pattern):
-            paths = [path for path in paths if (path / "manifest.json").exists()]
+        paths = [Path(pattern)]
+        # A path that is there goes before a pattern: brackets may stand in its name.
+        if glob.has_magic(pattern) and not paths[0].exists():
+            paths = [path for path in map(Path, matching(pattern)) if (path / "manifest.json").exists()]
         if not paths:
             raise UserError(f"{pattern}: no run directory there; python -m lab.status lists runs")
         for path in paths:

@@ -18,14 +18,18 @@ from pathlib import Path
 from typing import TextIO
 
 from lab.base.errors import UserError
-from lab.base.files import unwritable
+from lab.base.files import make_folder, open_new, open_own, open_stored, read_text, unwritable
+from lab.base.shown import plain
+from lab.cluster.queue import restarts_of
 
 HEARTBEAT_SECONDS = 30.0
+LARGEST = 2**16  # bytes of a lock file
 MISSED = 4  # heartbeats after which the holder on another machine counts as dead
 
 
 def lock_path(run: Path) -> Path:
-    """Beside the run, which may not exist yet and may be deleted."""
+    """Beside the run, which may not exist yet and may be deleted; of a link, beside the run that it leads to."""
+    run = run.resolve() if run.is_symlink() else run
     return run.parent / f".{run.name}.lock"
 
 
@@ -37,11 +41,14 @@ def hold(run: Path, heartbeat_seconds: float = HEARTBEAT_SECONDS) -> Iterator[No
         UserError: another process holds it (names process, host and job), or the lock file cannot be written.
     """
     path = lock_path(run)
+    make_folder(run.parent)
     try:
-        run.parent.mkdir(parents=True, exist_ok=True)
-        file = open(path, "a+", encoding="utf-8")  # noqa: SIM115 closed below
+        file = os.fdopen(open_own(path, os.O_RDWR | os.O_APPEND), "a+", encoding="utf-8")
     except OSError as error:
         raise unwritable(path, error) from None
+    if os.fstat(file.fileno()).st_nlink > 1:  # emptied, it would be empty under its other name, too
+        file.close()
+        raise UserError(f"{path} has another name elsewhere (a hard link): delete it, if no process trains the run")
 
     def forget() -> None:
         # A forked child shares the lock: it would outlive a killed holder in the workers that prepare data. The number
@@ -81,7 +88,7 @@ def holder(run: Path) -> str | None:
     """Who holds a run now, or None."""
     path = lock_path(run)
     try:
-        with open(path, encoding="utf-8") as file:
+        with open_stored(path) as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
             return _alive_elsewhere(path, HEARTBEAT_SECONDS)
     except BlockingIOError:
@@ -121,14 +128,16 @@ def _beat(path: Path, stop: threading.Event, seconds: float) -> None:
 
 def _read(path: Path) -> dict[str, object]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(read_text(path, LARGEST))
         return content if isinstance(content, dict) else {}
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
 
 
 def _told(content: dict[str, object]) -> str:
-    return "process {} on {}, job {}".format(*(content.get(key, "unknown") for key in ("process", "host", "job")))
+    told = (content.get(key, "unknown") for key in ("process", "host", "job"))
+    words = [plain(each)[:80] if isinstance(each, int | str) else "unknown" for each in told]
+    return "process {} on {}, job {}".format(*words)
 
 
 def _alive_elsewhere(path: Path, heartbeat_seconds: float) -> str | None:
@@ -140,22 +149,22 @@ def _alive_elsewhere(path: Path, heartbeat_seconds: float) -> str | None:
     if content.get("job") == os.environ.get("SLURM_JOB_ID") and isinstance(restarts, int) and restarts < _restarts():
         return None  # this job before it was requeued: SLURM has seen to its end
     age = _age(path)
-    left = MISSED * heartbeat_seconds - age
-    if left <= 0:
+    longest = MISSED * heartbeat_seconds
+    if abs(age) >= longest:  # a date so far ahead is of no heart that beats now
         return None
-    return f"{_told(content)}: it was alive {age:.0f} s ago; if it is dead, wait {left:.0f} s"
+    return f"{_told(content)}: it was alive {max(0, age):.0f} s ago; if it is dead, wait {longest - age:.0f} s"
 
 
 def _restarts() -> int:
     """How often this process's SLURM job was requeued."""
-    return int(os.environ.get("SLURM_RESTART_COUNT") or 0)
+    return restarts_of(os.environ)
 
 
 def _age(path: Path) -> float:
     """Seconds since the file was touched, by the file system's own clock: those of two machines may differ."""
     probe = path.with_name(f"{path.name}.{os.getpid()}")
     try:
-        probe.touch()
+        open_new(probe).close()
         return probe.stat().st_mtime - path.stat().st_mtime
     finally:
         probe.unlink(missing_ok=True)

@@ -13,13 +13,14 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, with_confi
 from typing_extensions import TypedDict
 
 from lab.base.errors import UserError
-from lab.base.files import write_whole
+from lab.base.files import read_text, write_whole
 from lab.runs.identity import FORMAT
 
+LARGEST = 2**27  # bytes of a manifest
 DEEPEST = 200  # mappings in mappings; a generation of children adds two
 STRICT = ConfigDict(strict=True)
 Count = Annotated[int, Field(ge=0)]
-Positive = Annotated[int, Field(ge=1)]
+Positive = Annotated[int, Field(ge=1, lt=2**63)]
 Mappings = list[dict[str, Any]]
 
 
@@ -42,23 +43,123 @@ class Proof(TypedDict):
 
 
 @with_config(STRICT)
+class Job(TypedDict):
+    """The SLURM job of an attempt."""
+
+    id: str
+    cluster: str
+    restarts: Count
+
+
+@with_config(STRICT)
+class Code(TypedDict, total=False):
+    """The code of an attempt."""
+
+    sha256: str
+    commit: str
+    changed: bool
+
+
+@with_config(STRICT)
+class Attempt(TypedDict, total=False):
+    """One process that trained the run, or the ranks of one."""
+
+    first_step: Positive
+    command: str
+    job: Job | None
+    code: Code
+    python: str
+    packages: dict[str, str]
+    hardware: dict[str, Any]
+    kernel: str
+    ranks: Positive
+    strategy: str
+    allowed: list[str]
+
+
+@with_config(STRICT)
+class Corpus(TypedDict):
+    """The corpus in an identity."""
+
+    digest: str
+
+
+@with_config(STRICT)
+class Data(TypedDict):
+    """The data in an identity."""
+
+    corpus: Corpus
+
+
+@with_config(STRICT)
+class Start(TypedDict):
+    """The start of a child in its identity."""
+
+    parent: dict[str, Any]
+    step: Positive
+    data: str
+
+
+@with_config(STRICT)
+class Identity(TypedDict, total=False):
+    """What of an identity is read by name; that it fits config.yaml, a check of the run tells."""
+
+    data: Data
+    tokenizer: Corpus
+    scale: dict[str, Any]
+    model: dict[str, Any]
+    start: Start
+    extensions: Mappings
+    extension: dict[str, Any]
+
+
+@with_config(STRICT)
+class Blocks(TypedDict):
+    """The blocks that a finished run was trained on."""
+
+    count: Count
+    fingerprint: str
+
+
+@with_config(STRICT)
+class Measured(TypedDict):
+    """What the rows of one measure were made with."""
+
+    setting: str
+    evaluation: str
+    step: Count
+    precision: str
+    measure: str
+    settings: dict[str, Any]
+    clusters: str
+    code: str
+    python: str
+    packages: dict[str, str]
+    hardware: dict[str, Any]
+    kernel: str
+
+
+@with_config(STRICT)
 class Fields(TypedDict, total=False):
     """What may stand in a manifest; others are let pass."""
 
     kind: Literal["derived"]
     digest: str
-    identity: dict[str, Any]
+    identity: Identity
     state: str
     tokens: Positive
     first_block: Count
     initial_weights: dict[str, str]
-    attempts: Annotated[Mappings, Field(min_length=1)]
+    attempts: Annotated[list[Attempt], Field(min_length=1)]
     parent: Origin
     extensions: Mappings
-    measured: dict[str, dict[str, Any]]
+    measured: dict[str, Measured]
     scored: dict[str, str]
     documents: dict[str, dict[str, str]]
     proof: Proof
+    blocks: Blocks
+    skipped_documents: dict[str, str]
+    corpus: dict[str, Any]
     command: str
 
 
@@ -86,13 +187,13 @@ def read_manifest(run: Path) -> dict[str, Any]:
     it was written."""
     path = run / "manifest.json"
     try:
-        content: Any = json.loads(path.read_text(encoding="utf-8"))
+        content: Any = json.loads(read_text(path, LARGEST))
     except FileNotFoundError:
         raise UserError(
             f"{run} is not a run directory: it has no manifest.json; move it away or choose another folder"
         ) from None
     except (OSError, ValueError, RecursionError) as error:
-        raise _damaged(run, str(error)) from None
+        raise _damaged(run, " ".join(str(error).split())[:200]) from None
     if not isinstance(content, dict):
         raise _damaged(run, "it holds no mapping")
     stored = content.get("format", "1, of an earlier version of the lab")

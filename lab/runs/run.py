@@ -10,8 +10,8 @@ The digest in the name is a hash of what decides the run's numbers, so the same 
 A derived run has no training of its own: its manifest names a run beside it, whose weights it reads otherwise.
 """
 
+import contextlib
 import os
-import shutil
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from functools import cached_property
@@ -24,9 +24,10 @@ from jaxtyping import Int
 from torch import Tensor
 
 from lab.base.errors import UserError
-from lab.base.files import sha256_of, write_whole
+from lab.base.files import discard, make_folder, read_text, refuse_link, sha256_of, write_whole
 from lab.base.parts import build, find
 from lab.base.settings import Settings, flatten
+from lab.base.shown import plain
 from lab.base.tables import Row, read_table
 from lab.data.tokenizer import Tokenizer
 from lab.model.building import build_decoder, load_weights
@@ -36,6 +37,8 @@ from lab.runs.identity import FORMAT, digest, identity, run_name, variant
 from lab.runs.lock import hold
 from lab.runs.manifest import read_manifest, write_manifest
 from lab.runs.settings import RunSettings
+
+LARGEST_CONFIG = 2**20  # bytes of a config.yaml
 
 
 class Model:
@@ -61,15 +64,15 @@ class Model:
         """The configuration as stored. Raises UserError if it cannot be read, or is not that of a run."""
         path = self.path / "config.yaml"
         try:
-            content = yaml.safe_load(path.read_text(encoding="utf-8"))
+            content = yaml.safe_load(read_text(path, LARGEST_CONFIG))
         except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
-            raise UserError(f"{path} cannot be read ({' '.join(str(error).split())}); restore it") from None
+            raise UserError(f"{path} cannot be read ({' '.join(str(error).split())[:200]}); restore it") from None
         if not isinstance(content, dict):
             raise UserError(f"{path} is damaged (it holds no mapping); restore it")
         try:
             return RunSettings.check(content)
         except UserError as error:
-            raise UserError(f"{path} is damaged ({'; '.join(str(error).splitlines())}); restore it") from None
+            raise UserError(f"{path} is damaged ({'; '.join(error.args)}); restore it") from None
 
     def field(self, name: str) -> Any:
         """A field of the manifest. Raises UserError if it lacks that."""
@@ -200,36 +203,33 @@ class Model:
     def create(self, config: RunSettings, manifest: dict[str, Any]) -> None:
         """Make the directory with configuration and manifest, at once or not at all."""
         beside = self.path.with_name(f".{self.path.name}.new")
+        make_folder(self.path.parent)
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            if beside.exists():
-                shutil.rmtree(beside)
+            discard(beside)
             beside.mkdir()
             text = yaml.safe_dump(config.plain(), sort_keys=False, allow_unicode=True)
             write_whole(beside / "config.yaml", text.encode())
             write_manifest(beside, {"format": FORMAT} | manifest)
             os.rename(beside, self.path)
         except (OSError, UserError):
-            shutil.rmtree(beside, ignore_errors=True)
+            with contextlib.suppress(OSError):
+                discard(beside)
             raise
 
     def delete(self) -> None:
         """Remove the whole directory; the manifest goes last, so that a half-deleted run is still known as one.
 
         Raises:
-            UserError: derived runs are of this one, and would have no weights.
+            UserError: derived runs are of this one, and would have no weights; or the directory is a link to one.
         """
+        refuse_link(self.path)
         orphans = [each.name for each in self.derived()]
         if orphans:
             raise UserError(f"{self.path} holds the weights of {', '.join(orphans)}: remove these first")
         for entry in self.path.iterdir():
-            if entry.name == "manifest.json":
-                continue
-            if entry.is_dir() and not entry.is_symlink():
-                shutil.rmtree(entry)
-            else:
-                entry.unlink()
-        shutil.rmtree(self.path)
+            if entry.name != "manifest.json":
+                discard(entry)
+        discard(self.path)
 
 
 class Run(Model):
@@ -328,6 +328,8 @@ def open_model(path: Path | str) -> Model:
     """The run or derived run in a directory. Raises UserError if there is none, or it is of another format."""
     from lab.runs.derived import Derived  # a model, which opens another
 
+    if plain(path) != str(path):
+        raise UserError(f"{path}: its name holds signs that a terminal obeys; rename it")
     if not Path(path).exists():
         raise UserError(f"{path}: no such run; python -m lab.status {Path(path).parent} lists those there are")
     if not (Path(path) / "manifest.json").exists():
@@ -343,7 +345,7 @@ def read_extensions(stored: list[dict[str, Any]], source: str) -> list[Settings]
     try:
         return [find("extension", each.get("name")).settings.check(each, "extension") for each in stored]
     except UserError as error:
-        raise UserError(f"{source}: {'; '.join(str(error).splitlines())}; restore it") from None
+        raise UserError(f"{source}: {'; '.join(error.args)}; restore it") from None
 
 
 def extension_label(extension: Settings) -> str:

@@ -1,8 +1,8 @@
 """What happens beside the training itself: tables of metrics, the progress line, checkpoints."""
 
 import csv
-import hashlib
 import io
+import re
 import sys
 import time
 from abc import ABC, abstractmethod
@@ -14,7 +14,7 @@ import lightning
 from tqdm import tqdm
 
 from lab.base.errors import UserError
-from lab.base.files import append, write_whole
+from lab.base.files import append, read_stored, read_text, sha256_of, write_whole
 from lab.base.interruption import Interruption
 from lab.base.tables import FORMAT
 from lab.cluster.ranks import Ranks
@@ -95,13 +95,13 @@ class Metrics(StepCallback):
         self._expected = state_dict["sha256"]
 
     def _digest(self) -> str:
-        return hashlib.sha256((self.folder / "metrics.csv").read_bytes()).hexdigest()
+        return sha256_of(self.folder / "metrics.csv")
 
     def on_train_start(self, trainer: Any, module: Any) -> None:
         super().on_train_start(trainer, module)
         step = trainer.global_step
         path = self.folder / "metrics.csv"
-        before = path.read_bytes() if path.exists() else b""
+        before = read_stored(path) if path.exists() else b""
         keep_rows_up_to(path, METRICS, step)
         if self._expected not in (None, self._digest()):
             write_whole(path, before)
@@ -111,7 +111,7 @@ class Metrics(StepCallback):
             )
         timing = keep_rows_up_to(self.folder / "timing.csv", TIMING, step)
         now = time.perf_counter()
-        self._started = now - (float(timing[-1][1]) if timing else 0.0)
+        self._started = now - (seconds_of(timing[-1][1], self.folder) if timing else 0.0)
         self._before = (step, now)  # step and time of the row before
 
     def on_step(self, trainer: lightning.Trainer, module: Training, step: int) -> None:
@@ -161,10 +161,31 @@ def keep_rows_up_to(path: Path, columns: tuple[str, ...], step: int) -> list[lis
     """
     kept = []
     if path.exists():
-        rows = [row for row in csv.reader(path.read_text(encoding="utf-8").splitlines()[1:]) if row]
-        kept = [row for row in rows if len(row) == len(columns) and row[0].isdigit() and int(row[0]) <= step]
+        rows = [row for row in rows_in(path) if row]
+        kept = [row for row in rows if len(row) == len(columns) and 0 <= number_of(row[0]) <= step]
     write_whole(path, lines_of([columns, *kept]).encode())
     return kept
+
+
+def rows_in(path: Path) -> list[list[str]]:
+    """The rows of a table without its header. Raises UserError if it cannot be read."""
+    try:
+        return list(csv.reader(read_text(path).splitlines()[1:]))
+    except (OSError, ValueError, csv.Error) as error:
+        raise UserError(f"{path} cannot be read ({error}); restore it") from None
+
+
+def number_of(text: str) -> int:
+    """The step at the beginning of a row, -1 if none stands there."""
+    return int(text) if re.fullmatch(r"\d{1,18}", text, re.ASCII) else -1
+
+
+def seconds_of(text: str, folder: Path) -> float:
+    """The seconds of a row of timing.csv. Raises UserError if they are no number."""
+    try:
+        return float(text)
+    except ValueError:
+        raise UserError(f"{folder / 'timing.csv'} has {text[:40]!r} as seconds; delete it") from None
 
 
 class Progress(StepCallback):
@@ -275,6 +296,5 @@ class KeepingWeights(StepCallback):
 def last_step(run: Path) -> int:
     """The step of the last row of a run's metrics.csv, 0 if there is none."""
     path = run / "metrics.csv"
-    rows = path.read_text(encoding="utf-8").splitlines()[1:] if path.exists() else []
-    steps = [row.split(",")[0] for row in rows]
-    return max((int(step) for step in steps if step.isdigit()), default=0)
+    rows = rows_in(path) if path.exists() else []
+    return max((number_of(row[0]) for row in rows if row), default=0)

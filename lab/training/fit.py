@@ -100,7 +100,13 @@ def fit(
         ranks,
     )
     validate_every = min(settings.validate_every, steps)
-    checkpoints = Checkpoints(run.path / "checkpoints", run.digest, settings.keep_last, settings.keep_every)
+    checkpoints = Checkpoints(
+        run.path / "checkpoints",
+        run.digest,
+        settings.keep_last,
+        settings.keep_every,
+        every=settings.checkpoint_every,
+    )
     callbacks: list[lightning.Callback] = [
         KeepingWeights(run.kept, settings.keep_weights, validate_every, steps),
         Saving(checkpoints, settings.checkpoint_every, steps, interruption, ranks),  # may stop the run, so it is last
@@ -173,7 +179,7 @@ def memory_estimate(config: RunSettings, ranks: Ranks) -> str:
         micro_batch=config.scale.micro_batch,
         compute_dtype=config.trainer.compute_dtype,
         optimizer=config.optimizer.name,
-        kernel=config.kernel,
+        kernel="banded" if config.kernel in ("auto", "matched") and not torch.cuda.is_available() else config.kernel,
         strategy=config.trainer.strategy,
         ranks=ranks.world,
         recompute=config.trainer.recompute,

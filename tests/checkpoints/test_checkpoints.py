@@ -358,3 +358,16 @@ def test_a_file_in_place_of_the_folder_is_an_error_that_names_it(tmp_path):
     (tmp_path / "checkpoints").touch()
     with pytest.raises(UserError, match=r"checkpoints cannot be written: (file exists|not a directory)"):
         filled(tmp_path, 1)
+
+
+@pytest.mark.parametrize("stops", [[10], [1, 2, 3], [5, 7, 9, 11], [6, 8], [11]])
+def test_a_run_that_was_stopped_keeps_the_checkpoints_of_one_that_was_not(tmp_path, stops):
+    for keep in ({"keep_last": 2}, {"keep_last": 1}, {"keep_last": 2, "keep_every": 6}, {"keep_last": 3}):
+        whole = filled(tmp_path / f"whole{keep}", 4, 8, 12, every=4, **keep)
+        stopped = filled(tmp_path / f"stopped{keep}", *sorted({4, 8, 12, *stops}), every=4, **keep)
+        assert steps(stopped) == steps(whole)
+
+
+def test_the_checkpoint_of_a_stop_is_there_until_the_next(tmp_path):
+    assert steps(filled(tmp_path, 4, 8, 10, every=4)) == [8, 10]
+    assert steps(filled(tmp_path, 11, every=4)) == [8, 11]

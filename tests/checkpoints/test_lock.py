@@ -211,9 +211,9 @@ def test_the_heart_beats_while_the_run_is_held_and_stops_after(tmp_path):
     assert lock_path(run).stat().st_mtime_ns == before
 
 
-def test_a_folder_that_cannot_be_written_is_an_error_that_names_the_lock(tmp_path):
+def test_a_folder_that_cannot_be_made_is_an_error_that_names_it(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match="cannot be written"), hold(tmp_path / "file" / "run"):
+    with pytest.raises(UserError, match="/file is a file: name a folder"), hold(tmp_path / "file" / "run"):
         pass
 
 
@@ -236,3 +236,41 @@ def test_a_full_disk_is_an_error_that_names_the_lock(tmp_path):
             pass
     finally:
         subprocess.run(["umount", str(tmp_path)], check=True)
+
+
+def test_a_date_far_ahead_is_of_no_heart_that_beats(tmp_path):
+    run = tmp_path / "run"
+    left_by_another_host(run, seconds_ago=-60)
+    with pytest.raises(UserError, match="it was alive 0 s ago; if it is dead, wait 180 s"), hold(run):
+        pass
+    left_by_another_host(run, seconds_ago=-86_400)
+    with hold(run):
+        pass
+
+
+@pytest.mark.parametrize(
+    "content", [b"[" * 200_000, b'{"process": {}, "host": [1], "job": null}', b"\xff", b"x" * 10**6]
+)
+def test_a_lock_of_any_content_is_followed_or_told(tmp_path, content):
+    run = tmp_path / "run"
+    lock_path(run).write_bytes(content)
+    told = holder(run)
+    assert told is None or told.startswith("process unknown on unknown, job unknown")
+    try:
+        with hold(run):
+            assert told is None
+    except UserError:
+        assert told is not None
+
+
+def test_what_a_lock_holds_reaches_no_terminal(tmp_path):
+    run = tmp_path / "run"
+    lock_path(run).write_text(json.dumps({"process": 7, "host": "\x1b[2J\nelsewhere", "job": "12"}))
+    assert r"process 7 on \x1b[2J\nelsewhere, job 12" in (holder(run) or "")
+
+
+def test_a_restart_count_that_is_no_number_is_told(tmp_path, monkeypatch):
+    for value in ("x", "²", "-1", "9" * 5000):
+        monkeypatch.setenv("SLURM_RESTART_COUNT", value)
+        with pytest.raises(UserError, match=r"SLURM_RESTART_COUNT is .* in the environment"), hold(tmp_path / "run"):
+            pass

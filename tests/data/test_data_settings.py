@@ -28,6 +28,10 @@ REFUSED_OF_FILES = {
     "data.corpus.small_bytes=-1": "data.corpus.small_bytes is -1: give 0 or more",
     "data.corpus.small_bytes=0.5": "data.corpus.small_bytes is 0.5: give a whole number",
     "data.corpus.longest_document_bytes=0": "data.corpus.longest_document_bytes is 0: give 1 or more",
+    "data.corpus.held_out=0": "data.corpus.held_out is 0: give a number above 0",
+    "data.corpus.held_out=0.5": "data.corpus.held_out is 0.5: give a number below 0.5",
+    "data.corpus.least_bytes_per_second=-1": "data.corpus.least_bytes_per_second is -1: give 0 or more",
+    "data.lanes=many": "data.lanes is 'many': give ",
     "data.corpus.timeout_seconds=0": "data.corpus.timeout_seconds is 0: give a number above 0",
 }
 

@@ -18,7 +18,7 @@ from lab.data.sources.file_list import manifest_of
 from lab.data.stream.fingerprint import Fingerprint
 from lab.data.stream.module import DataModule
 from lab.data.stream.order import BlockStream, Cursor
-from lab.runs.run import write_json
+from lab.runs.manifest import write_json
 
 
 def lines(texts):
@@ -291,8 +291,8 @@ def test_the_manifest_of_files_follows_their_bytes_and_not_their_folder(tmp_path
 BAD_ROWS = {
     "not UTF-8 at byte 10": b'{"text": "\xff"}',
     "not JSON": b'{"text": "cut',
-    "JSON, but not an object": b'["text"]',
-    "an empty line": b"",
+    "JSON, but not an object": b"3",
+    "a JSON array; give one JSON object a line": b'["text"]',
     "lacks the field 'text'": b'{"content": "a"}',
     "of type int, not a string": b'{"text": 3}',
     "of type NoneType, not a string": b'{"text": null}',
@@ -332,6 +332,244 @@ def test_a_bad_row_is_skipped_with_its_name_and_reason_when_asked(corpus, messag
     assert found[1].name == f"train.jsonl{place}"
     assert message in found[1].reason
     assert found[0].reason == found[2].reason == ""
+
+
+def noisy(texts, end):
+    """Lines of JSON with a byte order mark, blank lines, and integers that Python does not take."""
+    rows = [json.dumps({"text": text, "n": 0}).replace(": 0", ": " + "9" * 5000) for text in texts]
+    rows = ["\ufeff" + rows[0], "", *rows[1:2], " \t", "", *rows[2:], "\ufeff", ""]
+    return end.join(rows).encode()
+
+
+@pytest.mark.parametrize("small_bytes", [2**20, 0])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+@pytest.mark.parametrize("kind", ["jsonl", "json", "NDJSON", "json.gz", "ndjson.zst", "jsonl.gzip", "JSONL.ZSTD"])
+def test_harmless_noise_of_real_files_is_passed_over_and_lines_keep_their_numbers(
+    tmp_path, held_out, kind, end, small_bytes
+):
+    content, texts = noisy(["a", "b", "c"], end), ["a", "b", "c"]
+    path = tmp_path / f"train.{kind}"
+    packed = {"gz": gzip.compress(content) + bytes(5000), "zs": zstandard.compress(content)}
+    path.write_bytes(packed.get(kind.lower().partition(".")[2][:2], content))
+    files = Files(str(path), **held_out, small_bytes=small_bytes)
+    found = list(read_all(files))
+    assert [entry.text for entry in found] == texts
+    if small_bytes:
+        assert [entry.name for entry in found] == [f"train.{kind}:{number}" for number in (1, 3, 6)]
+        assert files.chunks("train", "") == 3
+    for entry, after in itertools.pairwise(found):
+        chunk = next(c for c in range(files.chunks("train", "")) if entry in files.read("train", "", c))
+        rest = [each.text for each in files.read("train", "", chunk, entry.next_offset)]
+        assert rest == ([] if small_bytes else texts[texts.index(after.text) :])
+
+
+@pytest.mark.parametrize("small_bytes", [2**20, 0])
+def test_a_bad_line_after_blank_ones_is_named_by_its_line(corpus, small_bytes):
+    files = corpus([{"text": "good"}, b"", b"  ", {"text": 3}], small_bytes=small_bytes)
+    rows = read_all(files)
+    next(rows)
+    with pytest.raises(UserError, match=r"train\.jsonl:4: " if small_bytes else r"train\.jsonl@21: "):
+        next(rows)
+
+
+@pytest.mark.parametrize("kind", ["txt", "jsonl"])
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be"])
+def test_utf_16_is_told_as_such(tmp_path, held_out, kind, encoding):
+    (tmp_path / f"train.{kind}").write_bytes('{"text": "a"}\n'.encode(encoding))
+    with pytest.raises(UserError, match=rf"train\.{kind}.*: UTF-16, not UTF-8; convert the file"):
+        list(read_all(Files(str(tmp_path / f"train.{kind}"), **held_out)))
+
+
+def test_a_byte_order_mark_is_no_part_of_a_text_file(tmp_path, held_out):
+    (tmp_path / "train.txt").write_bytes(b"\xef\xbb\xbfa text")
+    (entry,) = read_all(Files(str(tmp_path / "train.txt"), **held_out))
+    assert entry.text == "a text"
+
+
+@pytest.mark.parametrize(
+    "text", [b'[{"text": "a"},\n{"text": "b"}]', b'[\n  {\n    "text": "a"}]', b' [{"text": "a"}]']
+)
+def test_a_json_file_that_holds_an_array_is_told_with_the_remedy(tmp_path, held_out, text):
+    (tmp_path / "train.json").write_bytes(text)
+    with pytest.raises(UserError, match=r"train\.json:1: a JSON array; give one JSON object a line \(jq -c '\.\[\]'"):
+        list(read_all(Files(str(tmp_path / "train.json"), **held_out)))
+
+
+@pytest.mark.parametrize("small_bytes", [2**20, 0])
+@pytest.mark.parametrize("kind", ["jsonl", "parquet"])
+def test_a_field_with_dots_leads_into_fields_of_fields_unless_it_is_there_itself(tmp_path, held_out, kind, small_bytes):
+    nested = [{"document": {"text": "inside", "id": 1}}] * 2
+    for rows, field, expected in (
+        (nested, "document.text", ["inside"] * 2),
+        ([{**row, "document.text": "itself"} for row in nested], "document.text", ["itself"] * 2),
+        ([{"a.b": {"c.d": "deep"}}], "a.b.c.d", ["deep"]),
+    ):
+        path = tmp_path / f"train.{kind}"
+        if kind == "parquet":
+            pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+        else:
+            path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        files = Files(str(path), **held_out, text_field=field, small_bytes=small_bytes)
+        assert [entry.text for entry in read_all(files)] == expected
+    for field, told in (("a.b", "of type dict, not a string"), ("a.x", "lacks the field 'a.x'")):
+        with pytest.raises(UserError, match=told):
+            list(read_all(Files(str(path), **held_out, text_field=field)))
+
+
+@pytest.mark.parametrize("small_bytes", [2**20, 0])
+def test_text_in_a_binary_column_of_parquet_is_text(tmp_path, held_out, small_bytes):
+    table = pyarrow.table({"text": pyarrow.array(["é".encode(), b"\xff"], pyarrow.binary())})
+    pyarrow.parquet.write_table(table, tmp_path / "train.parquet")
+    rows = read_all(Files(str(tmp_path / "train.parquet"), **held_out, small_bytes=small_bytes))
+    assert next(rows).text == "é"
+    with pytest.raises(UserError, match=r"train\.parquet[:@]\d: not UTF-8 at byte 0"):
+        next(rows)
+
+
+def test_an_empty_row_group_is_no_chunk(tmp_path, held_out):
+    with pyarrow.parquet.ParquetWriter(
+        tmp_path / "train.parquet", pyarrow.schema([("text", pyarrow.string())])
+    ) as file:
+        for texts in (["a"], [], ["b", "c"], []):
+            file.write_table(pyarrow.table({"text": pyarrow.array(texts, pyarrow.string())}))
+    files = Files(str(tmp_path / "train.parquet"), **held_out, **LARGE)
+    assert [[entry.text for entry in files.read("train", "", chunk)] for chunk in range(2)] == [["a"], ["b", "c"]]
+    assert files.chunks("train", "") == 2
+
+
+def test_chunks_inside_a_long_line_do_not_read_it(tmp_path, held_out, paragraphs, monkeypatch):
+    content = lines(paragraphs[:50]) + b"x" * 8_000_000 + b"\n" + lines(paragraphs[50:100])
+    (tmp_path / "train.jsonl").write_bytes(content)
+    files = Files(str(tmp_path / "train.jsonl"), **held_out, **LARGE, on_error="skip", longest_document_bytes=2**20)
+    assert files.chunks("train", "") > 100
+    (file,) = [file for part, file in files._opened.items() if part.name == "train.jsonl"]
+    read, whole = [], file.read
+    file.read = lambda *places: (read.append(len(piece)) or piece for piece in whole(*places))
+    found = list(read_all(files))
+    assert [entry.text for entry in found] == [*paragraphs[:50], None, *paragraphs[50:100]]
+    assert sum(read) < 3 * len(content)
+
+
+def test_links_to_files_are_the_same_corpus_as_copies_of_them(tmp_path, paragraphs):
+    # As in the hub's cache: names in one folder, bytes under other names in another.
+    for folder in ("copy", "hub/blobs", "hub/snapshot"):
+        (tmp_path / folder).mkdir(parents=True)
+    for number, name in enumerate(("train.jsonl", "validation.jsonl", "test.jsonl")):
+        write(tmp_path / "copy" / name, paragraphs[number : number + 3])
+        shutil.copy(tmp_path / "copy" / name, tmp_path / "hub" / "blobs" / f"{number}.jsonl")
+        (tmp_path / "hub" / "snapshot" / name).symlink_to(f"../blobs/{number}.jsonl")
+    copy, linked = (
+        Files(*(str(tmp_path / folder / f"{split}.jsonl") for split in ("train", "validation", "test")))
+        for folder in ("copy", "hub/snapshot")
+    )
+    assert linked.manifest() == copy.manifest()
+    assert [entry.name for entry in entries(linked)] == [entry.name for entry in entries(copy)]
+
+
+def folder_of_texts(folder, count=60):
+    """A folder of texts, of which one lies deeper and some are none."""
+    (folder / "more").mkdir(parents=True)
+    for number in range(count - 1):
+        (folder / f"{number:03d}.txt").write_text(f"text {number}")
+    (folder / "more" / "last.jsonl").write_text('{"text": "the last"}\n')
+    (folder / ".hidden.txt").write_text("hidden")
+    (folder / "empty.txt").touch()
+    (folder / "picture.png").write_bytes(b"png")
+    return str(folder)
+
+
+def test_a_folder_is_all_files_in_it_and_says_how_many_it_passed_over(tmp_path, held_out, caplog):
+    folder = folder_of_texts(tmp_path / "texts", 4)
+    files = Files(folder, **held_out)
+    assert [entry.name for entry in entries(files)] == [
+        *(f"texts/{number:03d}.txt" for number in range(3)),
+        "texts/more/last.jsonl:1",
+    ]
+    assert f"{folder}: 4 files are read, 3 passed over: hidden, empty or of an unknown kind" in caplog.text
+    assert Files(f"{folder}/", **held_out).manifest() == files.manifest()
+
+
+def test_a_pattern_is_the_files_that_it_fits_unless_a_path_is_called_so(tmp_path, held_out):
+    folder = folder_of_texts(tmp_path / "te[x]ts", 4)
+    assert [entry.text for entry in entries(Files(f"{folder}/*.txt", **held_out))] == ["text 0", "text 1", "text 2"]
+    assert len(entries(Files(f"{folder}/**/*l*", **held_out))) == 1
+    (tmp_path / "a[0].txt").write_text("in brackets")
+    (tmp_path / "a0.txt").write_text("without")
+    assert [entry.text for entry in entries(Files(str(tmp_path / "a[0].txt"), **held_out))] == ["in brackets"]
+
+
+def test_splits_that_are_not_given_are_made_of_training_by_the_names_of_its_documents(tmp_path, caplog):
+    folder = folder_of_texts(tmp_path / "texts")
+    files = Files(folder)
+    names = {split: [entry.name for entry in entries(files, split)] for split in ("train", "validation", "test")}
+    assert [len(each) for each in names.values()] == [54, 3, 3]
+    assert len(set().union(*names.values())) == 60
+    told = "validation and test are made of training, 0.05 of its documents or chunks each"
+    assert caplog.text.count(told) == 1
+    assert files.manifest()["made_of_training"] == {
+        "held_out": 0.05,
+        "small_bytes": files.small_bytes,
+        "splits": ["validation", "test"],
+    }
+    # In another order and elsewhere, the same.
+    shutil.copytree(folder, tmp_path / "elsewhere" / "texts")
+    paths = sorted((path for path in (tmp_path / "elsewhere").rglob("*.*") if path.stat().st_size > 3), reverse=True)
+    paths = [str(path) for path in paths if path.suffix in (".txt", ".jsonl") and path.name[0] != "."]
+    other = Files(paths)
+    assert {split: {entry.name for entry in entries(other, split)} for split in names} == {
+        split: set(each) for split, each in names.items()
+    }
+    more = Files(folder, held_out=0.2)
+    assert [more.chunks(split, "") for split in names] == [36, 12, 12]
+    assert more.manifest()["digest"] != files.manifest()["digest"]
+
+
+def test_one_split_alone_can_be_made_of_training(tmp_path, held_out):
+    files = Files(folder_of_texts(tmp_path / "texts"), validation=held_out["validation"])
+    assert [files.chunks(split, "") for split in ("train", "validation", "test")] == [57, 1, 3]
+    assert [entry.text for entry in entries(files, "validation")] == ["A text to watch the loss on. " * 20]
+
+
+def test_of_a_large_corpus_the_splits_are_made_of_chunks(tmp_path, paragraphs):
+    train = write(tmp_path / "train.parquet", paragraphs[:160], group=4)
+    files = Files(train, **LARGE)
+    assert [files.chunks(split, "") for split in ("train", "validation", "test")] == [36, 2, 2]
+    texts = [entry.text for split in ("train", "validation", "test") for entry in entries(files, split)]
+    assert sorted(texts) == sorted(paragraphs[:160])
+    assert Files(train, small_bytes=1).manifest()["digest"] != files.manifest()["digest"]
+
+
+def test_too_few_documents_to_make_splits_of_are_told(tmp_path):
+    (tmp_path / "a.txt").write_text("one")
+    files = Files(str(tmp_path / "a.txt"))
+    with pytest.raises(UserError, match=r"split train has 1 documents or chunks: too few to make validation and"):
+        files.chunks("train", "")
+
+
+def test_the_manifest_of_a_folder_makes_the_same_splits(tmp_path):
+    folder = folder_of_texts(tmp_path / "texts")
+    write_json(tmp_path / "manifest.json", manifest_of(Files.find_files({"train": folder})))
+    files = Files(manifest=str(tmp_path / "manifest.json"))
+    assert files.manifest() == Files(folder).manifest()
+
+
+def test_all_that_is_wrong_with_the_files_of_a_corpus_is_told_at_once(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "table.csv").write_text("a,b")
+    with pytest.raises(UserError) as error:
+        Files(["table.csv", "nowhere.txt"], "", "gone/*.txt")
+    first, second, third, fourth = str(error.value).splitlines()
+    assert first.startswith("table.csv: unknown kind of file")
+    assert second.startswith("nowhere.txt: No such file")
+    assert third.startswith("data.corpus.validation lacks a path")
+    assert fourth.startswith("gone/*.txt: No such file")
+    for name in ("a", "b", "c"):
+        (tmp_path / f"{name}.txt").write_text("the same")
+    with pytest.raises(UserError) as error:
+        Files("a.txt", "b.txt", "c.txt")
+    assert str(error.value).splitlines() == [
+        f"{name}.txt: the same file as a.txt; give every file once" for name in ("b", "c")
+    ]
 
 
 def cut(path):
@@ -422,8 +660,10 @@ def test_another_text_field_can_be_named_and_shows_in_the_digest(corpus):
     ("train", "message"),
     [
         ("nowhere.txt", "nowhere.txt: No such file or directory"),
+        ("nowhere/*.txt", "nowhere/*.txt: No such file or directory"),
+        ("link.txt", "link.txt: a link to nothing"),
         ("empty.jsonl", "empty.jsonl: the file is empty"),
-        ("folder.txt", "folder.txt: a folder; give the files in it"),
+        ("folder.txt", "folder.txt: this folder has no file that can be read (2 hidden, empty or of an unknown kind)"),
         ("table.csv", "table.csv: unknown kind of file"),
         ("", "data.corpus.train lacks a path"),
         ([], "data.corpus.train lacks a path"),
@@ -442,6 +682,9 @@ def test_another_text_field_can_be_named_and_shows_in_the_digest(corpus):
 def test_a_bad_path_is_refused_with_its_name(tmp_path, monkeypatch, train, message):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "folder.txt").mkdir()
+    (tmp_path / "folder.txt" / "table.csv").write_text("a,b")
+    (tmp_path / "folder.txt" / ".hidden.txt").write_text("hidden")
+    (tmp_path / "link.txt").symlink_to("nothing.txt")
     (tmp_path / "empty.jsonl").touch()
     for name in ("good.txt", "validation.txt", "test.txt", "table.csv"):
         (tmp_path / name).write_text(name)

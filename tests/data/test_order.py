@@ -263,6 +263,14 @@ def test_a_lane_whose_documents_are_all_skipped_stops(texts, tokenizer):
         stream.block(broken)
 
 
+def test_a_lane_of_chunks_in_which_no_document_begins_stops_and_says_so(texts, tokenizer):
+    stream = BlockStream(texts({"": [["word " * 200], []]}), "train", tokenizer, context=8, seed=0, lanes=2)
+    with pytest.raises(
+        UserError, match=r"split train: no document begins in lane \d \(1 documents\); mend them or take"
+    ):
+        stream.block(0), stream.block(1)
+
+
 def test_a_lane_of_which_one_subset_is_all_skipped_stops_and_names_it(texts, tokenizer):
     corpus = texts({"good": [["word " * 50]] * 4, "bad": [["word"], ["", ""], ["", ""]]})
     weights = {"good": 10, "bad": 1}

@@ -19,7 +19,7 @@ from lab.data.sources.redpajama import SUBSETS, RedPajama, divide, locations
 from lab.data.sources.storage import Network
 from lab.data.stream.fingerprint import Fingerprint
 from lab.data.stream.order import BlockStream, sampled_blocks
-from lab.runs.run import write_json
+from lab.runs.manifest import write_json
 
 # As in conf/data/redpajama.yaml.
 WEIGHTS = {"common_crawl": 878, "c4": 175, "github": 59, "arxiv": 28, "stackexchange": 20, "wikipedia": 24}

@@ -7,7 +7,7 @@ import pytest
 from oracles.fault_server import random_faults, serve
 
 from lab.base.errors import UserError
-from lab.data.sources.remote import asked_wait, resolve
+from lab.data.sources.remote import asked_wait, redirected, resolve
 from lab.data.sources.storage import Network, open_file, seekable, sha256
 
 CONTENT = bytes(range(256)) * 16000  # 4 MB
@@ -129,6 +129,78 @@ def test_a_slow_reader_does_not_use_up_the_deadline_of_the_server(server):
         if read // 1_500_000 < (read := read + len(piece)) // 1_500_000:
             time.sleep(0.6)
     assert b"".join(pieces) == CONTENT
+
+
+def test_a_server_that_trickles_ends_the_read_at_the_deadline(server):
+    server.plan = lambda path, number, method: {"trickle_after": 1_000_000, "seconds": 0.05}
+    found = []
+    with pytest.raises(
+        UserError, match=r"file\.bin: at byte \d+, slower than 1000 bytes a second for \d+ s; try again"
+    ):
+        found.extend(open_file(f"{server.url}/file.bin", Network(0.5, 1.5, 0.01, 0.1)).read())
+    assert 1_000_000 < len(b"".join(found)) < 1_000_500
+
+
+def test_a_server_that_is_slow_but_not_slower_than_asked_is_read_to_the_end(server):
+    server.plan = lambda path, number, method: {"trickle_after": len(CONTENT) - 40, "seconds": 0.05}
+    patience = Network(0.5, 0.6, 0.01, 0.1, least_bytes_per_second=0)
+    assert content_of(server, patience) == CONTENT
+
+
+def test_a_host_that_cannot_be_found_is_told_after_a_few_attempts():
+    start = time.monotonic()
+    with pytest.raises(
+        UserError, match=r"http://nowhere\.invalid/a\.txt: .*, 4 attempts; check the address and the net"
+    ):
+        open_file("http://nowhere.invalid/a.txt", Network(0.5, 300, 0.01, 0.1))
+    assert time.monotonic() - start < 60
+
+
+@pytest.mark.parametrize("target", ["http://[bad", "http://a:port/", "ftp://host/file.bin"])
+def test_a_redirect_that_makes_no_sense_is_one_line(server, target):
+    server.plan = lambda path, number, method: {"redirect": target}
+    with pytest.raises(UserError, match=r"file\.bin: redirected to .*; check the address") as error:
+        content_of(server)
+    assert "\n" not in str(error.value)
+
+
+def test_a_redirect_to_another_host_or_port_is_told_once(server, tmp_path, caplog):
+    with serve(tmp_path) as other:
+        server.plan = lambda path, number, method: {"redirect": f"{other.url}/file.bin"}
+        assert content_of(server) == content_of(server) == CONTENT
+        (record,) = caplog.records
+        assert record.message == f"{server.url}/file.bin: redirected to {other.url.removeprefix('http://')}"
+
+
+def test_a_public_address_that_leads_to_a_private_one_is_refused(server, monkeypatch):
+    (server.folder / "http:" / "elsewhere.invalid").mkdir(parents=True)
+    monkeypatch.setenv("http_proxy", server.url)
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    server.plan = lambda path, number, method: {"redirect": f"{server.url}/file.bin"} if "elsewhere" in path else None
+    with pytest.raises(
+        UserError, match=r"elsewhere\.invalid/a\.txt: redirected to http://127\.0\.0\.1.*if you trust it"
+    ):
+        open_file("http://elsewhere.invalid/a.txt", QUICK)
+    assert all("elsewhere" in path for _, path, *_ in server.requests)
+
+
+PRIVATE = ["localhost", "10.1.2.3", "192.168.0.1", "169.254.169.254", "[::1]", "[::ffff:127.0.0.1]", "[fd00::1]"]
+
+
+@pytest.mark.parametrize("host", PRIVATE)
+def test_only_a_private_address_may_lead_to_a_private_one(host):
+    public, private = "https://8.8.8.8/a.txt", "https://192.168.1.1/a.txt"
+    with pytest.raises(UserError, match="on this machine or in a private network"):
+        redirected("a", public, public, f"https://{host}/b")
+    assert redirected("a", private, private, f"https://{host}/b") == f"https://{host}/b"
+    assert redirected("a", public, public, "https://8.8.4.4/b") == "https://8.8.4.4/b"
+
+
+def test_a_redirect_from_https_to_http_is_refused():
+    with pytest.raises(UserError, match=r"a: redirected from https:// to http://8\.8\.8\.8/b; give that address"):
+        redirected("a", "https://8.8.8.8/a", "https://8.8.8.8/a", "http://8.8.8.8/b")
+    assert redirected("a", "http://8.8.8.8/a", "http://8.8.8.8/a", "https://8.8.8.8/b") == "https://8.8.8.8/b"
+    assert redirected("a", "https://8.8.8.8/x/a", "https://8.8.8.8/x/a", "../b") == "https://8.8.8.8/b"
 
 
 def test_connections_that_all_break_after_a_few_bytes_make_progress(server):

@@ -3,11 +3,15 @@ import json
 
 import numpy as np
 import pytest
+import tokenizers
 from hypothesis import given
 from hypothesis import strategies as st
+from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
 from lab.base.errors import UserError
-from lab.data.tokenizer import Tokenizer, shipped_tokenizers, train_tokenizer
+from lab.data.sources.file_corpus import Files
+from lab.data.stream.tokenised import examined
+from lab.data.tokenizer import END_OF_DOCUMENT, Tokenizer, shipped_tokenizers, train_tokenizer
 
 NAMES = {"sotu_1k": ("<|endoftext|>", 1024), "sotu_4k": ("<|endoftext|>", 4096), "llama_32k": ("</s>", 32000)}
 TOKENIZERS = {name: Tokenizer(f"{name}/tokenizer.json", end, vocabulary) for name, (end, vocabulary) in NAMES.items()}
@@ -143,3 +147,104 @@ def test_the_end_of_document_is_found_if_the_file_leaves_no_choice(tmp_path):
         (tmp_path / "tokenizer.json").write_text(json.dumps(changed))
         with pytest.raises(UserError, match=rf"tokenizer\.json: {told} .*; name its token as end_of_document"):
             Tokenizer(str(tmp_path / "tokenizer.json"), None)
+
+
+def stored(library, folder, change=lambda content: None):
+    """The file of a library's tokenizer, changed."""
+    content = json.loads(library.to_str())
+    change(content)
+    (folder / "tokenizer.json").write_text(json.dumps(content))
+    return str(folder / "tokenizer.json")
+
+
+SOME_TEXT = ["the people of the new world and the government of the people"] * 20
+
+
+def trained_unigram():
+    library = tokenizers.Tokenizer(models.Unigram())
+    library.pre_tokenizer, library.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
+    trainer = trainers.UnigramTrainer(
+        vocab_size=60, special_tokens=["<unk>", "</s>"], unk_token="<unk>", show_progress=False
+    )
+    library.train_from_iterator(SOME_TEXT, trainer)
+    return library
+
+
+def trained_words(unknown="<unk>"):
+    vocabulary = {"</s>": 0, **({unknown: 1} if unknown else {})}
+    for word in " ".join(SOME_TEXT).split():
+        vocabulary.setdefault(word, len(vocabulary))
+    library = tokenizers.Tokenizer(models.WordLevel(vocab=vocabulary, unk_token=unknown or "<unk>"))
+    library.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return library
+
+
+def trained_bytes():
+    return train_tokenizer(SOME_TEXT, 270)
+
+
+def no_longer_special(content):
+    for token in content["added_tokens"]:
+        token["special"] = False
+
+
+@pytest.mark.parametrize(
+    ("library", "change"),
+    [
+        (trained_unigram, lambda content: None),
+        (trained_words, lambda content: None),
+        (trained_bytes, lambda content: None),
+        (trained_bytes, no_longer_special),
+        (trained_unigram, no_longer_special),
+    ],
+)
+def test_a_text_that_spells_the_end_of_document_does_not_end_there(tmp_path, library, change):
+    made = library()
+    end = "</s>" if made.token_to_id("</s>") is not None else END_OF_DOCUMENT
+    tokenizer = Tokenizer(stored(made, tmp_path, change), end)
+    for text in (f"the people {end} of the world", f"the{end}people", end, f"{end} {end}"):
+        assert tokenizer.end_of_document not in tokenizer.encode(text)
+    plain, spelled = tokenizer.encode("the people of the world"), tokenizer.encode(f"the people {end} of the world")
+    np.testing.assert_array_equal(spelled[:2], plain[:2])
+    np.testing.assert_array_equal(spelled[-3:], plain[-3:])
+
+
+def test_a_tokenizer_that_leaves_merges_out_by_chance_is_refused(tmp_path):
+    path = stored(trained_bytes(), tmp_path, lambda content: content["model"].update(dropout=0.1))
+    with pytest.raises(UserError, match=r"tokenizer\.json: its model leaves merges out by chance \(dropout 0\.1"):
+        Tokenizer(path)
+
+
+def test_a_text_that_cannot_be_spelled_is_told_in_one_line(tmp_path):
+    tokenizer = Tokenizer(stored(trained_words(unknown=""), tmp_path), "</s>")
+    assert len(tokenizer.encode("the people")) == 2
+    with pytest.raises(
+        UserError, match=r"tokenizer\.json: it cannot spell a text \(.*\); take a tokenizer with an unk"
+    ):
+        tokenizer.encode("the senate")
+
+
+def test_an_examination_counts_unknown_tokens_and_lost_letters(tmp_path):
+    tokenizer = Tokenizer(stored(trained_words(), tmp_path), "</s>")
+    assert tokenizer.examine(["the people of the world"]) == {"unknown": 0.0, "lost": 0.0}
+    found = tokenizer.examine(["the people of the senate"])  # 6 of 20 letters
+    assert found == {"unknown": pytest.approx(1 / 5), "lost": pytest.approx(6 / 20)}
+    lower = trained_words()
+    lower.normalizer = normalizers.Lowercase()
+    assert Tokenizer(stored(lower, tmp_path), "</s>").examine(["The PEOPLE"]) == {"unknown": 0.0, "lost": 0.0}
+
+
+def test_a_corpus_that_a_tokenizer_cannot_spell_is_refused_and_a_little_loss_is_told(tmp_path, caplog):
+    tokenizer = Tokenizer(stored(trained_words(), tmp_path), "</s>")
+    for name, text in (("all.txt", "漢字 " * 50), ("some.txt", "the people of the world " * 40 + "senate")):
+        (tmp_path / name).write_text(text)
+    for name in ("validation", "test"):
+        (tmp_path / f"{name}.txt").write_text(f"the people of {name}")
+    files = {name: str(tmp_path / f"{name}.txt") for name in ("validation", "test")}
+    with pytest.raises(UserError, match=r"of a sample of the training text 100% of the tokens are unknown and 100%"):
+        examined(Files(train=str(tmp_path / "all.txt"), **files), tokenizer)
+    assert examined(Files(train=str(tmp_path / "some.txt"), **files), tokenizer)["unknown"] == pytest.approx(1 / 201)
+    assert not caplog.records
+    (tmp_path / "some.txt").write_text("the people of the world " * 10 + "senate")
+    examined(Files(train=str(tmp_path / "some.txt"), **files), tokenizer)
+    assert "2% of the tokens are unknown" in caplog.text

@@ -82,3 +82,13 @@ def test_weights_that_make_no_mixture_are_refused_by_name(weights, message):
 def test_weights_for_a_corpus_without_subsets_are_refused():
     with pytest.raises(UserError, match=r"weights is given, but the corpus has no subsets; leave it out"):
         whole_weights([""], {"web": 1})
+
+
+def test_all_that_is_wrong_with_weights_is_told_at_once():
+    with pytest.raises(UserError) as error:
+        whole_weights(["books", "web"], {"webb": 1, "web": 0})
+    assert str(error.value).splitlines() == [
+        "weights.webb: the corpus has no such subset; it has books, web",
+        "weights.books is missing: give the subset a share, or leave out its files",
+        "weights.web is 0: give a number above 0, or leave out its files",
+    ]

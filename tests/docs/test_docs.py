@@ -136,6 +136,8 @@ RULES = [
     Rule(LAB + "plan .*bench=", asked_for_help, "needs what a bench of an hour has written"),
     Rule(LAB + "plan ", as_it_is, "takes a second and needs nothing"),
     Rule(LAB + "(bench|prepare) ", asked_for_help_and_composed, "is dear, or needs the network"),
+    Rule(LAB + "claims --output", as_it_is, "takes seconds and needs nothing"),
+    Rule(LAB + "claims ", asked_for_help, "needs the numbers of a comparison"),
     Rule(LAB + "(compare|extrapolate|status) ", asked_for_help, "needs trained runs"),
     Rule(r"^make ", told_by_make, "is dear"),
 ]

@@ -1,8 +1,11 @@
 """Bad input: one line that names the key or file and what to do, and nothing written."""
 
+import os
 import re
 import shutil
-from contextlib import redirect_stdout
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
 from io import StringIO
 from pathlib import Path
 
@@ -168,11 +171,11 @@ ALL_WRONG: dict[str, list[tuple[list[str], list[str]]]] = {
     ],
     "compare": [
         (
-            ["factr=model", "measure.copy.strng=3", "resamples=10", "mesure=copy"],
+            ["factr=model", "measure.copy.strng=3", "margin_nats=0", "mesure=copy"],
             [
                 "factr is a key that nothing reads; did you mean factor?",
                 "measure.copy.strng is a key that nothing reads; did you mean string?",
-                "resamples is 10: give 1000 or more",
+                "margin_nats is 0: give a number above 0",
                 "mesure is a key that nothing reads; did you mean measure?",
             ],
         )
@@ -314,3 +317,64 @@ def test_runs_that_is_a_file_is_one_line_that_names_it(tmp_path: Path) -> None:
     (tmp_path / "runs").write_text("not a folder")
     assert "runs" in the_one_line(lab("train", "experiment=smoke", "measure=none", cwd=tmp_path))
     assert (tmp_path / "runs").read_text() == "not a folder"
+
+
+# Where a command is started.
+
+
+def test_a_working_folder_that_was_deleted_is_one_line(tmp_path: Path) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    result = lab("train", "experiment=smoke", "measure=none", cwd=gone, before=gone.rmdir)
+    assert "the working folder is not there any more: change to one that is" in the_one_line(result)
+
+
+@pytest.mark.parametrize("home", [None, "/nowhere", "/dev/null"])
+def test_no_home_is_no_obstacle(home: str | None, tmp_path: Path) -> None:
+    environment = {key: value for key, value in os.environ.items() if key != "HOME"} | ({"HOME": home} if home else {})
+    result = lab("train", "experiment=smoke", "measure=none", "logger=csv", cwd=tmp_path, environment=environment)
+    assert result.returncode == 0, result.stderr
+    assert lab("status", cwd=tmp_path, environment=environment).returncode == 0
+
+
+@contextmanager
+def mounted(folder: Path, options: str) -> Iterator[Path]:
+    """A file system of its own in a folder, if that is allowed here."""
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", options, "none", str(folder)]
+    if os.geteuid() != 0 or subprocess.run(command, capture_output=True, check=False).returncode != 0:
+        pytest.skip("needs the right to mount")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_disk_that_is_full_ends_in_a_line_and_the_run_goes_on_when_there_is_space(tmp_path: Path) -> None:
+    with mounted(tmp_path / "small", "size=2600k") as small:
+        command = ["train", "experiment=smoke", "measure=none", "logger=csv", f"runs={small}"]
+        line = the_one_line(lab(*command, "trainer.checkpoint_every=1", cwd=tmp_path), last=True)
+        assert re.search(r"cannot be written: no space left on device; free space, or choose another folder", line)
+        assert not list(small.rglob("*.writing"))
+        subprocess.run(["mount", "-o", "remount,size=64m", str(small)], check=True)
+        again = lab(*command, "trainer.checkpoint_every=1", cwd=tmp_path)
+        assert again.returncode == 0, again.stderr
+
+
+def test_a_folder_that_is_read_only_is_one_line_and_what_is_in_it_can_be_listed(tmp_path: Path) -> None:
+    with mounted(tmp_path / "still", "size=64m") as still:
+        command = ["train", "experiment=smoke", "measure=none", "logger=csv", f"runs={still / 'runs'}"]
+        assert lab(*command, cwd=tmp_path).returncode == 0
+        subprocess.run(["mount", "-o", "remount,ro", str(still)], check=True)
+        for refused in (
+            command,
+            [*command, "overwrite=true"],
+            [*command, "seed=1"],
+            ["extrapolate", f"runs={still}/runs/*", "measure=excess"],
+        ):
+            line = the_one_line(lab(*refused, cwd=tmp_path), last=True)
+            assert "read-only file system" in line
+            assert str(still) in line
+        listed = lab("status", str(still / "runs"), cwd=tmp_path)
+        assert listed.returncode == 0
+        assert "100 %" in listed.stdout

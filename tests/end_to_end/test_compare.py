@@ -20,7 +20,7 @@ from lab.runs.identity import FORMAT, digest
 from lab.runs.manifest import seal, write_manifest
 
 SMOKE = ("experiment=smoke", "measure=none", "logger=csv")
-SHORT = ("scoring.longest=4", "scoring.segments=1", "resamples=1000")
+SHORT = ("scoring.longest=4", "scoring.segments=1")
 EVALUATE = ("runs=runs/*", "scoring.longest=4", "scoring.segments=1")
 
 
@@ -229,7 +229,7 @@ def test_a_mistake_that_would_end_the_comparison_is_told_before_anything_is_scor
         "reference=nope": "reference is 'nope': choose one of the variants rope, window_nope",
         "output=taken": "taken is a file: name a folder",
         "output=/proc/here": "/proc/here cannot be written",
-        "resamples=10": "resamples is 10: give 1000 or more",
+        "margin_nats=0": "margin_nats is 0: give a number above 0",
     }.items():
         assert told in refused("compare", "runs=runs/*", *SHORT, wrong, folder=tmp_path, monkeypatch=monkeypatch)
     assert not list(tmp_path.glob("runs/*/scores.csv"))

@@ -4,9 +4,14 @@ import json
 import re
 from pathlib import Path
 
+import pytest
 from commands import lab, the_one_line
 from oracles.fault_server import random_faults, serve
 from oracles.redpajama_folder import make_redpajama
+
+from lab.base.errors import UserError
+from lab.experiment.sweep import Sweep
+from lab.runs.finding import runs_of
 
 TRAIN = ("model=nope", "experiment=smoke", "measure=none", "logger=csv", "scale.validation_blocks=4")
 FAULTS = ({"reset_after": 20_000}, {"status": 503}, {"status": 500}, {"status": 429}, {"short_by": 1000})
@@ -56,6 +61,53 @@ def test_a_file_that_is_no_longer_as_the_manifest_says_is_an_error(tmp_path: Pat
     assert re.search(r"wiki\.jsonl: \d+ bytes long, the manifest says \d+; restore the file or make the manifest", line)
     line = the_one_line(lab("prepare", "manifest", *settings, cwd=tmp_path))
     assert line == "error: manifest.json: exists; give another --output, or --overwrite to replace it"
+
+
+FOLDER = ("train", *TRAIN, "data=files", "runs='x[1]'")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A folder with a run of a folder of twenty texts, and what it said on stderr."""
+    folder = tmp_path_factory.mktemp("texts")
+    (folder / "mytexts").mkdir()
+    for number in range(20):
+        (folder / "mytexts" / f"{number}.txt").write_text(f"text {number} some words to train on " * 100)
+    (folder / "mytexts" / "notes.md").write_text("not for training")
+    result = lab(*FOLDER, "data.corpus.train=mytexts", cwd=folder)
+    assert result.returncode == 0, result.stderr
+    return folder, result.stderr
+
+
+def test_a_folder_of_texts_is_enough_to_train_on(trained: tuple[Path, str]) -> None:
+    folder, errors = trained
+    for told in (
+        "mytexts: 20 files are read, 1 passed over",
+        "validation and test are made of training, 0.05 of its documents or chunks each",
+        "lanes: 18, as many as training has documents or chunks (32 with more of them)",
+    ):
+        assert errors.count(told) == 1, errors
+    (path,) = folder.glob("*/*/manifest.json")
+    assert json.loads(path.read_text())["identity"]["data"]["lanes"] == 18
+    again = lab(*FOLDER, "data.corpus.train='mytexts/*.txt'", cwd=folder)
+    assert "is finished" in again.stdout, again.stderr
+
+
+def test_a_run_in_a_folder_with_brackets_is_found_by_its_path_and_by_a_pattern(trained: tuple[Path, str]) -> None:
+    (path,) = (each.parent for each in trained[0].glob("*/*/manifest.json"))
+    assert path.parent.name == "x[1]"
+    for given in (str(path), f"{path.parent}/*", f"{path.parent}/nope*"):
+        assert [run.path for run in runs_of(given)] == [path]
+
+
+def test_equal_failures_of_a_sweep_are_told_once_with_how_many_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    failed = [*((f"nope seed {seed}", "no manifest") for seed in range(4)), ("rope seed 0", "another")]
+    with pytest.raises(UserError, match="5 of 5 runs failed; the table above says why"):
+        Sweep(failed=failed).conclude()
+    out = capsys.readouterr().out
+    assert (out.count("no manifest"), out.count("another")) == (1, 1)
+    assert "4 runs: nope seed 0, nope seed 1, nope seed 2, ..." in out
+    assert "rope seed 0" in out
 
 
 def test_skipped_documents_are_counted_in_the_manifest_and_told_in_the_log(tmp_path: Path) -> None:

@@ -342,7 +342,7 @@ class Copier(Decoder):
             expected.append(ids[max(lengths, key=lambda place: lengths[place])])
         return 12 * torch.nn.functional.one_hot(torch.tensor([expected]), self.embedding.shape[0]).double()
 
-    def logits(self, hidden: Tensor) -> Tensor:
+    def unembed(self, hidden: Tensor) -> Tensor:
         return hidden
 
 

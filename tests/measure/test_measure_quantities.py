@@ -6,16 +6,45 @@ import numpy as np
 import pytest
 
 from lab.base.tables import read_table, write_table
-from lab.evidence.interval import document_interval
-from lab.evidence.quantities import Along, Quantity, curves, effective_contexts, overview, points, quantities, weighed
+from lab.evidence.interval import mean_interval
+from lab.evidence.quantities import (
+    Along,
+    Quantity,
+    Sample,
+    curves,
+    effective_contexts,
+    overview,
+    per_document,
+    points,
+    quantities,
+    samples,
+    weighed,
+)
 from lab.observe.measure import range_end
 
 CONTEXT = 8
 
 
-def row(measure: str, document: str = "a", **columns) -> dict:
+def row(measure: str, document: str = "a", cluster: str | None = None, **columns) -> dict:
+    cluster = document if cluster is None else cluster
     empty = dict.fromkeys(("segment", "length_tokens", "distance_tokens", "start_position", "stop_position"))
-    return empty | {"measure": measure, "document": document, "tokens": 1, "loss_nats": None, "correct": None} | columns
+    return (
+        empty
+        | {
+            "measure": measure,
+            "document": document,
+            "cluster": cluster,
+            "tokens": 1,
+            "loss_nats": None,
+            "correct": None,
+        }
+        | columns
+    )
+
+
+def alone(values: dict[str, float]) -> Sample:
+    """Documents that are clusters of their own."""
+    return Sample(values, dict.fromkeys(values, 1))
 
 
 def gains(curve: dict[int, float], documents: int = 8, jitter: float = 0.0) -> list[dict]:
@@ -50,29 +79,57 @@ def by_position(losses: dict[tuple[str, int], float], longest: int = 8 * CONTEXT
 def test_losses_are_weighted_by_tokens_inside_a_document():
     rows = [row("excess", length_tokens=64, tokens=10, loss_nats=1.0, segment=0)]
     rows += [row("excess", length_tokens=64, tokens=30, loss_nats=2.0, segment=1)]
-    assert quantities(rows, CONTEXT) == {Quantity("excess", 64): {"a": 1.75}}
+    assert quantities(rows, CONTEXT) == {Quantity("excess", 64): alone({"a": 1.75})}
 
 
 def test_a_document_counts_once_however_many_segments_it_has():
     losses = {("a", 0): 1.0, ("a", 1): 2.0, ("a", 2): 3.0, ("b", 0): 6.0}
     rows = [row("excess", name, segment=at, length_tokens=64, loss_nats=loss) for (name, at), loss in losses.items()]
-    assert quantities(rows, CONTEXT) == {Quantity("excess", 64): {"a": 2.0, "b": 6.0}}
+    assert quantities(rows, CONTEXT) == {Quantity("excess", 64): alone({"a": 2.0, "b": 6.0})}
     (line,) = overview(rows, CONTEXT)
     assert (line["mean"], line["documents"]) == (4.0, 2)
+
+
+def test_an_author_counts_once_however_many_documents_and_its_number_is_their_mean():
+    given = {("a", "x"): 1.0, ("b", "x"): 2.0, ("c", "x"): 6.0, ("d", "y"): 5.0}
+    rows = [row("excess", name, author, length_tokens=64, loss_nats=loss) for (name, author), loss in given.items()]
+    assert quantities(rows, CONTEXT) == {Quantity("excess", 64): Sample({"x": 3.0, "y": 5.0}, {"x": 3, "y": 1})}
+    (line,) = overview(rows, CONTEXT)
+    assert (line["mean"], line["documents"]) == (4.0, 4)
+    (point,) = points([each | {"measure": "context_gain"} for each in rows]).values()
+    assert point == Sample({"x": 3.0, "y": 5.0}, {"x": 3, "y": 1})
+
+
+def test_quantities_are_made_from_the_numbers_of_documents_alone():
+    rows = by_position({("a", 0): 1.0, ("a", 1): 3.0, ("b", 0): 8.0})
+    documents = per_document(rows, CONTEXT)
+    assert len(documents) == 2 * 4
+    assert set(documents[0]) == {"measure", "length_tokens", "cluster", "document", "mean", "weight"}
+    assert samples(documents) == quantities(rows, CONTEXT)
 
 
 def test_positions_fall_into_ranges_that_double_from_the_context():
     assert [range_end(stop, 8, 64) for stop in (4, 8, 9, 16, 17, 32, 33, 64)] == [8, 8, 16, 16, 32, 32, 64, 64]
     assert range_end(40, 8, 48) == 48
     found = quantities(by_position({("a", 0): 1.0, ("b", 0): 2.0}), CONTEXT)
-    assert {key.length_tokens: values["a"] for key, values in found.items()} == {8: 4.5, 16: 12.5, 32: 24.5, 64: 48.5}
-    assert {key.length_tokens: values["b"] for key, values in found.items()} == {8: 5.5, 16: 13.5, 32: 25.5, 64: 49.5}
+    assert {key.length_tokens: each.values["a"] for key, each in found.items()} == {
+        8: 4.5,
+        16: 12.5,
+        32: 24.5,
+        64: 48.5,
+    }
+    assert {key.length_tokens: each.values["b"] for key, each in found.items()} == {
+        8: 5.5,
+        16: 13.5,
+        32: 25.5,
+        64: 49.5,
+    }
 
 
 def test_copies_count_by_distance_and_first_copies_not_at_all():
     rows = [row("copy", distance_tokens=16, length_tokens=20, loss_nats=3.0)]
     rows += [row("copy_first", distance_tokens=16, length_tokens=20, loss_nats=9.0)]
-    assert quantities(rows, CONTEXT) == {Quantity("copy", 16): {"a": 3.0}}
+    assert quantities(rows, CONTEXT) == {Quantity("copy", 16): alone({"a": 3.0})}
 
 
 def test_rows_that_stand_beside_count_for_nothing():
@@ -87,7 +144,7 @@ def test_of_passkeys_the_share_not_found_counts():
     rows = [
         row("passkey", f"p{place}", length_tokens=64, correct=int(trial < 3)) for place in "xy" for trial in range(4)
     ]
-    assert quantities(rows, CONTEXT) == {Quantity("passkey", 64): {"px": 0.25, "py": 0.25}}
+    assert quantities(rows, CONTEXT) == {Quantity("passkey", 64): alone({"px": 0.25, "py": 0.25})}
 
 
 def test_quantities_are_in_the_order_of_measures_and_lengths_whatever_that_of_the_rows():
@@ -102,9 +159,9 @@ def test_sliding_windows_weigh_every_token_alike():
         row("sliding_perplexity", document=name, length_tokens=64, tokens=tokens, loss_nats=loss)
         for name, (loss, tokens) in given.items()
     ]
-    (values,) = quantities(rows, CONTEXT).values()
+    (found,) = quantities(rows, CONTEXT).values()
     mean = (2 * 100 + 4 * 300 + 3 * 600) / 1000
-    assert np.mean(list(values.values())) == pytest.approx(mean)
+    assert np.mean(list(found.values.values())) == pytest.approx(mean)
     (drawn,) = curves([rows])
     assert drawn["mean"] == pytest.approx(mean)
     # The spread of a ratio's mean, by leaving out a document at a time (jackknife), for many documents.
@@ -125,7 +182,7 @@ def test_a_point_is_the_mean_over_documents_of_the_mean_over_segments():
     found = points(rows)
     assert len(found) == 32
     bin_at_32 = found[Along("loss_by_position", "loss_by_position", 33.5)]  # positions 32 and 33: 33 and 34 tokens read
-    assert bin_at_32 == {"a": (34.5, 1.0), "b": (40.5, 1.0)}
+    assert bin_at_32 == alone({"a": 34.5, "b": 40.5})
     assert [each["mean"] for each in curves([rows]) if each["tokens"] == 33.5] == [37.5]
 
 
@@ -134,15 +191,17 @@ def test_both_copies_are_lines_of_one_curve():
     assert {(each["measure"], each["line"]) for each in curves([rows])} == {("copy", "copy"), ("copy", "copy_first")}
 
 
-def test_of_one_seed_the_band_is_the_interval_over_documents_of_several_their_range():
+@pytest.mark.parametrize("seeds", [1, 3, 5])
+def test_the_band_is_the_interval_that_verdicts_rest_on(seeds):
     draw = np.random.default_rng(0)
-    seeds = [[row("context_gain", f"d{n}", length_tokens=16, loss_nats=draw.normal()) for n in range(9)] for _ in "abc"]
-    means = [np.mean([each["loss_nats"] for each in rows]) for rows in seeds]
-    (one,), (three,) = curves(seeds[:1], resamples=2000), curves(seeds)
-    expected = document_interval([each["loss_nats"] for each in seeds[0]], 2000)
-    assert (one["seeds"], three["seeds"]) == (1, 3)
-    assert (one["mean"], one["low"], one["high"]) == pytest.approx((expected.mean, expected.low, expected.high))
-    assert (three["mean"], three["low"], three["high"]) == pytest.approx((np.mean(means), min(means), max(means)))
+    runs = [
+        [row("context_gain", f"d{n}", length_tokens=16, loss_nats=draw.normal()) for n in range(9)]
+        for _ in range(seeds)
+    ]
+    (point,) = curves(runs)
+    expected = mean_interval(np.array([[each["loss_nats"] for each in rows] for rows in runs]), [1] * 9)
+    assert (point["seeds"], point["over_seeds"]) == (seeds, int(seeds == 5))
+    assert (point["mean"], point["low"], point["high"]) == pytest.approx((expected.mean, expected.low, expected.high))
 
 
 def test_few_documents_have_a_curve_without_a_band():
@@ -156,7 +215,7 @@ def test_few_documents_have_a_curve_without_a_band():
 
 
 def effective(rows: list[dict], **settings):
-    (found,) = effective_contexts(rows, CONTEXT, **settings).values()
+    (found,) = effective_contexts(quantities(rows, CONTEXT), CONTEXT, **settings).values()
     return found
 
 
@@ -177,8 +236,8 @@ def test_the_margin_decides_and_the_interval_brackets_the_effective_context():
 
 
 def test_without_a_curve_of_the_same_targets_from_the_context_on_there_is_no_effective_context():
-    assert effective_contexts([row("excess", length_tokens=64, loss_nats=1.0)], CONTEXT) == {}
-    assert effective_contexts(gains({4: 2.0, 16: 1.0}), CONTEXT) == {}
+    for rows in ([row("excess", length_tokens=64, loss_nats=1.0)], gains({4: 2.0, 16: 1.0})):
+        assert effective_contexts(quantities(rows, CONTEXT), CONTEXT) == {}
 
 
 # The short table.
@@ -202,27 +261,27 @@ def test_ranges_of_positions_are_told_by_both_ends():
 
 
 def test_perplexities_are_shown_as_such():
-    rows = [row("truncated_perplexity", name, length_tokens=16, loss_nats=2.0) for name in "abcd"]
+    rows = [row("truncated_perplexity", name, length_tokens=16, loss_nats=2.0) for name in "abcdef"]
     (line,) = overview(rows, CONTEXT)
-    assert (line["unit"], line["documents"]) == ("perplexity", 4)
+    assert (line["unit"], line["documents"]) == ("perplexity", 6)
     assert [line[key] for key in ("mean", "low", "high")] == [math.exp(2.0)] * 3
 
 
 @pytest.mark.parametrize("longest", [CONTEXT, 4 * CONTEXT, 8 * CONTEXT])
 def test_lines_of_a_measure_are_the_same_whatever_else_was_scored_and_at_which_length(longest):
-    alone = [row("excess", name, length_tokens=2 * CONTEXT, loss_nats=loss) for loss, name in enumerate("abcd")]
-    others = by_position({(name, 0): loss for loss, name in enumerate("abyz")}, longest)
-    lines = overview(alone + others, CONTEXT)
-    assert [line for line in lines if line["measure"] == "excess"] == overview(alone, CONTEXT)
+    own = [row("excess", name, length_tokens=2 * CONTEXT, loss_nats=loss) for loss, name in enumerate("abcdef")]
+    others = by_position({(name, 0): loss for loss, name in enumerate("abwxyz")}, longest)
+    lines = overview(own + others, CONTEXT)
+    assert [line for line in lines if line["measure"] == "excess"] == overview(own, CONTEXT)
     assert [line for line in lines if line["measure"] != "excess"] == overview(others, CONTEXT)
     assert lines[-1]["length_told"].endswith(f" to {longest}")
 
 
-def test_intervals_are_those_over_documents():
+def test_intervals_of_a_run_are_those_over_its_clusters():
     values = np.random.default_rng(1).normal(3, 1, 11)
     table = overview(by_position({(f"d{i}", 0): value for i, value in enumerate(values)}), CONTEXT)
     for line, middle in zip(table, (3.5, 11.5, 23.5, 47.5), strict=True):
-        expected = document_interval(list(values + middle))
+        expected = mean_interval((values + middle)[None], [1] * 11)
         assert (line["low"], line["high"]) == pytest.approx((expected.low, expected.high))
     widths = [line["high"] - line["low"] for line in table]
     assert widths == pytest.approx([widths[0]] * 4)

@@ -50,7 +50,7 @@ def test_what_is_written_is_what_is_read_with_empty_cells_for_what_is_not_observ
         "distance_tokens": 9,
         "correct": 1,
     }
-    scores.add([row(), row(start=8, loss=0.1 + 0.2), passkey, row("1984"), row("nan", loss=float("inf"))])
+    scores.add([row(), row(start=8, loss=0.1 + 0.2), passkey, row("1984"), row("nan", loss=1e300)])
     scores.write()
     again = Scores(tmp_path / "scores.csv")
     assert again.rows == scores.rows == [full(each) for each in scores.rows]

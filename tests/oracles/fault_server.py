@@ -21,7 +21,8 @@ class Server:
     """`plan(path, number, method)` gives the fault of the request with that number for that path, or None.
 
     A fault is a dictionary: `status` (and `retry_after`), `reset_after` bytes, `stall_after` bytes (`seconds`),
-    `short_by` bytes, `etag`, `redirect`, `encoding`, `claim` (a wrong total length); `no_range` ignores Range.
+    `trickle_after` bytes (one every `seconds` from then on), `short_by` bytes, `etag`, `redirect`, `encoding`, `claim`
+    (a wrong total length); `no_range` ignores Range.
     """
 
     folder: Path
@@ -108,6 +109,14 @@ def serve(folder: Path) -> Iterator[Server]:
                     self.connection.close()
                     self.close_connection = True
                     return
+            if "trickle_after" in fault:
+                start = int(str(fault["trickle_after"]))
+                self.wfile.write(content[:start])
+                for byte in content[start:]:
+                    self.wfile.write(bytes([byte]))
+                    self.wfile.flush()
+                    time.sleep(float(str(fault["seconds"])))
+                return
             self.wfile.write(content[: len(content) - int(str(fault.get("short_by", 0)))])
             if "short_by" in fault:
                 self.close_connection = True

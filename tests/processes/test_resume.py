@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -73,10 +74,10 @@ def test_an_interrupted_sweep_starts_no_further_run(tmp_path: Path) -> None:
 
 
 def test_a_few_runs_killed_at_chosen_and_random_times_end_bit_identical() -> None:
-    command = [sys.executable, "tests/kill/kill_test.py", "--runs", "4", "--processes", "2", "--seed", "7"]
+    command = [sys.executable, "tests/kill/kill_test.py", "--runs", "8", "--processes", "2", "--seed", "7"]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=500)
     assert result.returncode == 0, result.stdout + result.stderr
-    assert "4 of 4 interrupted runs" in result.stdout
+    assert "8 of 8 interrupted runs" in result.stdout
 
 
 def test_a_run_that_is_killed_while_it_keeps_weights_keeps_those_of_a_whole_one(tmp_path: Path) -> None:
@@ -209,3 +210,93 @@ def test_status_lists_the_runs_and_removes_those_named(whole: Path, tmp_path: Pa
     assert (copied / run.name).exists()
     assert lab("status", str(copied), "--remove", run.name, "--yes", cwd=tmp_path).returncode == 0
     assert not (copied / run.name).exists()
+
+
+def begun(folder: Path, *settings: str, environment: dict[str, str] | None = None) -> subprocess.Popen[str]:
+    """A long run that has its first checkpoint."""
+    command = [sys.executable, "-m", "lab.train", *SMOKE, "scale.tokens=4096000", *settings]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    # A shell's background job has Ctrl-C switched off, and the tests may be in one.
+    listening = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    process = subprocess.Popen(command, cwd=folder, env=environment, preexec_fn=listening, text=True, **pipes)
+    deadline = time.monotonic() + 300
+    while not list(folder.glob("runs/*/checkpoints/step=*")) and process.poll() is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    return process
+
+
+def test_sigterm_again_and_again_until_the_run_has_ended_ends_it_with_code_75(tmp_path: Path) -> None:
+    process = begun(tmp_path)
+    while process.poll() is None:
+        process.send_signal(signal.SIGTERM)
+        time.sleep(0.005)
+    out, err = process.communicate()
+    assert process.returncode == 75, out + err
+    assert "SIGTERM came: saved at optimiser step" in err.splitlines()[-1]
+    step = int(re.findall(r"saved at optimiser step (\d+) of", err)[0])
+    assert list(tmp_path.glob(f"runs/*/checkpoints/step={step:08d}/checkpoint.json"))
+
+
+@pytest.mark.parametrize("signals", ["INT+INT", "TERM+INT", "TERM+TERM"])
+@pytest.mark.parametrize("place", ["mid-write:2", "after-rename:2"])
+def test_two_signals_at_once_while_a_checkpoint_is_written_save_it(tmp_path: Path, place: str, signals: str) -> None:
+    process = begun(tmp_path, environment=os.environ | {"LAB_KILL_AT": f"{place}={signals}"})
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 75, out + err
+    first = signals.partition("+")[0]
+    assert f"SIG{first}: stopping after this step" in err
+    assert f"SIG{first} came: saved at optimiser step 8 of 4000" in err.splitlines()[-1]
+    assert list(tmp_path.glob("runs/*/checkpoints/step=00000008/checkpoint.json"))
+
+
+def test_a_run_that_was_stopped_late_keeps_the_checkpoints_of_a_whole_one(tmp_path: Path, whole: Path) -> None:
+    environment = os.environ | {"LAB_KILL_AT": "accumulation:76=TERM"}
+    stopped = lab("train", *SMOKE, cwd=tmp_path, environment=environment)
+    assert stopped.returncode == 75, stopped.stderr
+    assert "saved at optimiser step 38 of 40" in stopped.stderr
+    assert lab("train", *SMOKE, cwd=tmp_path).returncode == 0
+    kept = [sorted(path.name for path in runs.glob("*/checkpoints/*")) for runs in (tmp_path / "runs", whole)]
+    assert kept[0] == kept[1]
+    assert outcome(tmp_path / "runs") == outcome(whole)
+    assert manifest_of(tmp_path / "runs")["proof"] == manifest_of(whole)["proof"]
+
+
+def test_a_signal_in_the_last_step_of_a_run_stops_the_sweep(tmp_path: Path) -> None:
+    environment = os.environ | {"LAB_KILL_AT": "accumulation:80=TERM"}
+    result = lab("train", "-m", *SMOKE, "seed=0,1", cwd=tmp_path, environment=environment)
+    assert result.returncode == 75, result.stderr
+    assert manifest_of(tmp_path / "runs")["state"] == "finished"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks Linux to end them")
+def test_workers_end_with_a_trainer_that_is_killed(tmp_path: Path) -> None:
+    process = begun(tmp_path, "data.workers=2")
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    assert len(children) >= 2
+    process.kill()
+    process.communicate()
+    deadline = time.monotonic() + 3
+    while any(alive(child) for child in children) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert [child for child in children if alive(child)] == []
+
+
+def alive(child: str) -> bool:
+    """Whether a process is there, and no zombie."""
+    try:
+        return Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
+
+
+def test_a_writer_of_blocks_that_is_killed_is_told_and_the_same_command_goes_on(tmp_path: Path) -> None:
+    command = ("prepare", "blocks", *SMOKE, "--processes", "2")
+    line = the_one_line(lab(*command, cwd=tmp_path, environment=os.environ | {"LAB_KILL_AT": "shard:3"}), last=True)
+    assert "a process that writes blocks was killed, as happens when memory ends: the same command goes on" in line
+    assert lab(*command, cwd=tmp_path).returncode == 0
+    assert lab(*command, "data.blocks=whole", cwd=tmp_path).returncode == 0
+    found, whole = (
+        {path.name: path.read_bytes() for path in (tmp_path / name).rglob("item=*")} for name in ("blocks", "whole")
+    )
+    assert found == whole

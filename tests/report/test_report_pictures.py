@@ -1,6 +1,7 @@
 """Pictures: drawn from tables alone, the same every time. What they look like is for a reader's eyes."""
 
 import os
+import resource
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -14,7 +15,7 @@ from lab.base.errors import UserError
 from lab.evidence.quantities import curves
 from lab.observe.measure import Measure, measures
 from lab.report.figures import contrast_figure, curve_figure, detail_figure, difference_figure, grouped
-from lab.report.pictures import save
+from lab.report.pictures import save, style_of
 from lab.report.terminal import draw
 
 CONTEXT = 64
@@ -30,6 +31,7 @@ def scores(measure: str, seed: int = 0, documents: int = 5, loss: float = 4.0, *
         | {
             "measure": measure,
             "document": f"d{number}",
+            "cluster": f"d{number}",
             "segment": segment,
             "length_tokens": length,
             "distance_tokens": length,
@@ -48,6 +50,7 @@ def scores(measure: str, seed: int = 0, documents: int = 5, loss: float = 4.0, *
 def keys(found: int = 1) -> list[dict]:
     return [
         {"measure": "passkey", "evaluation": "none", "step": 8, "document": f"length={length} distance={distance}"}
+        | {"cluster": f"length={length} distance={distance}"}
         | {"segment": trial, "length_tokens": length, "correct": found}
         for length in (64, 128)
         for distance in (length // 2, length)
@@ -90,21 +93,45 @@ def test_every_curve_is_drawn_one_line_a_variant_with_its_axes(name):
 
 def test_the_legend_says_which_band_it_is():
     name, measure = "context_gain", MEASURES["context_gain"]
-    one = curve_figure(of_variants({"rope": [scores(name)]}), measure, ["rope"], CONTEXT)
-    several = curve_figure(of_variants({"rope": [scores(name, seed) for seed in (0, 1)]}), measure, ["rope"], CONTEXT)
+    one = curve_figure(of_variants({"rope": [scores(name, documents=7)]}), measure, ["rope"], CONTEXT)
+    several = curve_figure(
+        of_variants({"rope": [scores(name, seed, documents=7) for seed in range(5)]}), measure, ["rope"], CONTEXT
+    )
     few = curve_figure(of_variants({"rope": [scores(name, documents=3)]}), measure, ["rope"], CONTEXT)
     assert [bands(figure) for figure in (one, several, few)] == [1, 1, 0]
     told = [legend(figure) for figure in (one, several, few)]
-    assert told == ["band: 95 % interval over documents", "band: range over seeds", ""]
+    assert told == [
+        "band: 95 % interval over documents' clusters, these seeds",
+        "band: 95 % interval over seeds and documents' clusters",
+        "",
+    ]
 
 
 def test_a_variant_without_rows_is_left_out_and_keeps_the_colours_of_the_others():
-    rows = of_variants({"nope": [scores("context_gain")]})
+    rows = of_variants({"longer": [scores("context_gain")]})
     alone, second = (
-        curve_figure(rows, MEASURES["context_gain"], names, CONTEXT) for names in (["nope"], ["rope", "nope"])
+        curve_figure(rows, MEASURES["context_gain"], names, CONTEXT) for names in (["longer"], ["short", "longer"])
     )
-    assert second.axes[0].get_lines()[0].get_label() == "nope"
+    assert second.axes[0].get_lines()[0].get_label() == "longer"
     assert second.axes[0].get_lines()[0].get_color() != alone.axes[0].get_lines()[0].get_color()
+
+
+def test_colour_says_the_position_encoding_and_dashes_the_attention_whatever_the_order():
+    labels = ["nope", "rope", "alibi", "window_nope", "window_rope", "window_alibi", "narrow_window_nope"]
+    styles = {label: style_of(label, labels) for label in labels}
+    assert styles == {label: style_of(label, labels[::-1]) for label in labels}
+    assert styles == {label: style_of(label, [label]) for label in labels}
+    assert len({colour for colour, _ in styles.values()}) == 3
+    for position in ("nope", "rope", "alibi"):
+        assert len({styles[label][0] for label in labels if label.endswith(position)}) == 1
+    for attention in ("", "window_"):
+        assert len({styles[attention + position][1] for position in ("nope", "rope", "alibi")}) == 1
+    assert len({styles[label][1] for label in ("nope", "window_nope", "narrow_window_nope")}) == 3
+
+
+def test_several_variants_of_one_position_encoding_and_attention_are_told_apart():
+    labels = ["rope", "rope+temperature=1.2", "rope+temperature=1.4"]
+    assert len({style_of(label, labels) for label in labels}) == 3
 
 
 def test_a_perplexity_beyond_all_bounds_is_drawn_at_the_highest():
@@ -163,7 +190,7 @@ def test_the_details_of_a_measure_are_a_map():
 
 
 def test_differences_are_drawn_with_their_intervals():
-    row = {"variant": "nope", "reference": "rope", "mean": 0.5, "low": 0.2, "high": 0.9, "seeds": 1}
+    row = {"variant": "nope", "reference": "rope", "mean": 0.5, "low": 0.2, "high": 0.9, "seeds": 1, "over_seeds": 0}
     figure = difference_figure([row | {"least_of_seeds": None, "most_of_seeds": None}], ["rope", "nope"], "nats")
     assert "minus rope (nats)" in figure.axes[0].get_xlabel()
     assert figure.axes[0].get_lines()[0].get_xdata().tolist() == [0.2, 0.9]
@@ -219,12 +246,15 @@ def test_a_picture_that_cannot_be_written_is_named(tmp_path):
     assert os.listdir(tmp_path) == []
 
 
-@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a device that is always full")
-def test_a_full_disk_is_told_with_the_path(tmp_path):
-    (tmp_path / "one.png.new").symlink_to("/dev/full")
-    with pytest.raises(UserError, match=r"one\.png cannot be written: no space left"):
-        save(picture(), tmp_path / "one")
-    assert not (tmp_path / "one.png").exists()
+def test_a_disk_that_fills_up_is_told_with_the_path(tmp_path):
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))
+    try:
+        with pytest.raises(UserError, match=r"one\.png cannot be written: file too large; free space"):
+            save(picture(), tmp_path / "one")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert os.listdir(tmp_path) == []
 
 
 def test_the_report_room_needs_neither_torch_nor_the_model():

@@ -68,7 +68,10 @@ def test_of_several_runs_each_line_names_its_own():
 
 def rows(loss: float) -> list[dict]:
     named = {"measure": "excess", "evaluation": "held_out-1234abcd", "step": 8, "segment": 0, "length_tokens": 128}
-    return [named | {"document": name, "tokens": 64, "loss_nats": loss + at} for at, name in enumerate("abcd")]
+    return [
+        named | {"document": name, "cluster": name, "tokens": 64, "loss_nats": loss + at}
+        for at, name in enumerate("abcdef")
+    ]
 
 
 @pytest.fixture
@@ -80,18 +83,18 @@ def run(tmp_path) -> SimpleNamespace:
 def test_the_short_table_of_a_run_goes_to_its_directory_and_is_kept_until_it_is_scored_anew(run, capsys):
     show_run(run, rows(1.0), fresh=True)
     (stored,) = read_table(run.path / "summary.csv")
-    assert (stored["measure"], stored["mean"], stored["documents"]) == ("excess", 2.5, 4)
+    assert (stored["measure"], stored["mean"], stored["documents"]) == ("excess", 3.5, 6)
     told = capsys.readouterr().out
-    assert "2.500" in told
+    assert "3.500" in told
     assert "a-run" in told
     before = (run.path / "summary.csv").read_bytes()
     show_run(run, rows(1.0), fresh=False)
     assert (run.path / "summary.csv").read_bytes() == before
     show_run(run, rows(3.0), fresh=True)
-    assert read_table(run.path / "summary.csv")[0]["mean"] == 4.5
+    assert read_table(run.path / "summary.csv")[0]["mean"] == 5.5
     (run.path / "summary.csv").unlink()
     show_run(run, rows(3.0), fresh=False)
-    assert read_table(run.path / "summary.csv")[0]["mean"] == 4.5
+    assert read_table(run.path / "summary.csv")[0]["mean"] == 5.5
 
 
 def test_runs_are_shown_in_one_table(run, tmp_path, capsys):
@@ -100,4 +103,4 @@ def test_runs_are_shown_in_one_table(run, tmp_path, capsys):
     show_runs([(run, rows(1.0)), (other, rows(2.0))])
     told = capsys.readouterr().out
     assert told.count("excess (nats)") == 2
-    assert all(part in told for part in ("a-run", "b-run", "2.500", "3.500"))
+    assert all(part in told for part in ("a-run", "b-run", "3.500", "4.500"))

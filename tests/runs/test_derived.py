@@ -18,7 +18,7 @@ from lab.experiment.compose import settings_of
 from lab.experiment.scoring import extrapolate
 from lab.experiment.settings import ScoreSettings
 from lab.model.decoder import Decoder
-from lab.report.run_list import show
+from lab.report.run_list import Chosen, show
 from lab.runs.control import check
 from lab.runs.identity import digest
 from lab.runs.manifest import seal, write_manifest
@@ -210,7 +210,7 @@ def test_factor_extension_compares_it_with_its_parent_and_no_other_factor_does(h
 
 def test_a_comparison_with_its_parent_makes_its_report(here: Lab, copy: Path) -> None:
     given = f"runs=[{path_of(copy, 'nope')},{path_of(copy, 'warm')}]"
-    result = here("compare", given, "factor=extension", "resamples=1000", *SCORE, folder=copy)
+    result = here("compare", given, "factor=extension", *SCORE, folder=copy)
     assert result.returncode == 0, result.stderr
     assert "nope+temperature=1.2" in (copy / "comparison" / "report.md").read_text()
 
@@ -551,7 +551,7 @@ def test_a_value_of_another_type_anywhere_in_a_manifest_is_told_in_a_line(
                 manifest["digest"] = digest(manifest["identity"])
             (warm / "manifest.json").write_text(json.dumps(manifest | {"sha256": seal(manifest)}))
             told = [told_by(act) for act in (lambda: open_model(warm).decoder(), lambda: extrapolate(chosen))]
-            show(beside, verify=False)
+            show(Chosen(beside), verify=False)
             lines = capsys.readouterr().err.splitlines()
             assert len(lines) <= 1
             if json.dumps(manifest) != whole and not harmless(place, value):

@@ -201,3 +201,15 @@ def test_two_nodes_train_as_one_process_does_and_save_together(slurm: Cluster, w
     assert [row["order_fingerprint"] for row in ours] == [row["order_fingerprint"] for row in theirs]
     # As in tests/processes/test_ranks.py, for six times as many steps.
     assert [row["loss_nats"] for row in ours] == pytest.approx([row["loss_nats"] for row in theirs], rel=2e-5)
+
+
+def test_plain_python_in_an_interactive_step_of_a_job_of_four_tasks_is_one_process(
+    slurm: Cluster, tmp_path: Path
+) -> None:
+    # What salloc starts a shell with where LaunchParameters has use_interactive_step: SLURM_NTASKS is the job's, 4.
+    step = ("salloc", "--ntasks=4", "srun", "--interactive", "--preserve-env", "--ntasks=1")
+    asked = slurm.run(*step, "env", cwd=tmp_path)
+    assert {"SLURM_NTASKS=4", "SLURM_STEP_NUM_TASKS=1"} <= set(asked.stdout.splitlines()), asked.stdout + asked.stderr
+    result = slurm.run(*step, "python", "-m", "lab.train", *SMOKE, cwd=tmp_path, timeout=600)
+    assert result.returncode == 0, result.stderr
+    assert manifest_of(tmp_path)["attempts"][0]["ranks"] == 1

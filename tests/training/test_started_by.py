@@ -36,6 +36,13 @@ def test_a_batch_script_without_srun_is_one_process() -> None:
     assert detect({"SLURM_JOB_ID": "12", "SLURM_NTASKS": "4", "SLURM_PROCID": "0"}) == Ranks()
 
 
+def test_an_interactive_step_of_a_job_of_four_tasks_is_one_process() -> None:
+    step = {"SLURM_JOB_ID": "12", "SLURM_STEP_ID": "4294967290", "SLURM_PROCID": "0", "SLURM_LOCALID": "0"}
+    assert detect(step | {"SLURM_NTASKS": "4", "SLURM_STEP_NUM_TASKS": "1"}) == Ranks(started_by="srun")
+    four = STEP | {"SLURM_NTASKS": "8", "SLURM_STEP_NUM_TASKS": "4"}
+    assert (detect(four).rank, detect(four).world) == (3, 4)
+
+
 def test_a_task_of_srun_knows_its_place() -> None:
     ranks = detect(STEP)
     assert (ranks.rank, ranks.world, ranks.local_rank, ranks.local_world, ranks.nodes) == (3, 4, 1, 2, 2)
@@ -70,6 +77,7 @@ def test_torchrun_is_known() -> None:
     [
         (STEP | {"SLURM_NTASKS": "3", "SLURM_STEP_TASKS_PER_NODE": "2,1"}, "3 tasks as 2,1 on its nodes"),
         (STEP | {"SLURM_STEP_TASKS_PER_NODE": "4"} | {"SLURM_NTASKS": "2"}, "2 tasks as 4 on its nodes"),
+        (STEP | {"MASTER_PORT": "http"}, "MASTER_PORT is http in the environment"),
         (TORCHRUN | {"RANK": "one"}, "RANK is one in the environment"),
         ({key: value for key, value in TORCHRUN.items() if key != "LOCAL_RANK"}, "LOCAL_RANK is not set"),
         ({key: value for key, value in TORCHRUN.items() if key != "MASTER_ADDR"}, "MASTER_ADDR is not"),

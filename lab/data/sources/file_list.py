@@ -1,19 +1,25 @@
 """Which files a corpus of files is: lists by split and subset, given in the configuration or in a manifest."""
 
 import json
+import logging
 import os
 import posixpath
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from lab.base.errors import UserError
+from lab.base.files import matching
 from lab.data.sources.documents import SPLITS
-from lab.data.sources.formats import kind_of
+from lab.data.sources.formats import kind_of, known_kind
 from lab.data.sources.storage import Network, StoredFile, open_file, sha256
 
+LOG = logging.getLogger("lab.data")
+WHAT_TO_GIVE = "give the path or URL of at least one file"
+TOLD = 10  # wrong files that are named in one message
 Given = str | Sequence[str] | Mapping[str, str | Sequence[str]] | None
 
 
@@ -37,7 +43,7 @@ class Part:
         """The file, which must be as this part says. Raises UserError if it is found not to be."""
         return open_file(self.location, network, self.size, self.version or None)
 
-    @property
+    @cached_property
     def kind(self) -> str:
         return kind_of(self.location)
 
@@ -63,38 +69,121 @@ FileList = dict[str, dict[str, list[Part]]]
 def listed(
     given: Mapping[str, Given], splits: Sequence[str] = SPLITS, under: str = "data.corpus"
 ) -> dict[str, dict[str, list[str]]]:
-    """Locations by split and subset. Each split is one location, a list, or a mapping from subsets to either.
+    """Files by split and subset. Each split is one location, a list, or a mapping from subsets to either.
 
-    `under` is where the configuration has them. Raises UserError if a split has none, or a location stands twice.
+    A location is a file, a folder or a pattern (`files_at`). `under` is where the configuration has them. Raises
+    UserError, with a line for each mistake, if a split has none, one is not there, or a file stands twice.
     """
     lists: dict[str, dict[str, list[str]]] = {}
     seen: dict[str, str] = {}
+    mistakes: list[str] = []
+
+    def add(location: str, key: str, files: list[str]) -> None:
+        try:
+            expanded = files_at(location, under)
+        except UserError as error:
+            mistakes.append(str(error))
+            return
+        for each in expanded:
+            if each in seen:
+                mistakes.append(f"{each}: stands under {seen[each]} and {key}; give every file once")
+            seen[each] = key
+        files += expanded
+
     for split in splits:
         subsets = given[split] if isinstance(given[split], Mapping) else {"": given[split]}
         lists[split] = {}
+        if not subsets:
+            mistakes.append(f"{under}.{split} lacks a path; {WHAT_TO_GIVE}")
         for subset, locations in subsets.items():  # type: ignore[union-attr]
             key = f"{under}.{split}{f'.{subset}' if subset else ''}"
             several: list[Any] = list(locations) if isinstance(locations, list | tuple) else [locations]
+            lists[split][subset] = []
             if not several or not all(isinstance(location, str) and location for location in several):
-                raise UserError(f"{key} lacks a path; give the path or URL of at least one file")
+                mistakes.append(f"{key} lacks a path; {WHAT_TO_GIVE}")
+                continue
             for location in several:
-                kind_of(location)
-                if location in seen:
-                    raise UserError(f"{location}: stands under {seen[location]} and {key}; give every file once")
-                seen[location] = key
-            lists[split][subset] = several
-        if not subsets:
-            raise UserError(f"{under}.{split} lacks a path; give the path or URL of at least one file")
+                add(location, key, lists[split][subset])
+    refuse(mistakes)
     return lists
+
+
+def refuse(mistakes: Sequence[str]) -> None:
+    """Raises UserError if there are any: a line for each, of very many for the first."""
+    left = len(mistakes) - TOLD
+    if mistakes:
+        raise UserError("\n".join([*mistakes[:TOLD], *([f"and {left} more of this kind"] if left > 0 else [])]))
+
+
+def files_at(location: str, under: str = "data.corpus") -> list[str]:
+    """The files that a location means: a file or address itself, of a folder or a pattern all in it, sorted.
+
+    A path that is there goes before a pattern. In folders (and those in them), hidden files, empty ones and those of
+    another kind are passed over, which is told. Raises UserError if nothing is there or nothing is left.
+    """
+    if is_remote(location) or os.path.isfile(location):
+        kind_of(location)
+        return [location]
+    is_folder = os.path.isdir(location)
+    found = matching(location)
+    if not found or (os.path.islink(location) and not is_folder):
+        reason = "a link to nothing" if found else "No such file or directory"
+        raise UserError(f"{location}: {reason}; check the paths under {under}")
+    files = sorted(dict.fromkeys(each for path in found for each in (inside(path) if os.path.isdir(path) else [path])))
+    kept = [each for each in files if is_text(each)]
+    passed = len(files) - len(kept)
+    if not kept:
+        what = "folder" if is_folder else "pattern"
+        raise UserError(
+            f"{location}: this {what} has no file that can be read ({passed} hidden, empty or of an unknown kind); put"
+            " .txt, .jsonl or .parquet files there"
+        )
+    if passed:
+        LOG.warning(
+            "%s: %d files are read, %d passed over: hidden, empty or of an unknown kind", location, len(kept), passed
+        )
+    return kept
+
+
+def inside(folder: str) -> list[str]:
+    """All files of a folder and of the folders in it that are not hidden."""
+
+    def unreadable(error: OSError) -> None:
+        raise UserError(
+            f"{error.filename}: {error.strerror}; make it readable, or give the files beside it by a pattern"
+        )
+
+    found = []
+    for place, folders, names in os.walk(folder, onerror=unreadable):
+        folders[:] = [each for each in folders if not each.startswith(".")]
+        found += [os.path.join(place, name) for name in names]
+    return found
+
+
+def is_text(path: str) -> bool:
+    """Whether a file that was found, not named, is one to read."""
+    hidden = os.path.basename(path).startswith(".")
+    return not hidden and known_kind(path) is not None and not (os.path.exists(path) and not os.path.getsize(path))
 
 
 def found(lists: dict[str, dict[str, list[str]]], network: Network) -> FileList:
     """The files of `listed` as they are now: sizes, and sha256 of local files or, of remote ones, their versions.
 
-    Raises UserError if a file is missing, empty, a copy of another, or remote without a version.
+    Raises UserError, with a line for each local one, if a file cannot be read, is empty, a copy of another, or remote
+    without a version.
     """
     names = common_names([location for subsets in lists.values() for each in subsets.values() for location in each])
     first: dict[str, str] = {}
+    mistakes: list[str] = []
+
+    def parts(locations: list[str]) -> Iterator[Part]:
+        for location in locations:
+            try:
+                yield part(location)
+            except UserError as error:
+                mistakes.append(str(error))
+                if is_remote(location):
+                    refuse(mistakes)  # the next is not tried: each may take as long as the deadline
 
     def part(location: str) -> Part:
         file = open_file(location, network)
@@ -110,10 +199,12 @@ def found(lists: dict[str, dict[str, list[str]]], network: Network) -> FileList:
         first[digest] = location
         return Part(names[location], location, file.size, file.version, digest)
 
-    return {
-        split: {subset: [part(location) for location in locations] for subset, locations in subsets.items()}
+    files = {
+        split: {subset: list(parts(locations)) for subset, locations in subsets.items()}
         for split, subsets in lists.items()
     }
+    refuse(mistakes)
+    return files
 
 
 def is_remote(location: str) -> bool:
@@ -121,13 +212,11 @@ def is_remote(location: str) -> bool:
 
 
 def common_names(locations: Sequence[str]) -> dict[str, str]:
-    """Each location as seen from the folder that all share."""
-    if any(is_remote(location) for location in locations):
-        paths = {
-            each: urlsplit(each).path if is_remote(each) else Path(each).resolve().as_posix() for each in locations
-        }
-    else:
-        paths = {each: Path(each).resolve().as_posix() for each in locations}
+    """Each location as seen from the folder that all share.
+
+    Links are not followed: a file is called as it is given, wherever its bytes lie, as in the hub's cache.
+    """
+    paths = {each: urlsplit(each).path if is_remote(each) else os.path.abspath(each) for each in locations}
     folder = os.path.commonpath([posixpath.dirname(path) for path in paths.values()])
     return {location: posixpath.relpath(path, folder) for location, path in paths.items()}
 
@@ -144,12 +233,14 @@ def manifest_of(files: FileList) -> dict[str, Any]:
 
 
 def read_records(path: Path) -> FileList:
-    """The files that a manifest names. Raises UserError if it is missing or not a manifest of files."""
+    """The files that a manifest names, of training at least. Raises UserError if it is missing or no such manifest."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
+        splits = content["splits"]
         return {
-            split: {subset: [_of(record) for record in records] for subset, records in content["splits"][split].items()}
+            split: {subset: [_of(record) for record in records] for subset, records in splits[split].items()}
             for split in SPLITS
+            if split == "train" or split in splits
         }
     except OSError as error:
         raise UserError(

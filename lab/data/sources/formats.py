@@ -1,10 +1,9 @@
-"""Files to rows: `.jsonl`, `.jsonl.zst`, `.jsonl.gz`, `.parquet`, `.txt`."""
+"""Files to rows: `.jsonl` (`.json`, `.ndjson`), packed as `.zst` or `.gz` or not, `.parquet`, `.txt`."""
 
 import itertools
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -12,8 +11,12 @@ from lab.base.errors import UserError
 from lab.data.sources.rows import DocumentError
 from lab.data.sources.storage import StoredFile, seekable
 
-KINDS = ("jsonl.zst", "jsonl.gz", "jsonl", "parquet", "txt")
+LINES, PACKED = ("jsonl", "json", "ndjson"), {"": "", ".zst": ".zst", ".zstd": ".zst", ".gz": ".gz", ".gzip": ".gz"}
+# What a file is, by the end of its name in small letters.
+KINDS = {f".{name}{end}": f"jsonl{packed}" for name in LINES for end, packed in PACKED.items()}
+KINDS |= {".parquet": "parquet", ".txt": "txt"}
 LONGEST = 64 * 2**20
+BEYOND = 2**16  # bytes behind a range that are read at first, for the end of its last line
 SLICE = 2**11  # compressed bytes that are unpacked at once: at most some 70 MB of text, usually 5 kB
 
 
@@ -37,14 +40,20 @@ class Row:
 
 
 def kind_of(location: str) -> str:
-    """One of KINDS, by the end of the name. Raises UserError for another."""
-    path = urlsplit(location).path if "://" in location else location
-    if "://" not in location and Path(location).is_dir():
-        raise UserError(f"{location}: a folder; give the files in it, [{location}/a.jsonl,...]")
-    for kind in KINDS:
-        if path.endswith(f".{kind}"):
-            return kind
-    raise UserError(f"{location}: unknown kind of file; give one of {', '.join(f'.{kind}' for kind in KINDS)}")
+    """jsonl, jsonl.zst, jsonl.gz, parquet or txt, by the end of the name. Raises UserError for another."""
+    kind = known_kind(location)
+    if kind is None:
+        raise UserError(
+            f"{location}: unknown kind of file; give .jsonl, .ndjson or .json (one object a line; also .zst or .gz),"
+            " .parquet or .txt"
+        )
+    return kind
+
+
+def known_kind(location: str) -> str | None:
+    """As `kind_of`; None for another."""
+    path = (urlsplit(location).path if "://" in location else location).lower()
+    return next((kind for end, kind in KINDS.items() if path.endswith(end)), None)
 
 
 def rows(
@@ -72,10 +81,20 @@ def rows(
     elif kind == "jsonl":
         # From the byte before: if it ends a line, `start` begins one.
         first = max(start - 1, 0)
-        yield from _lines(file, file.read(first), first, start, file.size if stop is None else stop, longest)
+        stop = file.size if stop is None else min(stop, file.size)
+        yield from _lines(file, _from(file, first, stop), first, start, stop, longest)
     else:
         pieces = decompressed_zst(file) if kind == "jsonl.zst" else decompressed_gz(file)
         yield from _lines(file, pieces, 0, start, stop, longest)
+
+
+def _from(file: StoredFile, start: int, stop: int) -> Iterator[bytes]:
+    """The bytes from `start` on, as far as they are asked for: those up to `stop`, then more and more at a time, for a
+    line that goes on there."""
+    more = BEYOND
+    while start < stop:
+        yield from file.read(start, stop)
+        start, stop, more = stop, min(stop + more, file.size), 2 * more
 
 
 def _lines(
@@ -96,6 +115,8 @@ def _lines(
         length += len(tail)
         # Of a line that is too long, or not wanted, only the length is kept.
         parts = [*parts, tail] if begin >= start and length <= longest else []
+        if stop is not None and (begin >= stop or (begin < start and position >= stop - 1)):
+            return  # no line begins before `stop` any more, though the one in hand may go on and on
     if length and begin >= start and (stop is None or begin < stop):
         yield _line_row(file, begin, length, 0, parts, longest)
 
@@ -110,7 +131,7 @@ def _line_row(file: StoredFile, begin: int, length: int, end: int, parts: list[b
     if length > longest:
         error = DocumentError(
             f"{file.location}@{begin}: a line of {length} bytes; shorten it or raise longest_document_bytes"
-            f" (now {longest})"
+            f" (now {longest}); one object a line is read"
         )
         return Row(begin, begin + length + end, b"", error)
     return Row(begin, begin + length + end, b"".join(parts).removesuffix(b"\r"))
@@ -142,12 +163,16 @@ def _slices(pieces: Iterator[bytes]) -> Iterator[bytes]:
 
 
 def decompressed_gz(file: StoredFile) -> Iterator[bytes]:
-    """The text of a .gz file, of one member or several. Raises Damage where it is cut or corrupt."""
+    """The text of a .gz file, of one member or several, with zeros behind or not. Raises Damage where it is cut or
+    corrupt."""
     member, read, given = zlib.decompressobj(wbits=31), 0, 0
     for piece in _slices(file.read()):
         read += len(piece)
         while piece:
             if member.eof:
+                piece = piece.lstrip(b"\0")  # some programs fill a file up with zeros
+                if not piece:
+                    break
                 member = zlib.decompressobj(wbits=31)
             try:
                 text = member.decompress(piece)
@@ -221,7 +246,7 @@ def _parquet_rows(file: StoredFile, start: int, stop: int | None, columns: Seque
     parquet = _open_parquet(file)
     edges = _edges(file, parquet)
     stop = edges[-1] if stop is None else min(stop, edges[-1])
-    kept = None if columns is None else [name for name in columns if name in parquet.schema_arrow.names]
+    kept = None if columns is None else _columns(parquet, columns)
     for group, (first, end) in enumerate(itertools.pairwise(edges)):
         if end <= start or first >= stop:
             continue
@@ -240,6 +265,12 @@ def _parquet_rows(file: StoredFile, start: int, stop: int | None, columns: Seque
             raise Damage(
                 f"{file.location}: ends at row {number} of group {group}, which tells {end}; download it again"
             )
+
+
+def _columns(parquet: Any, names: Sequence[str]) -> list[str]:
+    """Those of these columns that there are; a name with dots leads into a column of several fields."""
+    leaves = [parquet.schema.column(number).path for number in range(len(parquet.schema))]
+    return [name for name in names if any(leaf == name or leaf.startswith(f"{name}.") for leaf in leaves)]
 
 
 def _batch_rows(file: StoredFile, batch: Any, first: int) -> Iterator[Row]:

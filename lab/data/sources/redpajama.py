@@ -15,7 +15,7 @@ from huggingface_hub import HfApi
 
 from lab.base.errors import UserError
 from lab.data.sources.documents import SPLITS
-from lab.data.sources.file_corpus import MEBIBYTE, Files
+from lab.data.sources.file_corpus import MEBIBYTE, Files, network_of
 from lab.data.sources.file_list import FileList, Part, found, is_remote
 from lab.data.sources.rows import decode
 from lab.data.sources.storage import Network, open_file
@@ -39,7 +39,7 @@ class RedPajama(Files):
     @classmethod
     def find_files(cls, keys: dict[str, Any]) -> FileList:
         """The files as they are now, from the configuration of a corpus. Raises UserError as `found`."""
-        network = Network(keys["timeout_seconds"], keys["deadline_seconds"])
+        network = network_of(keys)
         return held_out(found({"train": locations(keys["urls"], network)}, network)["train"])
 
 
@@ -65,7 +65,7 @@ class RedPajamaSample(Files):
     @classmethod
     def find_files(cls, keys: dict[str, Any]) -> FileList:
         """The files of the commit that `revision` is now. Raises UserError as `found`, or if the hub is silent."""
-        network = Network(keys["timeout_seconds"], keys["deadline_seconds"])
+        network = network_of(keys)
         try:
             commit = HfApi().dataset_info(cls.REPOSITORY, revision=keys["revision"]).sha
         except Exception as error:  # the library and its HTTP client raise of many kinds

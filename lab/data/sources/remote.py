@@ -1,8 +1,10 @@
 """Reading over HTTP so that a fault is either mended or told, never passed over."""
 
+import ipaddress
 import logging
 import os
 import random
+import socket
 import ssl
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -12,13 +14,14 @@ from urllib.request import getproxies, proxy_bypass
 
 import urllib3
 from huggingface_hub import get_token, hf_hub_url
-from urllib3.exceptions import HTTPError, InvalidHeader, LocationValueError, SSLError
+from urllib3.exceptions import HTTPError, InvalidHeader, LocationValueError, NameResolutionError, SSLError
 
 from lab.base.errors import UserError
 from lab.data.sources.storage import Network, StoredFile
 
 LOG = logging.getLogger("lab.data")
 NETWORK_PIECE = 2**16
+NAME_ATTEMPTS = 4  # to find the address of a host that has not answered yet
 TRY_AGAIN = (408, 425, 429, 500, 502, 503, 504)
 REDIRECT = (301, 302, 303, 307, 308)
 MENDING = {
@@ -30,6 +33,8 @@ MENDING = {
 }
 
 _pools: dict[tuple[int, str | None], urllib3.PoolManager] = {}
+_answered: set[str] = set()  # hosts
+_told: set[tuple[str, str]] = set()  # redirects, from host to host
 
 
 def _pool(url: str) -> urllib3.PoolManager:
@@ -49,11 +54,12 @@ def _pool(url: str) -> urllib3.PoolManager:
 
 
 class Fault(Exception):
-    """A read that is worth another attempt; `wait` seconds are asked for by the server."""
+    """A read that is worth another attempt; `wait` seconds are asked for by the server; `attempts` are enough."""
 
-    def __init__(self, cause: str, wait: float = 0.0) -> None:
+    def __init__(self, cause: str, wait: float = 0.0, attempts: int | None = None) -> None:
         super().__init__(cause)
         self.wait = wait
+        self.attempts = attempts
 
 
 class RemoteFile(StoredFile):
@@ -61,7 +67,9 @@ class RemoteFile(StoredFile):
 
     Every answer must be of the same version (ETag, else Last-Modified) and total length. A broken read goes on where
     it broke; a server that does not serve ranges is read from the start again and the beginning is dropped.
-    Raises UserError if the location makes no sense, the server says no, or `network.deadline` passes without a byte.
+    Redirects are followed, and told where they lead to another host or port (`redirected`). Raises UserError if the
+    location makes no sense, the server says no, or `network.deadline` passes without a byte, or with fewer of them than
+    `network.least_bytes_per_second`.
     """
 
     def __init__(self, location: str, network: Network, size: int | None = None, version: str | None = None) -> None:
@@ -95,12 +103,20 @@ class RemoteFile(StoredFile):
         position = start
         attempts, last_progress = 0, time.monotonic()
         while position < stop:
+            began, got = time.monotonic(), 0  # of the stretch whose rate is looked at
             try:
                 for piece in self._body(position, stop):
-                    position += len(piece)
-                    attempts, last_progress = 0, time.monotonic()
+                    now = time.monotonic()
+                    position, got = position + len(piece), got + len(piece)
+                    if got >= self.network.least_bytes_per_second * max(now - began, 1):
+                        attempts, last_progress = 0, now
+                    elif now - last_progress > self.network.deadline:
+                        raise self._slow(position, now - last_progress)
+                    if now - began > self.network.timeout:
+                        began, got = now, 0
                     yield piece
-                    last_progress = time.monotonic()  # the reader's own time is not the server's
+                    reading = time.monotonic() - now  # the reader's own time is not the server's
+                    began, last_progress = began + reading, last_progress + reading
             except Fault as fault:
                 attempts += 1
                 self._wait(fault, position, attempts, last_progress)
@@ -162,7 +178,8 @@ class RemoteFile(StoredFile):
                     method, url, headers=sent, timeout=timeout, preload_content=False, redirect=False
                 )
             except (HTTPError, OSError) as error:
-                raise self._broken(error) from None
+                raise self._broken(error, url) from None
+            _answered.add(host_of(url))
             if response.status in TRY_AGAIN:
                 wait = asked_wait(response.headers)
                 response.close()
@@ -171,7 +188,7 @@ class RemoteFile(StoredFile):
             if response.status not in REDIRECT or target is None:
                 return response
             response.close()
-            target = urljoin(url, target)
+            target = redirected(self.location, self.url, url, target)
             if urlsplit(target)[:2] != urlsplit(url)[:2]:
                 # A token is for the host that it was made for, and not to be sent unencrypted.
                 sent.pop("Authorization", None)
@@ -194,6 +211,8 @@ class RemoteFile(StoredFile):
         wait = random.uniform(0, min(network.longest_wait, network.first_wait * 2 ** (attempts - 1)))
         wait = max(wait, min(fault.wait, network.longest_wait))
         left = network.deadline - (time.monotonic() - last_progress)
+        if fault.attempts is not None and attempts >= fault.attempts:
+            raise UserError(f"{self.location}: {fault}, {attempts} attempts; check the address and the network")
         if left <= 0:
             raise UserError(
                 f"{self.location}: no byte after byte {position} for {time.monotonic() - last_progress:.0f} s,"
@@ -203,18 +222,71 @@ class RemoteFile(StoredFile):
         LOG.warning("%s at byte %d: %s; attempt %d in %.1f s", self.location, position, fault, attempts + 1, wait)
         time.sleep(wait)
 
-    def _broken(self, error: Exception) -> Exception:
+    def _slow(self, position: int, seconds: float) -> UserError:
+        least = self.network.least_bytes_per_second
+        return UserError(
+            f"{self.location}: at byte {position}, slower than {least:g} bytes a second for {seconds:.0f} s; try again"
+            " later, or lower least_bytes_per_second"
+        )
+
+    def _broken(self, error: Exception, url: str) -> Exception:
         """Why no answer came: a Fault, or a UserError if no further attempt can mend it."""
         if isinstance(error, LocationValueError):
             return UserError(f"{self.location}: {describe(error)}; check the address")
         if isinstance(error, SSLError) and isinstance(next(iter(error.args), None), ssl.SSLCertVerificationError):
             return UserError(f"{self.location}: {describe(error)}; check the address, or set SSL_CERT_FILE")
+        if isinstance(getattr(error, "original_error", error), NameResolutionError) and host_of(url) not in _answered:
+            return Fault(describe(error), attempts=NAME_ATTEMPTS)
         return Fault(describe(error))
 
     def _refused(self, status: int, position: int = 0) -> UserError:
         return UserError(
             f"{self.location}: status {status} at byte {position}; {MENDING.get(status, 'check the address')}"
         )
+
+
+def redirected(location: str, source: str, url: str, target: str) -> str:
+    """The address that `url` leads to by the header Location: `target`; one of another host or port is told, once.
+
+    `source` is the address that `location` stands for. Raises UserError if the target makes no sense, is not encrypted
+    where `url` is, or is of this machine or a private network where `source` is not: what a stranger's server names is
+    not to be read there. Names are looked up for this, but what a name stands for may change before it is read.
+    """
+    try:
+        target = urljoin(url, target)
+        old, new = urlsplit(url), urlsplit(target)
+        places = [f"{each.hostname}:{each.port or (443 if each.scheme == 'https' else 80)}" for each in (old, new)]
+    except ValueError as error:
+        raise UserError(f"{location}: redirected to {target!r}, no address ({error}); check the address") from None
+    if new.scheme not in ("http", "https") or not new.hostname:
+        raise UserError(f"{location}: redirected to {target!r}, which is not http(s)://; check the address")
+    if old.scheme == "https" and new.scheme == "http":
+        raise UserError(f"{location}: redirected from https:// to {target}; give that address if you can do without")
+    if places[0] != places[1]:
+        if is_private(new.hostname) and not is_private(host_of(source)):
+            raise UserError(
+                f"{location}: redirected to {target}, on this machine or in a private network; give that address if you"
+                " trust it"
+            )
+        if (places[0], places[1]) not in _told:
+            _told.add((places[0], places[1]))
+            LOG.warning("%s: redirected to %s", location, places[1])
+    return target
+
+
+def is_private(host: str) -> bool:
+    """Whether a host is this machine or in a network that is not the public one, as far as can be known."""
+    try:
+        found = {str(each[4][0]).partition("%")[0] for each in socket.getaddrinfo(host, None)}
+    except (OSError, ValueError):
+        return False
+    addresses = [ipaddress.ip_address(each) for each in found]
+    return any(not (getattr(each, "ipv4_mapped", None) or each).is_global for each in addresses)
+
+
+def host_of(url: str) -> str:
+    """The host of an address."""
+    return urlsplit(url).hostname or ""
 
 
 def resolve(location: str) -> tuple[str, dict[str, str]]:

@@ -19,14 +19,15 @@ class Network:
     """How patient reading over a network is, in seconds.
 
     `timeout` without a byte before a read is tried again; `deadline` without progress, over all attempts;
-    `first_wait` before the second attempt, doubled with every further one up to `longest_wait`. Raises UserError
-    for a time that is not above 0.
+    `first_wait` before the second attempt, doubled with every further one up to `longest_wait`. What comes slower than
+    `least_bytes_per_second` is no progress. Raises UserError for a time that is not above 0.
     """
 
     timeout: float = 30.0
     deadline: float = 900.0
     first_wait: float = 0.5
     longest_wait: float = 30.0
+    least_bytes_per_second: float = 1000.0
 
     def __post_init__(self) -> None:
         for key in ("timeout", "deadline"):

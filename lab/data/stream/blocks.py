@@ -10,6 +10,7 @@ in the fingerprints. A shard is there whole or not at all, so writing can be kil
 and the files are the same, byte for byte.
 """
 
+import contextlib
 import hashlib
 import itertools
 import json
@@ -19,6 +20,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,6 +29,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from lab.base.errors import UserError
+from lab.base.failpoints import point
 from lab.base.files import write_whole
 from lab.data.stream.fingerprint import Fingerprint
 from lab.data.stream.order import Block, BlockStream, Cursor
@@ -249,7 +252,7 @@ def write_blocks(
                 yield start, stop
 
     context = multiprocessing.get_context("fork")
-    with ProcessPoolExecutor(processes, context, _adopt, (stream, folder)) as pool:
+    with _told_if_killed(), ProcessPoolExecutor(processes, context, _adopt, (stream, folder)) as pool:
         running: dict[Future[int], tuple[int, Iterator[tuple[int, int]]]] = {}
 
         def submit_next(lane: int, shards: Iterator[tuple[int, int]]) -> None:
@@ -265,6 +268,18 @@ def write_blocks(
                 lane, shards = running.pop(future)
                 progress(future.result())
                 submit_next(lane, shards)
+
+
+@contextlib.contextmanager
+def _told_if_killed() -> Iterator[None]:
+    """Raises UserError if a process of the pool was killed, as Linux does when memory ends."""
+    try:
+        yield
+    except BrokenProcessPool:
+        raise UserError(
+            "a process that writes blocks was killed, as happens when memory ends: the same command goes on; fewer "
+            "--processes need less"
+        ) from None
 
 
 def is_whole(folder: Path, lane: int, start: int, stop: int, lanes: int) -> bool:
@@ -299,4 +314,5 @@ def _end_with_parent() -> None:
 
 def _write(lane: int, start: int, stop: int) -> int:
     stream, folder = _adopted
+    point("shard")
     return write_shard(stream, folder, lane, start, stop)

@@ -3,6 +3,7 @@
 import logging
 import math
 import os
+import signal
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, cast
 
@@ -14,6 +15,7 @@ from torch import Tensor, distributed
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, get_worker_info
 
 from lab.base.errors import UserError
+from lab.base.interruption import end_with_parent
 from lab.data.sources.documents import Corpus
 from lab.data.stream.blocks import StoredBlocks
 from lab.data.stream.order import Block, BlockStream, Cursor, sampled_blocks
@@ -168,7 +170,7 @@ class DataModule(lightning.LightningDataModule):
                 cast(IterableDataset[tuple[int, Block] | UserError], blocks),
                 batch_size=None,
                 num_workers=self.workers,
-                worker_init_fn=_quiet_tokenizers,
+                worker_init_fn=_begin_worker,
                 # A loader draws a seed whenever it is started, which would move the process's own generator.
                 generator=torch.Generator(),
                 # Enough for a few micro-batches: blocks are small.
@@ -228,7 +230,8 @@ class DataModule(lightning.LightningDataModule):
         self._cursors = {int(lane): Cursor.of(record) for lane, record in state_dict["cursors"].items()}
 
 
-def _quiet_tokenizers(worker: int) -> None:
+def _begin_worker(worker: int) -> None:
+    end_with_parent(signal.SIGKILL)  # a killed trainer leaves none behind
     # A forked process may not use the tokenizer's threads; saying so beforehand spares the user its warning.
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     torch.set_num_threads(1)

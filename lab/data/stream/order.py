@@ -26,6 +26,7 @@ Validation reads no such stream: its blocks are a sample of the split, the same 
 import functools
 import hashlib
 import itertools
+import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -34,12 +35,14 @@ import numpy as np
 from jaxtyping import UInt32
 
 from lab.base.errors import UserError
+from lab.data.settings import LANES
 from lab.data.sources.documents import Corpus, Entry
 from lab.data.stream.packing import Packed, Packer
 from lab.data.stream.tokenised import tokenised
 from lab.data.stream.weights import furthest_behind, whole_weights
 from lab.data.tokenizer import Tokenizer
 
+LOG = logging.getLogger("lab.data")
 SPREAD = 16  # blocks that are read for each that validation takes
 
 
@@ -174,16 +177,17 @@ class Lane:
         while True:
             share = shuffled(stream.seed, place.epoch, chunks, name)[self.number :: stream.lanes]
             empty = place == Place(place.epoch)  # of an epoch entered midway it is unknown what came before
+            met = False
             for position in range(place.position, len(share)):
                 start = place if position == place.position else Place(place.epoch, position)
                 for entry, after in self._documents_of_chunk(name, share[position], start):
-                    empty = empty and entry.text is None
+                    empty, met = empty and entry.text is None, True
                     yield entry, after
             if empty:
-                raise UserError(
-                    f"split {stream.split}{f', subset {name}' if name else ''}: all documents of lane {self.number}"
-                    f" were skipped ({len(share)} {stream.corpus.chunk_word}); mend them or take fewer lanes"
-                )
+                where = f"split {stream.split}{f', subset {name}' if name else ''}"
+                held = f"({len(share)} {stream.corpus.chunk_word}); mend them or take fewer lanes"
+                told = f"all documents of lane {self.number} were skipped"
+                raise UserError(f"{where}: {told if met else f'no document begins in lane {self.number}'} {held}")
             place = Place(place.epoch + 1)
 
     def _documents_of_chunk(self, subset: str, chunk: int, place: Place) -> Iterator[tuple[Entry, Place]]:
@@ -196,6 +200,16 @@ class Lane:
                 after = place._replace(rank=rank + 1) if rank + 1 < len(documents) else next_tile
                 yield documents[order[rank]], after
             place = next_tile
+
+
+def fitting_lanes(corpus: Corpus) -> int:
+    """The lanes that a run takes by itself: LANES, or as many as training's smallest subset has chunks, which is
+    told."""
+    fewest = min((corpus.chunks("train", subset) for subset in corpus.subsets("train")), default=LANES)
+    lanes = max(1, min(LANES, fewest))
+    if lanes != LANES:
+        LOG.warning("lanes: %d, as many as training has %s (%d with more of them)", lanes, corpus.chunk_word, LANES)
+    return lanes
 
 
 class BlockStream:

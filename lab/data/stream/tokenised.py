@@ -1,5 +1,6 @@
 """Documents to token ids, several at a time."""
 
+import logging
 import os
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -10,6 +11,7 @@ from typing import Generic, TypeVar
 import numpy as np
 from jaxtyping import UInt32
 
+from lab.base.errors import UserError
 from lab.data.sources.documents import Corpus, Entry
 from lab.data.tokenizer import Tokenizer
 
@@ -18,6 +20,8 @@ Mark = TypeVar("Mark")
 # How far a stream reads ahead: enough to keep all cores busy over the lanes, little enough to start at once.
 AHEAD_CHARACTERS = 2**15
 AHEAD_DOCUMENTS = 64
+SAMPLED_CHARACTERS = 2**15  # of each subset, that a tokenizer is examined on
+LOG = logging.getLogger("lab.data")
 
 Waiting = tuple[Entry, Mark, "Future[UInt32[np.ndarray, 'tokens']] | None"]
 
@@ -64,6 +68,32 @@ def tokenised(documents: Iterable[tuple[Entry, Mark]], tokenizer: Tokenizer) -> 
 def _done(waiting: Waiting[Mark]) -> Tokenised[Mark]:
     entry, mark, tokens = waiting
     return Tokenised(entry, None if tokens is None else tokens.result(), mark)
+
+
+def examined(corpus: Corpus, tokenizer: Tokenizer) -> dict[str, float]:
+    """What a tokenizer keeps of a sample of a corpus's training text: see :meth:`Tokenizer.examine`.
+
+    More than a hundredth unknown or lost is told. Raises UserError for more than half, or if the same text has other
+    tokens each time.
+    """
+    texts = []
+    for subset in corpus.subsets("train"):
+        characters = 0
+        for entry in corpus.documents("train", subset):
+            texts.append((entry.text or "")[: SAMPLED_CHARACTERS - characters])
+            characters += len(texts[-1])
+            if characters >= SAMPLED_CHARACTERS:
+                break
+    found = tokenizer.examine(texts)
+    if max(found.values()) > 0.01:
+        told = (
+            f"{tokenizer.path}: of a sample of the training text {found['unknown']:.0%} of the tokens are unknown and "
+            f"{found['lost']:.0%} of the letters are lost"
+        )
+        if max(found.values()) > 0.5:
+            raise UserError(f"{told}; take a tokenizer that can spell these texts")
+        LOG.warning(told)
+    return found
 
 
 def held_out(corpus: Corpus, split: str, tokenizer: Tokenizer) -> Iterator[tuple[str, UInt32[np.ndarray, "tokens"]]]:

@@ -19,22 +19,25 @@ def whole_weights(subsets: Sequence[str], weights: Mapping[str, float] | None) -
         return (1,)
     if subsets == [""] and weights:
         raise UserError("weights is given, but the corpus has no subsets; leave it out (null)")
-    for name in weights:
-        if name not in subsets:
-            known = ", ".join(subsets) or "none"
-            raise UserError(f"weights.{name}: the corpus has no such subset; it has {known}")
+    known = ", ".join(subsets) or "none"
+    mistakes = [
+        f"weights.{name}: the corpus has no such subset; it has {known}" for name in weights if name not in subsets
+    ]
     fractions = []
     for name in subsets:
         if name not in weights:
-            raise UserError(f"weights.{name} is missing: give the subset a share, or leave out its files")
+            mistakes.append(f"weights.{name} is missing: give the subset a share, or leave out its files")
+            continue
         try:
             # By way of its decimal notation: 0.1 is one tenth, not the nearest binary fraction.
             fraction = Fraction(str(weights[name]))
         except (ValueError, ZeroDivisionError):
             fraction = Fraction(0)
         if fraction <= 0:
-            raise UserError(f"weights.{name} is {weights[name]}: give a number above 0, or leave out its files")
+            mistakes.append(f"weights.{name} is {weights[name]}: give a number above 0, or leave out its files")
         fractions.append(fraction)
+    if mistakes:
+        raise UserError("\n".join(mistakes))
     scale = math.lcm(*(fraction.denominator for fraction in fractions))
     return tuple(int(fraction * scale) for fraction in fractions)
 

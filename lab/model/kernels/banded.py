@@ -2,39 +2,21 @@
 
 Time and memory grow with length * window, forward and backward; full attention is the band W = T, where half of
 the score matrix is never formed. Nothing but matrix products and softmax, so it runs wherever torch does, and its
-sums have a fixed order, so it is deterministic. On a CPU it is about twice as fast as torch's flash attention,
+sums have a fixed order, so it is deterministic. On an AMD EPYC it is about twice as fast as torch's flash attention,
 because each product goes to the matrix library and each tile of scores stays near the cache.
 
-Probabilities are recomputed in the backward pass (Dao et al. 2022, section 3.1): what is kept for it is the inputs.
+Probabilities are kept for the backward pass while they are small, and recomputed in it (Dao et al. 2022, section 3.1)
+where they are not; both give the same bits.
 """
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-CHUNK = 128  # queries at a time: large enough for the matrix library, small enough for the cache
-
-
-@dataclass(frozen=True)
-class Band:
-    """One chunk: queries [start, stop) of the batch see some of the keys [first, last) and none outside."""
-
-    start: int
-    stop: int
-    first: int
-    last: int
-
-
-def bands(queries: int, offset: int, window: int | None, chunk: int = CHUNK) -> Iterator[Band]:
-    """The chunks of a pass, in order; key indices count from the first key, query indices from the first query."""
-    for start in range(0, queries, chunk):
-        stop = min(start + chunk, queries)
-        first = 0 if window is None else max(0, offset + start - window + 1)
-        yield Band(start, stop, first, offset + stop)
+from lab.model.bands import KEPT_BYTES, Band, bands, scores_formed
 
 
 @dataclass(frozen=True)
@@ -102,27 +84,32 @@ class BandedAttention(torch.autograd.Function):
         rule: Rule,
     ) -> Tensor:
         output = torch.empty_like(query)
+        kept = []
+        size = query.shape[0] * query.shape[1] * scores_formed(query.shape[2], rule.offset, rule.window)
+        keep = any(ctx.needs_input_grad) and size * query.element_size() <= KEPT_BYTES
         for band in bands(query.shape[2], rule.offset, rule.window):
             keys, values = cut(key, band), cut(value, band)
             weights = rule.probabilities(gather(query, key, band), keys, band, slopes, documents)
             scatter(output, weights @ values, band)
-        ctx.save_for_backward(query, key, value, slopes, documents)
+            if keep:
+                kept.append(weights)
+        ctx.save_for_backward(query, key, value, slopes, documents, *kept)
         ctx.rule = rule
         return output
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (output_gradient,) = gradients
-        query, key, value, slopes, documents = ctx.saved_tensors
+        query, key, value, slopes, documents, *kept = ctx.saved_tensors
         rule: Rule = ctx.rule
         accurate = torch.promote_types(key.dtype, torch.float32)
         d_query = torch.empty_like(query)
         # Each key is in several bands: its gradient is summed in float32.
         d_key = torch.zeros(key.shape, dtype=accurate, device=key.device)
         d_value = torch.zeros_like(d_key)
-        for band in bands(query.shape[2], rule.offset, rule.window):
+        for number, band in enumerate(bands(query.shape[2], rule.offset, rule.window)):
             queries, keys, values = gather(query, key, band), cut(key, band), cut(value, band)
-            weights = rule.probabilities(queries, keys, band, slopes, documents)
+            weights = kept[number] if kept else rule.probabilities(queries, keys, band, slopes, documents)
             d_output = gather(output_gradient, key, band)
             d_weights = d_output @ values.mT
             d_scores = torch._softmax_backward_data(d_weights, weights, -1, weights.dtype)

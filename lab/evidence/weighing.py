@@ -1,0 +1,190 @@
+"""From documents to evidence: estimates, paired differences and verdicts, from one table alone."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from lab.base.tables import Row
+from lab.evidence.differences import holm, noise_floor, verdict
+from lab.evidence.interval import Interval, mean_interval, widening
+from lab.evidence.quantities import Quantity, effective_contexts, samples
+from lab.observe.measure import measure_of
+from lab.runs.control import Seed
+
+OBSERVED = (
+    *("evaluation", "clusters_told", "context_tokens", "variant", "seed"),
+    *("measure", "length_tokens", "cluster", "document", "mean", "weight"),
+)
+
+
+def weigh(documents: Sequence[Row], reference: str, margin: float) -> dict[str, list[Row]]:
+    """Estimates, differences, seeds and effective contexts, from rows of :func:`observed` alone."""
+    found: dict[str, list[Row]] = {"estimates": [], "differences": [], "seeds": [], "effective": []}
+    for evaluation in dict.fromkeys(row["evaluation"] for row in documents):
+        layout = Layout([row for row in documents if row["evaluation"] == evaluation])
+        others = [name for name in layout.variants if name != reference]
+        for quantity in layout.tables:
+            for name in layout.variants:
+                found["estimates"] += _estimates(evaluation, layout, quantity, name)
+        found["differences"] += _judged(
+            [
+                _difference(evaluation, layout, quantity, name, reference)
+                for quantity in layout.tables
+                for name in others
+            ]
+        )
+        for quantity in layout.tables:
+            for name in others:
+                found["seeds"] += _by_seed(evaluation, layout, quantity, name, reference)
+        found["effective"] += _effective(evaluation, layout, margin)
+    return found
+
+
+class Layout:
+    """One set of documents: ``variants`` with their seeds, ``samples`` of each run, and ``tables`` of each quantity."""
+
+    def __init__(self, documents: Sequence[Row]) -> None:
+        self.context = int(documents[0]["context_tokens"])
+        self.clusters = str(documents[0]["clusters_told"])
+        by_run: dict[tuple[str, Seed], list[Row]] = {}
+        for row in documents:
+            by_run.setdefault((row["variant"], row["seed"]), []).append(row)
+        self.samples = {run: samples(rows) for run, rows in by_run.items()}
+        self.variants: dict[str, list[Seed]] = {}
+        for name, seed in by_run:
+            self.variants.setdefault(name, []).append(seed)
+        first = next(iter(self.samples.values()))
+        self.tables = {
+            quantity: Table(
+                {
+                    name: np.array([list(self._numbers(name, seed, quantity, sorted(each.values))) for seed in seeds])
+                    for name, seeds in self.variants.items()
+                },
+                [each.documents[cluster] for cluster in sorted(each.values)],
+            )
+            for quantity, each in first.items()
+        }
+
+    def _numbers(self, name: str, seed: Seed, quantity: Quantity, clusters: Sequence[str]) -> Iterator[float]:
+        values = self.samples[name, seed][quantity].values
+        yield from (values[cluster] for cluster in clusters)
+
+
+@dataclass(frozen=True)
+class Table:
+    """A quantity in all runs: ``values`` of each variant [seeds, clusters], clusters in one order, and how many
+    ``documents`` each has."""
+
+    values: dict[str, np.ndarray]
+    documents: list[int]
+
+
+def _estimates(evaluation: str, layout: Layout, quantity: Quantity, name: str) -> Iterator[Row]:
+    """The mean of a variant over its seeds (seed empty), and of each seed."""
+    table = layout.tables[quantity]
+    values = table.values[name]
+    lines: list[tuple[Seed | None, Interval]] = [(None, mean_interval(values, table.documents))]
+    lines += [
+        (seed, mean_interval(line[None], table.documents))
+        for seed, line in zip(layout.variants[name], values, strict=True)
+    ]
+    for seed, interval in lines:
+        yield {
+            "evaluation": evaluation,
+            "measure": quantity.measure,
+            "length_tokens": quantity.length_tokens,
+            "variant": name,
+            "seed": seed,
+            **_told(interval, layout.clusters),
+        }
+
+
+def _told(interval: Interval, clusters: str) -> Row:
+    """The columns of an interval, and over what it is."""
+    wide = widening(interval.seeds if interval.over_seeds else 1, tuple(sorted(interval.documents)))
+    return {
+        "mean": interval.mean,
+        "low": interval.low,
+        "high": interval.high,
+        "documents": sum(interval.documents),
+        "clusters": interval.clusters,
+        "clusters_told": clusters,
+        "seeds": interval.seeds,
+        "over_seeds": int(interval.over_seeds),
+        "widened": wide.factor if interval.known else None,
+        "coverage": wide.coverage if interval.known else None,
+    }
+
+
+def _difference(evaluation: str, layout: Layout, quantity: Quantity, name: str, reference: str) -> tuple[Row, Interval]:
+    table = layout.tables[quantity]
+    one, other = table.values[name], table.values[reference]
+    paired = len(one) == len(other)
+    # Of unequal numbers of seeds (a factor that is the seed) nothing can be paired: means over them, these alone.
+    values = one - other if paired else (one.mean(axis=0) - other.mean(axis=0))[None]
+    difference = mean_interval(values, table.documents)
+    by_seed = values.mean(axis=1) if paired else np.array([])
+    floor = max(noise_floor(one), noise_floor(other)) if min(len(one), len(other)) > 1 else None
+    row = {
+        "evaluation": evaluation,
+        "measure": quantity.measure,
+        "length_tokens": quantity.length_tokens,
+        "length_told": quantity.length_text(layout.context),
+        "variant": name,
+        "reference": reference,
+        **_told(difference, layout.clusters),
+        "p_value": difference.p_value,
+        "least_of_seeds": float(by_seed.min()) if by_seed.size else None,
+        "most_of_seeds": float(by_seed.max()) if by_seed.size else None,
+        "noise_floor": floor,
+    }
+    return row, difference
+
+
+def _judged(found: Sequence[tuple[Row, Interval]]) -> list[Row]:
+    """The rows with p-values corrected for the family, all differences of one measure on one set of documents."""
+    judged: list[Row] = []
+    for measure in dict.fromkeys(row["measure"] for row, _ in found):
+        family = [(row, difference) for row, difference in found if row["measure"] == measure]
+        corrected = holm([difference.p_value for _, difference in family])
+        for (row, difference), p_holm in zip(family, corrected, strict=True):
+            kind = measure_of(measure)
+            unit = kind.difference_unit if kind is not None else "nats"
+            text = verdict(difference, p_holm, row["variant"], row["reference"], unit, row["clusters_told"])
+            judged.append(row | {"p_holm": p_holm, "verdict": text})
+    return judged
+
+
+def _by_seed(evaluation: str, layout: Layout, quantity: Quantity, name: str, reference: str) -> Iterator[Row]:
+    table = layout.tables[quantity]
+    one, other = table.values[name], table.values[reference]
+    if len(one) != len(other):
+        return
+    for seed, line in zip(layout.variants[name], one - other, strict=True):
+        yield {
+            "evaluation": evaluation,
+            "measure": quantity.measure,
+            "length_tokens": quantity.length_tokens,
+            "variant": name,
+            "reference": reference,
+            "seed": seed,
+            "mean": float(line.mean()),
+            "clusters": line.size,
+        }
+
+
+def _effective(evaluation: str, layout: Layout, margin: float) -> Iterator[Row]:
+    for (name, seed), found_of in layout.samples.items():
+        for measure, found in effective_contexts(found_of, layout.context, margin).items():
+            shown, low, high = found.told
+            yield {
+                "evaluation": evaluation,
+                "measure": measure,
+                "variant": name,
+                "seed": seed,
+                "margin_nats": margin,
+                **found._asdict(),
+                "told": shown,
+                "interval_told": low if low == high else f"{low} to {high}",
+            }

@@ -1,0 +1,148 @@
+"""Claims: read from files, held against numbers of documents, and told."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from commands import lab
+
+from lab.base.errors import UserError
+from lab.base.tables import read_table, write_table
+from lab.evidence.claims import Claim, Study, judge, read_claims, verdicts
+from lab.evidence.weighing import Layout
+from lab.observe.measure import measures
+
+CONTEXT = 8
+CLAIM = {"name": "fails", "sentence": "It fails.", "source": "Nobody", "variant": "nope", "measure": "excess"}
+
+
+def documents(
+    means: dict[str, dict[float, float]], seeds: int = 5, authors: int = 8, noise: float = 0.01
+) -> list[dict]:
+    """Rows of documents: of each variant its mean by length in contexts C, with a little noise."""
+    draw = np.random.default_rng(0)
+    return [
+        {
+            "evaluation": "held_out-1",
+            "clusters_told": "authors",
+            "context_tokens": CONTEXT,
+            "variant": variant,
+            "seed": seed,
+            "measure": "excess",
+            "length_tokens": int(length * CONTEXT),
+            "cluster": f"author {number // 2}",
+            "document": f"d{number}",
+            "mean": mean + noise * draw.normal(),
+            "weight": 10.0,
+        }
+        for variant, by_length in means.items()
+        for seed in range(seeds)
+        for length, mean in by_length.items()
+        for number in range(2 * authors)
+    ]
+
+
+def verdict(rows: list[dict], **changes) -> str:
+    return judge(Claim.check(CLAIM | {"length": 16} | changes), Layout(rows))[0]
+
+
+@pytest.mark.parametrize(
+    ("bound", "mean", "expected"),
+    [
+        ({"above": 0.1}, 0.5, "holds"),
+        ({"above": 0.1}, 0.0, "contradicted"),
+        ({"above": 0.1}, 0.1, "cannot tell"),
+        ({"below": 0.1}, 0.0, "holds"),
+        ({"below": 0.1}, 0.5, "contradicted"),
+        ({"within": 0.1}, -0.05, "holds"),
+        ({"within": 0.1}, -0.5, "contradicted"),
+        ({"within": 0.1}, 0.5, "contradicted"),
+        ({"within": 0.1}, -0.1, "cannot tell"),
+        ({"below": 0.0}, -0.2, "holds"),
+    ],
+)
+def test_a_claim_holds_where_the_whole_interval_does_and_is_contradicted_where_none_of_it_does(bound, mean, expected):
+    assert verdict(documents({"nope": {16: mean}}), **bound) == expected
+
+
+def test_what_is_taken_off_is_another_variant_or_another_length():
+    rows = documents({"nope": {1: 3.0, 16: 3.5}, "rope": {1: 2.0, 16: 3.4}})
+    assert verdict(rows, minus="rope", within=0.2) == "holds"
+    assert verdict(rows, minus_length=1, above=0.4) == "holds"
+    assert verdict(rows, minus_length=1, below=0.4) == "contradicted"
+
+
+def test_fewer_than_five_seeds_or_six_clusters_cannot_tell_and_still_have_an_effect():
+    for rows in (documents({"nope": {16: 5.0}}, seeds=4), documents({"nope": {16: 5.0}}, authors=5)):
+        found, interval = judge(Claim.check(CLAIM | {"length": 16, "above": 0.1}), Layout(rows))
+        assert found == "cannot tell"
+        assert interval.mean == pytest.approx(5.0, abs=0.01)
+
+
+def test_what_was_not_measured_is_not_run():
+    rows = documents({"nope": {16: 5.0}})
+    for changes in ({"variant": "rope"}, {"length": 8}, {"measure": "copy"}, {"minus": "rope"}, {"minus_length": 2}):
+        assert verdict(rows, above=0.1, **changes) == "not run"
+
+
+def test_every_set_of_documents_has_its_row_and_a_claim_without_any_has_one():
+    rows = documents({"nope": {16: 5.0}})
+    rows += [row | {"evaluation": "plays-2", "clusters_told": "plays of one author"} for row in rows]
+    claims = [
+        Claim.check(CLAIM | {"length": 16, "above": 0.1}),
+        Claim.check(CLAIM | {"variant": "x", "length": 1, "above": 0}),
+    ]
+    found = list(verdicts([Study(study="s", claims=claims)], rows))
+    assert [(row["evaluation"], row["verdict"]) for row in found] == [
+        ("held_out-1", "holds"),
+        ("plays-2", "holds"),
+        ("", "not run"),
+    ]
+    assert found[1]["clusters_told"] == "plays of one author"
+
+
+def test_the_labs_own_claims_are_of_measures_that_there_are():
+    studies = read_claims(Path(__file__).parents[2] / "conf" / "claim")
+    names = [claim.name for study in studies for claim in study.claims]
+    assert "nope_fails" in names
+    assert len(set(names)) == len(names)
+    assert {claim.measure for study in studies for claim in study.claims} <= {each.label() for each in measures()}
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"above": 0.1, "below": 0.2}, "give one of above, below and within"),
+        ({}, "give one of above, below and within"),
+        ({"above": 0.1, "colour": "red"}, "colour"),
+        ({"above": "much"}, "above"),
+        ({"above": 0.1, "length": 0}, "length"),
+    ],
+)
+def test_a_wrong_claim_is_told_with_its_file(tmp_path, changes, told):
+    content = {"study": "s", "claims": [CLAIM | {"length": 1} | changes]}
+    (tmp_path / "wrong.yaml").write_text(yaml.safe_dump(content))
+    with pytest.raises(UserError, match=rf"wrong\.yaml: .*{told}"):
+        read_claims(tmp_path)
+
+
+def test_the_command_writes_a_page_and_its_table(tmp_path):
+    write_table(tmp_path / "documents.csv.gz", documents({"nope": {16: 5.0}, "alibi": {16: 0.0}}))
+    done = lab("claims", "--documents", "documents.csv.gz", "--output", "claims.md", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    page = (tmp_path / "claims.md").read_text()
+    assert "| held_out-1 | +5.00" in page
+    assert "5 seeds, 8 authors | **holds** |" in page
+    assert "python -m lab.claims --documents documents.csv.gz" in page
+    rows = read_table(tmp_path / "claims.csv")
+    assert {row["claim"]: row["verdict"] for row in rows}["alibi_holds"] == "holds"
+    assert {row["claim"]: row["verdict"] for row in rows}["rope_fails"] == "not run"
+
+
+def test_a_damaged_table_of_documents_is_told_in_one_line(tmp_path):
+    (tmp_path / "documents.csv.gz").write_bytes(b"\x1f\x8b not gzip")
+    done = lab("claims", "--documents", "documents.csv.gz", cwd=tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1
+    assert "documents.csv.gz cannot be read" in done.stderr

@@ -1,0 +1,124 @@
+"""Whatever stands on a command line: it works, or is told in a line, and nothing is left behind."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from commands import the_one_line
+
+from lab.__main__ import commands
+from lab.base.commandline import lines_of
+from lab.base.errors import UserError
+from lab.base.settings import flatten
+from lab.experiment.completion import settings_class
+from lab.experiment.compose import composed, groups_of, settings_of
+
+SMOKE = ("experiment=smoke", "logger=csv", "measure=none", "trainer.accelerator=cpu")
+GIVEN = {
+    "train": ["experiment=smoke"],
+    "extrapolate": ["runs=a"],
+    "compare": ["runs=a"],
+    "extend": ["run=a", "extension=temperature", "extension.temperature=2"],
+    "generate": ["run=a"],
+    "plan": [],
+    "analyze": ["runs=a", "study=state_norms"],
+}
+
+
+def keys_of(command: str) -> list[str]:
+    """The groups of a command, and its keys at the top and one below."""
+    from omegaconf import OmegaConf
+
+    raw = OmegaConf.to_container(composed(command, GIVEN[command]), resolve=False)
+    parts = [key.split(".") for key in flatten(raw)]  # type: ignore[arg-type]
+    return sorted({*groups_of(command), *(part[0] for part in parts), *(".".join(part[:2]) for part in parts)})
+
+
+@pytest.mark.parametrize("command", GIVEN)
+def test_a_key_that_is_deleted_is_told_in_lines(command: str) -> None:
+    errors: dict[str, Exception] = {}
+    for key in keys_of(command):
+        try:
+            settings_of(command, settings_class(command), [*GIVEN[command], f"~{key}"])
+        except Exception as error:
+            errors[key] = error
+    assert errors
+    assert [f"~{key}: {error!r}" for key, error in errors.items() if not lines_of(error)] == []
+    assert max(len(line) for error in errors.values() for line in lines_of(error)) < 300
+
+
+@pytest.mark.parametrize("options", [[], ["-m", "seed=0,1"]])
+@pytest.mark.parametrize("key", ["~runs", "~data.corpus", "~data", "~seed", "~hydra.sweep.dir", "~hydra.sweep"])
+def test_lab_train_without_a_key_is_one_line(key: str, options: list[str], here: Callable, tmp_path: Path) -> None:
+    if "seed=0,1" in options and key == "~seed":
+        options = ["-m", "kernel=auto,sdpa"]
+    result = here("train", *SMOKE, *options, key, "plan=true", folder=tmp_path)
+    if result.returncode or not key.startswith("~hydra"):
+        the_one_line(result, last=True)
+    left = [path.name for path in tmp_path.glob("*/*")]
+    assert left in ([], ["multirun.yaml"])  # of a sweep Hydra makes the folder, and writes down what was asked for
+
+
+WITH_WORD = {"prepare": ["blocks"], "bench": ["attention"]}
+
+
+@pytest.mark.parametrize("option", ["--nonsense", "--seed=1", "-x"])
+@pytest.mark.parametrize("command", sorted(commands()))
+def test_an_option_that_does_not_exist_is_one_line_of_the_labs_own(
+    command: str, option: str, here: Callable, tmp_path: Path
+) -> None:
+    line = the_one_line(here(command, *WITH_WORD.get(command, []), option, folder=tmp_path))
+    assert option in line
+    assert "--help" in line
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("place", range(4))
+def test_m_works_wherever_it_stands(place: int, here: Callable, tmp_path: Path) -> None:
+    arguments = [*SMOKE[:2], "seed=0,1", "plan=true"]
+    arguments.insert(place, "-m")
+    result = here("train", *arguments, folder=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count("-seed") >= 2
+
+
+def test_overrides_may_stand_on_both_sides_of_an_option(here: Callable, tmp_path: Path) -> None:
+    line = the_one_line(here("prepare", "blocks", SMOKE[0], "--processes", "0", "scale.tokens=4096", folder=tmp_path))
+    assert "--processes is 0" in line
+    line = the_one_line(here("prepare", "blocks", SMOKE[0], "--processes", "1", "sead=1", folder=tmp_path))
+    assert "sead is a key that nothing reads" in line
+
+
+@pytest.mark.parametrize("command", ["train", "extrapolate", "compare"])
+@pytest.mark.parametrize("names", ["[copy,copy]", "[excess, copy,excess]"])
+def test_a_measure_that_is_named_twice_is_told(command: str, names: str, here: Callable, tmp_path: Path) -> None:
+    runs = [] if command == "train" else ["runs=a"]
+    line = the_one_line(here(command, *runs, f"measure={names}", folder=tmp_path))
+    assert "twice: name each once" in line
+
+
+def test_no_measure_at_all_is_told(here: Callable, tmp_path: Path) -> None:
+    for command in ("train", "extrapolate"):
+        with pytest.raises(UserError, match="measure must be given: choose one"):
+            settings_of(command, settings_class(command), [*GIVEN[command], "measure=[]"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["train", *SMOKE, "data.workers=100000"], "data.workers is 100000: give 1024 or less"),
+        (["train", *SMOKE, "data.workers=3"], "lanes is 32: it must be a multiple of processes x workers = 1 x 3"),
+        (["train", *SMOKE, f"compare={'n' * 300}"], "give a text of at most 100 signs"),
+        (["train", *SMOKE, f"runs=a/b/{'n' * 300}"], "file name too long; choose a shorter name"),
+        (["plan", "gpus=1000000000000"], "gpus is 1000000000000: give 10000000 or less"),
+        (["prepare", "tokenizer", "--vocabulary", "0", "--output", "a/b/t.json"], "vocabulary is 0; give at least 258"),
+        (
+            ["prepare", "tokenizer", "--vocabulary", "300", "--output", f"a/b/{'n' * 300}/t.json"],
+            "file name too long; choose a shorter name",
+        ),
+        (["prepare", "blocks", *SMOKE, "--processes", "0"], "--processes is 0: give 1 or more"),
+    ],
+)
+def test_what_is_refused_leaves_no_folder(arguments: list[str], told: str, here: Callable, tmp_path: Path) -> None:
+    assert told in the_one_line(here(*arguments, folder=tmp_path), last=True)
+    assert list(tmp_path.iterdir()) == []
