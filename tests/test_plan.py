@@ -279,15 +279,15 @@ def test_of_several_measurements_the_same_variant_counts_first() -> None:
     ("content", "told"),
     [
         (
-            "contestant,round,seconds,tokens,flops_per_token,format\nlab eager,0,1,1,1,2\n",
+            "contestant,round,seconds,tokens,flops_per_token,format\nlab eager,0,1,1,1,3\n",
             "lacks the column device, scale, variant",
         ),
         (
-            "contestant,variant,scale,device,seconds,tokens,flops_per_token,format\npeer,rope,pilot,cpu,1,1,1,2\n",
+            "contestant,variant,scale,device,seconds,tokens,flops_per_token,format\npeer,rope,pilot,cpu,1,1,1,3\n",
             "holds no step of",
         ),
         (
-            "contestant,variant,scale,device,seconds,tokens,flops_per_token,format\nlab eager,rope,pilot,cpu,0,1,1,2\n",
+            "contestant,variant,scale,device,seconds,tokens,flops_per_token,format\nlab eager,rope,pilot,cpu,0,1,1,3\n",
             "without seconds",
         ),
         (
