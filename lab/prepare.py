@@ -12,6 +12,11 @@ from pathlib import Path
 from lab.base.commandline import Parser, run_command
 
 
+def usable_cores() -> int:
+    """Cores that this process may run on: in a job those that it was given, where the cluster holds it to them."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def parser() -> Parser:
     """The command line."""
     root = Parser(prog="python -m lab.prepare", description=__doc__)
@@ -28,10 +33,17 @@ def parser() -> Parser:
     blocks = commands.add_parser(
         "blocks",
         help="tokenise a corpus once, for data.mode=blocks",
-        description="Write the blocks that a run with these keys trains on. Killed and started again, it goes on.",
+        description="Write the blocks that a run with these keys trains on. Stopped or killed and started again, it "
+        "goes on.",
     )
     blocks.add_argument("overrides", nargs="*", metavar="key=value", help="as for lab.train, e.g. scale=small")
-    blocks.add_argument("--processes", type=int, default=os.cpu_count(), help="default: all cores")
+    blocks.add_argument("--processes", type=int, default=usable_cores(), help="default: all cores that it may use")
+    blocks.add_argument(
+        "--part",
+        default="1/1",
+        help="a share of the work, such as 2/8, for one of several machines that write the same folder at the same "
+        "time (slurm/prepare.sbatch); default: 1/1, all",
+    )
     blocks.set_defaults(make="make_blocks")
     overlap = commands.add_parser(
         "overlap",

@@ -1,4 +1,4 @@
-# What train.sbatch and sweep.sbatch do: they source this file. There is nothing to edit here.
+# What train.sbatch, sweep.sbatch and prepare.sbatch do: they source this file. There is nothing to edit here.
 set -uo pipefail
 
 # The warning before the time limit may come at any moment.
@@ -28,6 +28,18 @@ train_line() { # plan
     run python -m lab.train hydra.mode=RUN compare=null "${arguments[@]}"
 }
 
+# Write the blocks of a corpus, this task's part of them.
+write_blocks() {
+    local number=${SLURM_ARRAY_TASK_ID:-} parts=${SLURM_ARRAY_TASK_COUNT:-}
+    [ -n "$number" ] || fail "blocks are written by a job array: sbatch --array=1-8 slurm/prepare.sbatch $*"
+    if [ "$SLURM_ARRAY_TASK_MIN" != 1 ] || [ "$SLURM_ARRAY_TASK_MAX" != "$parts" ]; then
+        fail "the array's tasks are the parts, counted from 1, all of them: sbatch --array=1-$SLURM_ARRAY_TASK_MAX" \
+            "slurm/prepare.sbatch $*; what is written is not written again"
+    fi
+    copy_code
+    run python -m lab.prepare blocks "$@" --part "$number/$parts" --processes "${SLURM_CPUS_PER_TASK:-1}"
+}
+
 # Make COPY, at once or not at all: a job array's tasks may start together.
 copy_code() { # further file, to be kept as plan.txt
     local lab beside reason
@@ -53,7 +65,7 @@ copy_code() { # further file, to be kept as plan.txt
     [ -d "$COPY" ] || fail "$COPY cannot be made; choose another folder at the top of the script"
 }
 
-# Run a command in every task, from the copy of the code; requeue the job if its time is up and the run is saved.
+# Run a command in every task, from the copy of the code; requeue the job if its time is up and its work is saved.
 run() {
     local code
     activate || fail "activate, at the top of the script, has failed"
@@ -77,13 +89,13 @@ run() {
             "the seconds of --signal at the top of the script, and the same sbatch continues"
     if [ "$warned" = no ] || [ "$code" != 75 ]; then exit "$code"; fi
     if [ "${SLURM_RESTART_COUNT:-0}" -ge "$RESTARTS" ]; then
-        fail "not requeued, as RESTARTS at the top of the script is $RESTARTS; the same sbatch continues the run"
+        fail "not requeued, as RESTARTS at the top of the script is $RESTARTS; the same sbatch continues it"
     fi
     # A job array's first task has the number of the whole array.
     local job=$SLURM_JOB_ID
     if [ -n "${SLURM_ARRAY_JOB_ID:-}" ]; then job=${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID; fi
     echo "job $job goes back to the queue, to continue"
-    scontrol requeue "$job" || fail "job $job cannot be requeued; the same sbatch continues the run"
+    scontrol requeue "$job" || fail "job $job cannot be requeued; the same sbatch continues it"
     exit 75
 }
 

@@ -16,20 +16,23 @@ from lab.base.errors import UserError
 LARGEST = 2**30  # bytes of a file that is read into memory
 
 
-def write_whole(path: Path, content: bytes) -> None:
+def write_whole(path: Path, content: bytes, beside: str = ".new") -> None:
     """Written beside and renamed: a reader sees the old file or the new one; where a link stood, the file stands.
+
+    Args:
+        beside: what the name of the file that is written first has more, where several processes may write `path`.
 
     Raises:
         UserError: the folder is missing or not writable, or the disk is full.
     """
-    beside = path.with_name(path.name + ".new")
+    first = path.with_name(path.name + beside)
     try:
-        with open_new(beside) as file:
+        with open_new(first) as file:
             file.write(content)
-        os.replace(beside, path)
+        os.replace(first, path)
     except OSError as error:
         with contextlib.suppress(OSError):
-            beside.unlink(missing_ok=True)
+            first.unlink(missing_ok=True)
         raise unwritable(path, error) from None
 
 

@@ -16,9 +16,10 @@ from lab.base.console import Console, Table
 from lab.benches.timing import seconds, spread
 from lab.benches.training import our_step
 from lab.data.sources.file_corpus import Files
-from lab.data.stream.blocks import StoredBlocks, write_blocks
+from lab.data.stream.blocks import StoredBlocks
 from lab.data.stream.module import DataModule
 from lab.data.stream.order import BlockStream, Cursor
+from lab.data.stream.writing import write_blocks
 from lab.data.tokenizer import Tokenizer
 from lab.experiment.compose import settings_of
 from lab.experiment.settings import TrainSettings

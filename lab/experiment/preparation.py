@@ -1,5 +1,6 @@
 """Make what is made once, before training: manifests of corpora, written blocks, tokenizers."""
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +16,9 @@ from lab.data.llama_tokenizer import convert
 from lab.data.sources.documents import SPLITS, Corpus, Sotu
 from lab.data.sources.file_list import manifest_of
 from lab.data.sources.overlap import runs_of_words, shared
-from lab.data.stream.blocks import write_blocks
+from lab.data.stream.shards import items_of
 from lab.data.stream.tokenised import examined
+from lab.data.stream.writing import unwritten, write_blocks
 from lab.data.tokenizer import END_OF_DOCUMENT, Tokenizer, train_tokenizer
 from lab.experiment.child import inherit
 from lab.experiment.compose import checked, composed
@@ -112,17 +114,33 @@ def make_manifest(overrides: Sequence[str], output: Path | None, overwrite: bool
     Console().print(table)
 
 
-def make_blocks(overrides: Sequence[str], processes: int) -> None:
-    """Write the blocks that a run with these keys trains on."""
+def make_blocks(overrides: Sequence[str], processes: int, part: str) -> None:
+    """Write the blocks that a run with these keys trains on, or of them a part, such as 2/8."""
     if processes < 1:
         raise UserError(f"--processes is {processes}: give 1 or more")
+    number, parts = part_of(part)
     overrides = [*overrides, "data.mode=stream", "measure=none"]
     setup = Setup(checked(TrainSettings, inherit(composed("train", overrides), overrides)))
-    count = setup.first_block + setup.block_count
+    count, lanes = setup.first_block + setup.block_count, setup.stream.lanes
     examined(setup.stream.corpus, setup.tokenizer)  # what cannot spell the text is refused before anything is written
-    with tqdm(total=count * (setup.config.scale.context + 1), unit=" tokens", unit_scale=True, mininterval=1) as bar:
-        write_blocks(setup.stream, setup.blocks_folder, setup.order, count, processes, bar.update)
-    print(f"{setup.blocks_folder}: {count:,} blocks; train on them with data.mode=blocks")
+    blocks = sum(items_of(lane, count, lanes) for lane in range(number - 1, min(lanes, count), parts))
+    with tqdm(total=blocks * (setup.config.scale.context + 1), unit=" tokens", unit_scale=True, mininterval=1) as bar:
+        write_blocks(*(setup.stream, setup.blocks_folder, setup.order, count, processes, bar.update), number - 1, parts)
+    left = unwritten(setup.blocks_folder, count, lanes)
+    if left:
+        print(
+            f"{setup.blocks_folder}: part {part} is written; {left:,} of {count:,} blocks are missing, of other parts"
+        )
+    else:
+        print(f"{setup.blocks_folder}: {count:,} blocks; train on them with data.mode=blocks")
+
+
+def part_of(text: str) -> tuple[int, int]:
+    """Number and count of a part, 2 and 8 of 2/8. Raises UserError if that is not what is given."""
+    found = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text, re.ASCII)
+    if found is None or not 1 <= int(found[1]) <= int(found[2]):
+        raise UserError(f"--part is {text!r}: give which of how many, such as 2/8")
+    return int(found[1]), int(found[2])
 
 
 def show_overlap(overrides: Sequence[str], words: int) -> None:

@@ -253,7 +253,7 @@ def plan(config: PlanSettings, bench: Sequence[Measured]) -> Plan:
         for strategy in (STRATEGIES if config.gpus > 1 else STRATEGIES[:1])
         if strategy != "fsdp" or optimizer in SHARDABLE
     }
-    # A token of a block is uint16 where the vocabulary allows (lab/data/stream/blocks.py); a block is C + 1 of them.
+    # A token of a block is uint16 where the vocabulary allows (lab/data/stream/shards.py); a block is C + 1 of them.
     written = steps * batch.tokens // shape.context * (shape.context + 1) * (2 if shape.vocabulary <= 2**16 else 4)
     every = trainer.keep_every
     saved = -(-steps // trainer.checkpoint_every)  # the last step always is

@@ -11,10 +11,12 @@ import pytest
 from safetensors import safe_open
 
 from lab.base.errors import UserError
-from lab.data.stream import blocks
-from lab.data.stream.blocks import StoredBlocks, read_shard, shard_path, write_blocks
+from lab.data.stream import writing
+from lab.data.stream.blocks import StoredBlocks
 from lab.data.stream.fingerprint import Fingerprint
 from lab.data.stream.order import BlockStream
+from lab.data.stream.shards import read_shard, shard_path
+from lab.data.stream.writing import unwritten, write_blocks
 from lab.data.tokenizer import Tokenizer
 
 IDENTITY = {"corpus": "mixture", "seed": 3}
@@ -23,7 +25,7 @@ COUNT = 130  # blocks: 33 or 32 of each of four lanes, in shards of five
 
 @pytest.fixture(autouse=True)
 def short_shards(monkeypatch):
-    monkeypatch.setattr(blocks, "SHARD_TOKENS", 5 * 32)
+    monkeypatch.setattr(writing, "SHARD_TOKENS", 5 * 32)
 
 
 @pytest.fixture(scope="module")
@@ -146,16 +148,21 @@ def test_fewer_blocks_can_be_read_than_were_written(stream, folder):
 KILLED = """
 import sys
 from pathlib import Path
-from lab.data.stream import blocks
+from lab.base.interruption import Interrupted
+from lab.data.stream import writing
 from lab.data.sources.documents import Sotu
 from lab.data.stream.order import BlockStream
 from lab.data.tokenizer import Tokenizer
 
-blocks.SHARD_TOKENS = 12_800
+writing.SHARD_TOKENS = 12_800
 stream = BlockStream(Sotu(), "train", Tokenizer("sotu_1k/tokenizer.json"), context=255, seed=0, lanes=4)
 if __name__ == "__main__":
     folder, processes = sys.argv[1:]
-    blocks.write_blocks(stream, Path(folder), {}, 1_000, int(processes), lambda tokens: None)
+    try:
+        writing.write_blocks(stream, Path(folder), {}, 1_000, int(processes), lambda tokens: None)
+    except Interrupted as stopped:
+        print(stopped)
+        sys.exit(75)
 """
 
 
@@ -195,6 +202,65 @@ def test_writing_that_was_killed_goes_on_and_gives_the_same_bytes(tmp_path):
     subprocess.run([*command, str(tmp_path / "killed"), "2"], check=True)
     whole, killed = contents(tmp_path / "whole"), contents(tmp_path / "killed")
     assert {name: content for name, content in killed.items() if not name.endswith(".new")} == whole
+
+
+@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGTERM, signal.SIGINT])
+def test_writing_that_a_signal_stops_finishes_the_shards_in_hand_and_says_what_is_missing(tmp_path, number):
+    script = tmp_path / "write.py"
+    script.write_text(KILLED)
+    command = [sys.executable, str(script), str(tmp_path / "blocks"), "2"]
+    process = subprocess.Popen(command, start_new_session=True, stdout=subprocess.PIPE, text=True)
+    while shards(tmp_path / "blocks") < 2:
+        assert process.poll() is None
+        time.sleep(0.002)
+    os.killpg(process.pid, number)  # as a terminal and SLURM do
+    told, _ = process.communicate(timeout=60)
+    assert process.returncode == 75
+    written = shards(tmp_path / "blocks")
+    assert 2 <= written < 20
+    assert told == (
+        f"{signal.Signals(number).name} came: {1000 - 50 * written} of 1,000 blocks are not yet written; "
+        "the same command continues it\n"
+    )
+    assert not list(tmp_path.rglob("*.new"))
+    assert gone(process.pid)
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0)])
+def test_parts_that_are_written_apart_make_the_same_folder_together(stream, folder, tmp_path, order):
+    apart = tmp_path / "apart"
+    for number, left in zip(order, (True, True, False), strict=True):
+        write_blocks(stream(), apart, IDENTITY, COUNT, 1, lambda tokens: None, number, 3)
+        assert bool(unwritten(apart, COUNT, 4)) is left
+    assert contents(apart) == contents(folder)
+
+
+def test_parts_share_the_lanes_and_each_writes_its_own_only(stream, tmp_path):
+    told = []
+    write_blocks(stream(), tmp_path / "apart", IDENTITY, COUNT, 1, told.append, 1, 4)
+    assert [path.name for path in sorted((tmp_path / "apart").glob("lane=*"))] == ["lane=0001"]
+    assert sum(told) == 33 * 32
+    assert unwritten(tmp_path / "apart", COUNT, 4) == COUNT - 33
+
+
+def test_parts_that_begin_at_the_same_moment_agree_about_what_the_folder_holds(tmp_path):
+    script = tmp_path / "write.py"
+    script.write_text(
+        KILLED.replace("int(processes), lambda tokens: None", "1, lambda tokens: None, int(processes), 4")
+    )
+    together = [
+        subprocess.Popen([sys.executable, str(script), str(tmp_path / "apart"), str(part)]) for part in range(4)
+    ]
+    assert [each.wait(120) for each in together] == [0, 0, 0, 0]
+    script.write_text(KILLED)
+    subprocess.run([sys.executable, str(script), str(tmp_path / "whole"), "1"], check=True)
+    assert contents(tmp_path / "apart") == contents(tmp_path / "whole")
+
+
+def test_more_parts_than_lanes_are_refused(stream, tmp_path):
+    with pytest.raises(UserError, match=r"5 parts of 4 lanes: .* ask for at most 4 parts"):
+        write_blocks(stream(), tmp_path / "apart", IDENTITY, COUNT, 1, lambda tokens: None, 0, 5)
+    assert not (tmp_path / "apart").exists()
 
 
 def test_a_changed_byte_anywhere_in_a_shard_is_told_with_its_name(folder):

@@ -9,11 +9,12 @@ import torch
 import torch.distributed
 
 from lab.base.errors import UserError
-from lab.data.stream.blocks import StoredBlocks, write_blocks
+from lab.data.stream.blocks import StoredBlocks
 from lab.data.stream.fingerprint import Fingerprint
 from lab.data.stream.module import Blocks, DataModule
 from lab.data.stream.order import BlockStream, sampled_blocks
 from lab.data.stream.tokenised import AHEAD_DOCUMENTS
+from lab.data.stream.writing import write_blocks
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:This DataLoader will create"),

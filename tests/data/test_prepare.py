@@ -147,6 +147,23 @@ def test_blocks_need_a_process():
         main(["blocks", "--processes", "0"])
 
 
+def test_parts_say_how_many_blocks_the_others_have_left_and_the_last_that_all_are_there(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for part in (1, 2):
+        main(["blocks", *TINY, "--processes", "1", "--part", f"{part}/2"])
+    (folder,) = (tmp_path / "blocks").iterdir()
+    assert capsys.readouterr().out == (
+        f"blocks/{folder.name}: part 1/2 is written; 128 of 256 blocks are missing, of other parts\n"
+        f"blocks/{folder.name}: 256 blocks; train on them with data.mode=blocks\n"
+    )
+
+
+@pytest.mark.parametrize("part", ["0/2", "3/2", "2", "1/0", "1/-2", "1/2/3", "a/b", "", "1/", "\u0661/2"])
+def test_what_is_no_part_is_refused(part):
+    with pytest.raises(UserError, match=r"--part is .*: give which of how many, such as 2/8"):
+        main(["blocks", "--part", part])
+
+
 def field(number: int, content: bytes) -> bytes:
     assert len(content) < 128
     return bytes([number << 3 | 2, len(content)]) + content

@@ -76,7 +76,7 @@ def test_slurm_warns_before_the_time_limit_and_a_job_is_requeued_so_often_only(s
     job = slurm.sbatch("--time=5", str(script), *SMOKE, "scale.tokens=4096000", cwd=tmp_path)
     shown = slurm.ended(job)
     assert (shown["JobState"], shown["Restarts"], shown["ExitCode"]) == ("FAILED", "0", "1:0")
-    line = "error: not requeued, as RESTARTS at the top of the script is 0; the same sbatch continues the run"
+    line = "error: not requeued, as RESTARTS at the top of the script is 0; the same sbatch continues it"
     assert output_of(tmp_path, job).splitlines()[-1] == line
 
 
