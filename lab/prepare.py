@@ -1,9 +1,10 @@
-"""What is made or measured once, before training: manifests of corpora, written blocks, overlap of splits, tokenizers.
+"""What is made once, before training: manifests of corpora, written blocks, tokenizers, job scripts; overlap of splits.
 
 python -m lab.prepare manifest data=redpajama
 python -m lab.prepare blocks data=redpajama scale=tinyllama_120m --processes 8
 python -m lab.prepare overlap data=sotu
 python -m lab.prepare tokenizer --vocabulary 2048 --output data/tokenizers/sotu_2k/tokenizer.json
+python -m lab.prepare slurm
 """
 
 import os
@@ -68,10 +69,18 @@ def parser() -> Parser:
     )
     llama.add_argument("--model", type=Path, required=True, help="the SentencePiece model file")
     llama.set_defaults(make="make_llama_tokenizer")
+    slurm = commands.add_parser(
+        "slurm",
+        help="write out the scripts for sbatch",
+        description="Write the job scripts for SLURM, and a recipe for a container, into a folder: the same that a "
+        "source tree has in slurm/, for those who have installed the lab without one.",
+    )
+    slurm.add_argument("--output", type=Path, default=Path("slurm"), help="the folder to make; default: slurm")
+    slurm.set_defaults(make="make_slurm")
     for command in (train, llama):
         command.add_argument("--output", type=Path, required=True, help="the tokenizer.json to write")
-    for command in (manifest, train, llama):
-        command.add_argument("--overwrite", action="store_true", help="replace the file if it exists")
+    for command in (manifest, train, llama, slurm):
+        command.add_argument("--overwrite", action="store_true", help="replace what exists")
     return root
 
 

@@ -8,7 +8,7 @@ trap 'warned=yes again=yes; [ -z "$step" ] || kill -USR1 "$step" 2> /dev/null' U
 # Train one run, given the arguments of lab.train.
 train() {
     copy_code
-    run python -m lab.train "$@"
+    run lab.train "$@"
 }
 
 # Train the run that stands in a plan, in the line with the number of this task of a job array.
@@ -25,7 +25,7 @@ train_line() { # plan
     echo "line $number of $plan: $line"
     mapfile -t arguments < <(xargs -n 1 printf '%s\n' <<< "$line") # it reads quotes as a shell does, and runs nothing
     # An experiment may ask for several runs and for a table of all; this is one of them.
-    run python -m lab.train hydra.mode=RUN compare=null "${arguments[@]}"
+    run lab.train hydra.mode=RUN compare=null "${arguments[@]}"
 }
 
 # Write the blocks of a corpus, this task's part of them.
@@ -37,35 +37,56 @@ write_blocks() {
             "slurm/prepare.sbatch $*; what is written is not written again"
     fi
     copy_code
-    run python -m lab.prepare blocks "$@" --part "$number/$parts" --processes "${SLURM_CPUS_PER_TASK:-1}"
+    run lab.prepare blocks "$@" --part "$number/$parts" --processes "${SLURM_CPUS_PER_TASK:-1}"
+}
+
+COPY_INSTALLED='
+import pathlib, shutil, sys
+try:
+    import lab
+except ImportError:
+    sys.exit(f"neither beside the folder of the script is there a lab, nor is one installed for {sys.executable}")
+if not (pathlib.Path(lab.__path__[0]) / "conf").is_dir():
+    sys.exit("the lab is installed in place; submit the scripts that lie in its source tree")
+shutil.copytree(lab.__path__[0], sys.argv[1])
+'
+
+cannot_copy() {
+    rm -rf "$beside"
+    fail "the code cannot be copied to $COPIES: ${reason##*: }"
 }
 
 # Make COPY, at once or not at all: a job array's tasks may start together.
 copy_code() { # further file, to be kept as plan.txt
-    local lab beside reason
+    local lab beside reason commit=unknown changed=
     [ -d "$COPY" ] && return
-    lab=$(cd "$FOLDER/.." && pwd)
-    [ -f "$lab/lab/train.py" ] || fail "$lab holds no lab: leave the folder slurm/ where it is, beside lab/ and conf/"
     reason=$(mkdir -p "$COPIES" 2>&1) && reason=$(mktemp -d "$COPY.XXXXXX" 2>&1) ||
         fail "$COPIES cannot be written on node ${SLURMD_NODENAME:-}: ${reason##*: };" \
             "choose another folder at the top of the script, or make this one writable"
     beside=$reason
-    reason=$(
-        {
-            mkdir "$beside/data" && cp -R "$lab/data/tokenizers" "$beside/data" &&
-                cp -R "$lab/lab" "$lab/conf" "$lab/slurm" "$lab/pyproject.toml" "$beside" &&
-                { [ $# = 0 ] || cp "$1" "$beside/plan.txt"; }
-        } 2>&1
-    ) || { rm -rf "$beside"; fail "the code cannot be copied to $COPIES: ${reason##*: }"; }
-    {
-        git -C "$lab" rev-parse HEAD || echo unknown
-        [ -z "$(git -C "$lab" status --porcelain -- '*.py' '*.yaml')" ] || echo changed
-    } > "$beside/commit" 2> /dev/null
+    lab=$(cd "$FOLDER/.." && pwd)
+    if [ -f "$lab/lab/train.py" ]; then
+        reason=$(
+            {
+                mkdir "$beside/data" && cp -R "$lab/data/tokenizers" "$beside/data" &&
+                    cp -R "$lab/lab" "$lab/conf" "$lab/pyproject.toml" "$beside"
+            } 2>&1
+        ) || cannot_copy
+        commit=$(git -C "$lab" rev-parse HEAD 2> /dev/null) || commit=unknown
+        changed=$(git -C "$lab" status --porcelain -- '*.py' '*.yaml' 2> /dev/null)
+    else # written out by lab.prepare slurm: the lab is installed, perhaps in a container
+        activate || fail "activate, at the top of the script, has failed"
+        command -v "${PYTHON[0]}" > /dev/null ||
+            { rm -rf "$beside"; fail "there is no ${PYTHON[0]} on node ${SLURMD_NODENAME:-}: see the top of the script"; }
+        reason=$("${PYTHON[@]}" - "$beside/lab" 2>&1 <<< "$COPY_INSTALLED") || cannot_copy
+    fi
+    reason=$({ cp -R "$FOLDER" "$beside/slurm" && { [ $# = 0 ] || cp "$1" "$beside/plan.txt"; }; } 2>&1) || cannot_copy
+    echo "$commit${changed:+ changed}" > "$beside/commit"
     mv -T "$beside" "$COPY" 2> /dev/null || rm -rf "$beside" # unless another task was first
     [ -d "$COPY" ] || fail "$COPY cannot be made; choose another folder at the top of the script"
 }
 
-# Run a command in every task, from the copy of the code; requeue the job if its time is up and its work is saved.
+# Run a module in every task, from the copy of the code; requeue the job if its time is up and its work is saved.
 run() {
     local code
     activate || fail "activate, at the top of the script, has failed"
@@ -74,7 +95,7 @@ run() {
     export OMP_NUM_THREADS=${OMP_NUM_THREADS:-${SLURM_CPUS_PER_TASK:-1}}
     # No --kill-on-bad-exit: ranks that have saved end with code 75 one after the other, and the last would be killed.
     # A rank that is left alone notices and ends by itself. Nor any time limit after the first has ended: it may score.
-    srun --kill-on-bad-exit=0 --wait=0 --cpus-per-task="${SLURM_CPUS_PER_TASK:-1}" "$@" &
+    srun --kill-on-bad-exit=0 --wait=0 --cpus-per-task="${SLURM_CPUS_PER_TASK:-1}" "${PYTHON[@]}" -m "$@" &
     step=$!
     [ "$warned" = no ] || kill -USR1 "$step"
     trap 'again=yes' TERM # the step gets it too: this shell waits for what it has to say

@@ -1,4 +1,4 @@
-"""Make what is made once, before training: manifests of corpora, written blocks, tokenizers."""
+"""Make what is made once, before training: manifests of corpora, written blocks, tokenizers, job scripts."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -82,6 +82,19 @@ def make_llama_tokenizer(model: Path, output: Path, overwrite: bool) -> None:
     refuse_existing(output, overwrite)
     write(convert(model), output)
     report(output, "</s>")
+
+
+def make_slurm(output: Path, overwrite: bool) -> None:
+    """Write the scripts for sbatch, as they travel in the package or stand at the top of the source tree."""
+    package = Path(__file__).resolve().parents[1]
+    inside = package / "slurm"
+    files = sorted((inside if inside.is_dir() else package.parent / "slurm").glob("[!_.]*"))
+    for file in files:
+        refuse_existing(output / file.name, overwrite)
+    make_folder(output)
+    for file in files:
+        write_whole(output / file.name, file.read_bytes())
+    print(f"{output}: {', '.join(file.name for file in files)}; edit their tops, then sbatch {output}/train.sbatch ...")
 
 
 def refuse_existing(output: Path, overwrite: bool) -> None:

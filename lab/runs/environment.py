@@ -51,6 +51,8 @@ def commit_of(root: Path) -> tuple[str, bool]:
     if noted.is_file():
         name, *changes = noted.read_text(encoding="utf-8").split() or ["unknown"]
         return name, bool(changes)
+    if not (root / "pyproject.toml").is_file():  # installed, perhaps into an environment in somebody's repository
+        return "unknown", False
 
     def git(*arguments: str) -> str:
         return run_process(["git", *arguments], cwd=root, capture_output=True, text=True, check=False).stdout.strip()

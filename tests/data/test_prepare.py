@@ -1,6 +1,7 @@
 import json
 import re
 import struct
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -162,6 +163,24 @@ def test_parts_say_how_many_blocks_the_others_have_left_and_the_last_that_all_ar
 def test_what_is_no_part_is_refused(part):
     with pytest.raises(UserError, match=r"--part is .*: give which of how many, such as 2/8"):
         main(["blocks", "--part", part])
+
+
+def test_job_scripts_are_written_out_as_they_are_shipped_and_never_over_edited_ones(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    main(["slurm"])
+    assert capsys.readouterr().out.startswith(
+        "slurm: lab.def, prepare.sbatch, run.sh, sweep.sbatch, train.sbatch; edit"
+    )
+    shipped = Path(__file__).parents[2] / "slurm"
+    assert {path.name: path.read_bytes() for path in Path("slurm").iterdir()} == {
+        path.name: path.read_bytes() for path in shipped.iterdir()
+    }
+    Path("slurm/train.sbatch").write_text("edited")
+    with pytest.raises(UserError, match=r"slurm/lab\.def: exists; give another --output, or --overwrite"):
+        main(["slurm"])
+    assert Path("slurm/train.sbatch").read_text() == "edited"
+    main(["slurm", "--overwrite"])
+    assert Path("slurm/train.sbatch").read_bytes() == (shipped / "train.sbatch").read_bytes()
 
 
 def field(number: int, content: bytes) -> bytes:

@@ -47,9 +47,9 @@ class Cluster:
         assert result.returncode == 0, result.stderr
         return result.stdout.strip()
 
-    def sbatch(self, *arguments: str, cwd: Path) -> str:
+    def sbatch(self, *arguments: str, cwd: Path, **environment: str) -> str:
         """Submit; the job's number."""
-        result = self.run("sbatch", "--parsable", *arguments, cwd=cwd)
+        result = self.run("sbatch", "--parsable", *arguments, cwd=cwd, **environment)
         assert result.returncode == 0, result.stderr
         return result.stdout.strip()
 

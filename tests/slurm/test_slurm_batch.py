@@ -174,12 +174,60 @@ def test_a_job_that_fails_says_why_and_is_not_requeued(slurm: Cluster, tmp_path:
 def test_a_script_that_cannot_do_its_work_says_so(slurm: Cluster, tmp_path: Path) -> None:
     shutil.copytree(ROOT / "slurm", tmp_path / "alone" / "slurm")
     (tmp_path / "runs").write_text("a file")
-    alone = slurm.sbatch(str(tmp_path / "alone" / "slurm" / "train.sbatch"), cwd=tmp_path)
-    unwritable = slurm.sbatch(TRAIN, cwd=tmp_path)
-    for job, told in ((alone, "holds no lab"), (unwritable, r"runs/.jobs cannot be written on node n\d: .*; choose")):
+    script = tmp_path / "alone" / "slurm" / "train.sbatch"
+    copies = (tmp_path / "copies").as_posix()
+    text = script.read_text().replace("COPIES=runs/.jobs", f"COPIES={copies}")
+
+    def submit(name: str, python: str) -> str:
+        script.with_name(name).write_text(text.replace("PYTHON=(python)", f"PYTHON=({python})"))
+        return slurm.sbatch(str(script.with_name(name)), cwd=tmp_path)
+
+    jobs = {
+        submit("in_place.sbatch", "python"): "the lab is installed in place; submit the scripts that lie in its source",
+        submit("none.sbatch", "python -I -S"): "nor is one installed for .*python",
+        submit("absent.sbatch", "apptainer-9 exec"): r"there is no apptainer-9 on node n\d: see the top of the script",
+        slurm.sbatch(TRAIN, cwd=tmp_path): r"runs/.jobs cannot be written on node n\d: .*; choose",
+    }
+    for job, told in jobs.items():
         assert slurm.ended(job)["JobState"] == "FAILED"
         (line,) = errors_of(tmp_path, job)
         assert re.search(told, line)
+    assert list(Path(copies).iterdir()) == []
+
+
+def test_scripts_that_a_wheel_has_written_out_train_with_the_lab_that_is_installed(
+    slurm: Cluster, whole: Path, tmp_path: Path
+) -> None:
+    source, site, folder = (tmp_path / name for name in ("source", "site", "folder"))
+    for name in ("lab", "conf", "data", "slurm"):
+        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    folder.mkdir()
+    installed = slurm.run(
+        *("python", "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation", "--target", str(site)),
+        str(source),
+        timeout=300,
+    )
+    assert installed.returncode == 0, installed.stderr
+    shutil.rmtree(source)
+    wrote = slurm.run("python", "-m", "lab.prepare", "slurm", cwd=folder, PYTHONPATH=str(site))
+    assert wrote.returncode == 0, wrote.stderr
+    script = folder / "slurm" / "train.sbatch"
+    script.write_text(script.read_text().replace("PYTHON=(python)", "PYTHON=(env LAB_IN_CONTAINER=1 python)"))
+    job = slurm.sbatch(str(script), *SMOKE, *LONG, cwd=folder, PYTHONPATH=str(site))
+    slurm.during(job, lambda: last_checkpoint(folder) >= 20)
+    slurm.ask("scancel", "--batch", "--signal=USR1", job)
+    shutil.rmtree(site)  # the job goes on from its copy
+    slurm.requeued(job, 1)
+    shown = slurm.ended(job)
+    assert (shown["JobState"], shown["Restarts"]) == ("COMPLETED", "1"), output_of(folder, job)
+    assert kept(folder) == kept(whole)
+    attempts = manifest_of(folder)["attempts"]
+    assert {attempt["code"]["commit"] for attempt in attempts} == {"unknown"}
+    assert {attempt["code"]["sha256"] for attempt in attempts} == {
+        attempt["code"]["sha256"] for attempt in manifest_of(whole)["attempts"]
+    }
 
 
 def test_two_nodes_train_as_one_process_does_and_save_together(slurm: Cluster, whole: Path, tmp_path: Path) -> None:
