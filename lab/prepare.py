@@ -3,7 +3,7 @@
 python -m lab.prepare manifest data=redpajama
 python -m lab.prepare blocks data=redpajama scale=tinyllama_120m --processes 8
 python -m lab.prepare overlap data=sotu
-python -m lab.prepare tokenizer --vocabulary 2048 --output data/tokenizers/sotu_2k/tokenizer.json
+python -m lab.prepare tokenizer data=files data.corpus.train=mytexts --vocabulary 2048 --output my/tokenizer.json
 python -m lab.prepare slurm
 """
 
@@ -57,8 +57,16 @@ def parser() -> Parser:
     overlap.set_defaults(make="show_overlap")
     train = commands.add_parser(
         "tokenizer",
-        help="train byte-level BPE on the training split of sotu",
-        description="Train byte-level BPE on the training split of sotu and print its characters per token.",
+        help="train byte-level BPE on the training split of a corpus",
+        description="Train byte-level BPE on the training split of a corpus (default: sotu) and print its characters "
+        "per token on the validation split.",
+    )
+    train.add_argument("overrides", nargs="*", metavar="key=value", help="as for lab.train, e.g. data=files")
+    train.add_argument(
+        "--characters",
+        type=int,
+        default=200_000_000,
+        help="read at most, in turn from each subset; default: 200,000,000",
     )
     train.add_argument("--vocabulary", type=int, required=True, help="number of tokens, at least 258")
     train.set_defaults(make="make_tokenizer")

@@ -32,7 +32,7 @@ def analyze(settings: AnalyzeSettings) -> None:
     for run, (_, source) in zip(runs, sources, strict=True):
         study.fits(run.context)
         next(study.items(source))
-    device = device_of(settings.accelerator)
+    device = device_of(settings.accelerator, settings.threads)
     with Interruption() as interruption:
         interruption.install()
         for run, step, (evaluation, source) in zip(runs, steps, sources, strict=True):

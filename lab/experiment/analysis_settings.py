@@ -5,7 +5,7 @@ from typing import Literal
 from lab.base.parts import one_of
 from lab.base.settings import Count, Settings, key
 from lab.data.settings import EvaluationSettings
-from lab.experiment.settings import Accelerator, Paths
+from lab.experiment.settings import THREADS, Accelerator, Paths
 
 
 class AnalyzeSettings(Settings):
@@ -16,3 +16,4 @@ class AnalyzeSettings(Settings):
     runs: Paths = key("run directories or patterns: runs=[runs/a,runs/b] or runs='runs/*'")
     checkpoint: Count | Literal["last"] = key("last of a finished run, or the number of an optimiser step")
     accelerator: Accelerator = key("auto, cpu or gpu")
+    threads: Count | None = key(THREADS)

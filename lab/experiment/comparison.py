@@ -53,7 +53,7 @@ def compare(settings: CompareSettings, command: str) -> None:
         def stop(item: str) -> None:
             interruption.check(f"came before {item} was scored; what is scored is kept")
 
-        device, dtype = device_of(settings.accelerator), settings.scoring.dtype
+        device, dtype = device_of(settings.accelerator, settings.threads), settings.scoring.dtype
         steps, matched = matched_steps(control) if settings.match else (None, [])
         score_runs(runs, measures, settings.evaluation, device, steps or "last", stop, dtype)
     control = check(runs, settings.factor, settings.allow)  # of what was scored now, too

@@ -43,7 +43,7 @@ def generate(settings: GenerateSettings) -> None:
     if any("\ud800" <= sign <= "\udfff" for sign in text):  # so Python hands on bytes that it cannot decode
         raise UserError("prompt is not UTF-8: convert it")
     step = None if settings.checkpoint == "last" else settings.checkpoint
-    decoder = model.decoder(step).to(device_of(settings.accelerator))
+    decoder = model.decoder(step).to(device_of(settings.accelerator, settings.threads))
     if lines is None:
         stream(model, decoder, text, settings)
     else:

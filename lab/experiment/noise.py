@@ -43,7 +43,9 @@ def measure_noise(settings: CompareSettings) -> None:
         )
     print(f"seed {seeds[0]} twice: weights and metrics are identical")
     measures, dtype = settings.measure.chosen, settings.scoring.dtype
-    scored = score_runs(runs, measures, settings.evaluation, device_of(settings.accelerator), dtype=dtype)
+    scored = score_runs(
+        runs, measures, settings.evaluation, device_of(settings.accelerator, settings.threads), dtype=dtype
+    )
     rows = list(_spreads(runs, seeds, scored, {setting_of(measure) for measure in measures.values()}, dtype))
     write_table(output / "noise.csv", rows)
     table = Table("measure", title=f"{given.path.name}: seeds alone", title_justify="left")

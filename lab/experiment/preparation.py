@@ -26,6 +26,8 @@ from lab.experiment.settings import TrainSettings
 from lab.experiment.setup import Setup
 from lab.runs.manifest import write_json
 
+HELD_OUT_CHARACTERS = 10_000_000  # on which a new tokenizer is tried
+
 
 @dataclass
 class Counts:
@@ -46,9 +48,19 @@ def documents(corpus: Corpus, split: str) -> Iterator[tuple[str, str]]:
                 yield entry.name, entry.text
 
 
-def texts(corpus: Corpus, split: str) -> list[str]:
-    """The texts of a split in corpus order."""
-    return [text for _, text in documents(corpus, split)]
+def texts(corpus: Corpus, split: str, characters: int) -> Iterator[str]:
+    """Texts of a split, in turn from each of its subsets, until they hold so many characters."""
+    turns = [
+        (entry.text for entry in corpus.documents(split, subset) if entry.text) for subset in corpus.subsets(split)
+    ]
+    while turns and characters > 0:
+        for turn in list(turns):
+            text = next(turn, None)
+            if text is None:
+                turns.remove(turn)
+            elif characters > 0:
+                characters -= len(text)
+                yield text
 
 
 def write(tokenizer: tokenizers.Tokenizer, output: Path) -> None:
@@ -57,31 +69,37 @@ def write(tokenizer: tokenizers.Tokenizer, output: Path) -> None:
     write_whole(output, (tokenizer.to_str(pretty=True) + "\n").encode())
 
 
-def report(output: Path, end_of_document: str) -> None:
-    """Print what was made: vocabulary, characters per token on sotu's validation split, sha256."""
+def report(output: Path, end_of_document: str, corpus: Corpus, called: str) -> None:
+    """Print what was made: vocabulary, characters per token on the validation split of a corpus, sha256."""
     tokenizer = Tokenizer(str(output.resolve()), end_of_document)
-    held_out = texts(Sotu(), "validation")
+    held_out = [*texts(corpus, "validation", HELD_OUT_CHARACTERS)]
     tokens = sum(len(ids) for ids in tokenizer.encode_batch(held_out))
     print(f"{output}")
     print(f"vocabulary {tokenizer.vocabulary}, end of document {end_of_document} = {tokenizer.end_of_document}")
-    print(f"characters per token on sotu validation {sum(map(len, held_out)) / tokens:.3f}")
+    print(f"characters per token on {called} validation {sum(map(len, held_out)) / tokens:.3f}")
     print(f"sha256 {tokenizer.digest}")
 
 
-def make_tokenizer(vocabulary: int, output: Path, overwrite: bool) -> None:
-    """Train byte-level BPE on sotu."""
+def make_tokenizer(overrides: Sequence[str], vocabulary: int, characters: int, output: Path, overwrite: bool) -> None:
+    """Train byte-level BPE on the training split of a corpus."""
     refuse_existing(output, overwrite)
+    if characters < 1:
+        raise UserError(f"--characters is {characters}: give 1 or more")
+    settings = checked(TrainSettings, composed("train", overrides)).data.corpus
+    corpus: Corpus = build("corpus", settings)
     if output.parent.is_dir():
         writable(output)
-    write(train_tokenizer(texts(Sotu(), "train"), vocabulary), output)
-    report(output, END_OF_DOCUMENT)
+    with tqdm(texts(corpus, "train", characters), desc="reading", unit=" documents", delay=1, leave=False) as read:
+        made = train_tokenizer(read, vocabulary)
+    write(made, output)
+    report(output, END_OF_DOCUMENT, corpus, settings.label)
 
 
 def make_llama_tokenizer(model: Path, output: Path, overwrite: bool) -> None:
     """Convert a SentencePiece model of Llama's kind."""
     refuse_existing(output, overwrite)
     write(convert(model), output)
-    report(output, "</s>")
+    report(output, "</s>", Sotu(), "sotu")
 
 
 def make_slurm(output: Path, overwrite: bool) -> None:

@@ -22,7 +22,7 @@ def extrapolate(settings: ScoreSettings) -> None:
             interruption.check(f"came before {item} was scored; what is scored is kept")
 
         dtype = settings.scoring.dtype
-        device = device_of(settings.accelerator)
+        device = device_of(settings.accelerator, settings.threads)
         scored = score_runs(runs, measures, settings.evaluation, device, settings.checkpoint, check, dtype)
     from lab.report.terminal import show_runs
 

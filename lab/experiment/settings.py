@@ -11,6 +11,7 @@ from lab.runs.settings import RunSettings
 
 Paths = Text | list[Text]
 Accelerator = Literal["auto", "cpu", "gpu"]
+THREADS = "that each process computes with on the CPU; null: as OMP_NUM_THREADS says, else one a core"
 
 
 class ScoringSettings(Settings):
@@ -41,6 +42,7 @@ class TrainSettings(RunSettings):
     measure: several_of("measure")  # type: ignore[valid-type]
     scoring: ScoringSettings
     resume: ResumeSettings
+    threads: Count | None = key(THREADS)
     runs: Text = key("folder that holds the run directories")
     overwrite: bool = key("true: delete the run of the same name, if there is one, and train it again")
     plan: bool | Annotated[str, Field(pattern=r"\.txt$")] = key(
@@ -64,6 +66,7 @@ class ScoreSettings(Settings):
     runs: Paths = key("run directories or patterns: runs=[runs/a,runs/b] or runs='runs/*'")
     checkpoint: Count | Literal["last"] = key("last of a finished run, or the number of an optimiser step")
     accelerator: Accelerator = key("auto, cpu or gpu")
+    threads: Count | None = key(THREADS)
 
 
 class CompareSettings(Settings):
@@ -79,6 +82,7 @@ class CompareSettings(Settings):
     output: Text = key("folder of report.html, report.md, tables and pictures")
     margin_nats: Positive = key("by how much a loss may exceed that at context C before the context counts as too long")
     accelerator: Accelerator = key("auto, cpu or gpu")
+    threads: Count | None = key(THREADS)
     match: Literal["validation_loss_nats"] | None = key(
         "validation_loss_nats: of each run the first kept step at or below the worst final loss of its seed's runs, in "
         "place of the last: descriptive, for runs are read at different steps"
@@ -113,3 +117,4 @@ class GenerateSettings(Settings):
     seed: Seed = key("of the draws")
     checkpoint: Count | Literal["last"] = key("last, or the number of an optimiser step")
     accelerator: Accelerator = key("auto, cpu or gpu")
+    threads: Count | None = key(THREADS)

@@ -50,7 +50,7 @@ class Setup:
 
     def __init__(self, given: TrainSettings) -> None:
         trainer = given.trainer
-        self.device = device_of(trainer.accelerator)
+        self.device = device_of(trainer.accelerator, given.threads)
         compiled = self.device == "cuda" if trainer.compile == "auto" else trainer.compile
         dtype = compute_dtype(trainer.compute_dtype, self.device)
         self.given = given.with_values(trainer=trainer.plain() | {"compute_dtype": dtype, "compile": compiled})

@@ -9,8 +9,14 @@ from lab.base.errors import UserError
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
-def device_of(accelerator: str) -> str:
-    """``cpu`` or ``cuda``. Raises UserError for a GPU where there is none."""
+def device_of(accelerator: str, threads: int | None = None) -> str:
+    """``cpu`` or ``cuda``. Raises UserError for a GPU where there is none.
+
+    Args:
+        threads: that torch computes with on the CPU from now on; None leaves their number.
+    """
+    if threads is not None:
+        torch.set_num_threads(threads)
     if accelerator == "gpu" and not torch.cuda.is_available():
         raise UserError("accelerator is gpu, but torch finds no GPU here; take the CPU")
     return "cuda" if accelerator != "cpu" and torch.cuda.is_available() else "cpu"

@@ -32,6 +32,33 @@ def test_the_command_makes_the_shipped_tokenizer_again(tmp_path, capsys):
     assert [path.name for path in output.parent.iterdir()] == ["tokenizer.json"]
 
 
+def test_a_tokenizer_of_own_files_is_trained_on_their_training_split_alone_and_in_turn(tmp_path, capsys):
+    corpus = ["data=files"]
+    for split, one, two in (
+        ("train", "mimimi momomo ", "xyxyxy zuzuzu "),
+        ("validation", "held out QQQQQQ ", "QQQQQQ"),
+        ("test", "QQQQQQ test ", "QQQQQQ again "),
+    ):
+        for name, text in (("one", one), ("two", two)):
+            (tmp_path / f"{split}_{name}.txt").write_text(text * 400)
+        corpus.append(f"data.corpus.{split}={{one:{tmp_path}/{split}_one.txt,two:{tmp_path}/{split}_two.txt}}")
+
+    def words(*options):
+        output = tmp_path / f"{len(options)}.json"
+        main(["tokenizer", *corpus, "--vocabulary", "263", "--output", str(output), *options])
+        vocabulary = Tokenizer(str(output), "<|endoftext|>").library.get_vocab()
+        return [token for token in vocabulary if len(token) > 1 and token != "<|endoftext|>"]
+
+    both = "".join(words())
+    assert "m" in both
+    assert "y" in both
+    assert "Q" not in both
+    assert "characters per token on files validation" in capsys.readouterr().out
+    first_only = "".join(words("--characters", "10"))  # a text is read whole, and after so many signs no further one
+    assert "m" in first_only
+    assert "y" not in first_only
+
+
 def test_an_existing_file_is_kept_unless_overwriting_is_asked_for(tmp_path):
     (tmp_path / "tokenizer.model").write_bytes(MODEL)
     output = tmp_path / "tokenizer.json"

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import re
 import resource
 import subprocess
@@ -149,6 +150,21 @@ def test_documents_too_short_to_score_are_refused_before_training(tmp_path: Path
     result = lab("train", "experiment=smoke", "data=files", "data.lanes=1", *paths, cwd=tmp_path)
     assert "the longest, test.txt, has" in the_one_line(result)
     assert not (tmp_path / "runs").exists()
+
+
+def test_threads_are_the_number_that_is_asked_for_whatever_the_environment_says(tmp_path: Path) -> None:
+    smoke = ("train", "experiment=smoke", "logger=csv", "measure=none")
+    asked = lab(*smoke, "threads=1", "runs=asked", cwd=tmp_path, environment=os.environ | {"OMP_NUM_THREADS": "2"})
+    assert asked.returncode == 0, asked.stderr
+    told = lab(*smoke, "runs=told", cwd=tmp_path, environment=os.environ | {"OMP_NUM_THREADS": "1"})
+    assert told.returncode == 0, told.stderr
+    runs = [next(tmp_path.glob(f"{name}/*/manifest.json")).parent for name in ("asked", "told")]
+    assert [Run(run).manifest["attempts"][0]["hardware"]["threads"] for run in runs] == [1, 1]
+    ours, theirs = ((run / "metrics.csv").read_bytes() for run in runs)
+    assert ours == theirs
+    scored = lab("extrapolate", f"runs={runs[0]}", "measure=excess", "scoring.longest=2", "threads=2", cwd=tmp_path)
+    assert scored.returncode == 0, scored.stderr
+    assert '"threads": 2' in json.dumps(Run(runs[0]).manifest["scored"])
 
 
 def test_a_failing_job_does_not_stop_a_sweep_and_a_table_of_failures_ends_it(tmp_path: Path) -> None:

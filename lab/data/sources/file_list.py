@@ -112,7 +112,7 @@ def refuse(mistakes: Sequence[str]) -> None:
     """Raises UserError if there are any: a line for each, of very many for the first."""
     left = len(mistakes) - TOLD
     if mistakes:
-        raise UserError("\n".join([*mistakes[:TOLD], *([f"and {left} more of this kind"] if left > 0 else [])]))
+        raise UserError(*mistakes[:TOLD], *([f"and {left} more of this kind"] if left > 0 else []))
 
 
 def files_at(location: str, under: str = "data.corpus") -> list[str]:

@@ -37,7 +37,7 @@ def whole_weights(subsets: Sequence[str], weights: Mapping[str, float] | None) -
             mistakes.append(f"weights.{name} is {weights[name]}: give a number above 0, or leave out its files")
         fractions.append(fraction)
     if mistakes:
-        raise UserError("\n".join(mistakes))
+        raise UserError(*mistakes)
     scale = math.lcm(*(fraction.denominator for fraction in fractions))
     return tuple(int(fraction * scale) for fraction in fractions)
 
