@@ -164,7 +164,7 @@ def test_threads_are_the_number_that_is_asked_for_whatever_the_environment_says(
     assert ours == theirs
     scored = lab("extrapolate", f"runs={runs[0]}", "measure=excess", "scoring.longest=2", "threads=2", cwd=tmp_path)
     assert scored.returncode == 0, scored.stderr
-    assert '"threads": 2' in json.dumps(Run(runs[0]).manifest["scored"])
+    assert '"threads": 2' in json.dumps(Run(runs[0]).manifest["measured"])
 
 
 def test_a_failing_job_does_not_stop_a_sweep_and_a_table_of_failures_ends_it(tmp_path: Path) -> None:
