@@ -9,6 +9,7 @@ from lab.evidence.quantities import curves, overview
 from lab.observe.measure import measures
 from lab.report.figures import curve_figure, detail_figure
 from lab.report.pictures import save
+from lab.report.tensorboard import write_curves
 
 if TYPE_CHECKING:
     from lab.runs.run import Model
@@ -34,11 +35,14 @@ def show_runs(tables: Sequence[tuple["Model", Sequence[Row]]]) -> None:
 
 
 def draw(run: "Model", rows: Sequence[Row]) -> None:
-    """Pictures of one run's rows, to its directory: ``<measure>.png``, and ``<detail>.png`` of what it tells beside.
+    """Pictures of one run's rows, to its directory: ``<measure>.png``, and ``<detail>.png`` of what it tells beside;
+    its curves to TensorBoard, too, if its training is there.
 
     Their title says which documents and which checkpoint, for those of another evaluation take their place.
     """
     lines = [{"variant": run.label} | row for row in curves([rows])]
+    evaluation = next((row["evaluation"] for row in rows if row["evaluation"] != "none"), "none")
+    write_curves(run.path, evaluation, lines, overview(rows, run.context))
     for measure in measures():
         own = [row for row in lines if row["measure"] == measure.label()]
         figures = {

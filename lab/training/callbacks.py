@@ -141,7 +141,9 @@ class Metrics(StepCallback):
         self._append("timing.csv", (step, round(now - self._started, 3), round(rate, 1), *utilisation, FORMAT))
         if trainer.logger is not None:
             numbers = {name: value for name, value in row.items() if isinstance(value, float)}
-            trainer.logger.log_metrics(numbers | {"tokens": row["tokens"], "tokens_per_second": rate}, step=step)
+            trainer.logger.log_metrics(
+                numbers | {"optimiser_step": float(step), "tokens_per_second": rate}, step=row["tokens"]
+            )
 
     def _append(self, name: str, row: Iterable[Any]) -> None:
         append(self.folder / name, lines_of([row]))

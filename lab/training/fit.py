@@ -144,7 +144,7 @@ def fit(
         enable_progress_bar=False,
         enable_model_summary=False,
         use_distributed_sampler=False,
-        logger=build("logger", logger, run=run.path, first_step=checkpoint.step + 1 if checkpoint else 1)
+        logger=build("logger", logger, run=run.path, tokens=checkpoint.step * scale.batch_tokens if checkpoint else 0)
         if logger is not None and ranks.first
         else False,
         callbacks=callbacks,

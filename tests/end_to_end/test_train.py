@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from commands import lab, the_one_line
 from known import VARIANTS
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from lab.data.sources.documents import Sotu
 from lab.runs.run import Run
@@ -219,3 +220,28 @@ def test_a_disk_that_fills_up_ends_the_run_in_one_line_that_names_the_file(tmp_p
     assert "Traceback" not in result.stderr
     assert re.match(r"error: .*weights\.safetensors cannot be written: file too large", line)
     assert not list(tmp_path.rglob("weights.safetensors"))
+
+
+def test_tensorboard_has_the_curves_of_training_by_tokens_and_those_of_scoring_by_position(tmp_path: Path) -> None:
+    command = ("train", "experiment=smoke", "logger=tensorboard", "measure=[excess,loss_by_position]")
+    steps = ("scale.tokens=40960", "trainer.checkpoint_every=3", "trainer.log_every=1")
+    killed = lab(*command, *steps, cwd=tmp_path, environment=os.environ | {"LAB_KILL_AT": "before-rename:4"})
+    assert killed.returncode == -9, killed.stderr
+    continued = lab(*command, *steps, cwd=tmp_path)
+    assert continued.returncode == 0, continued.stderr
+    (run,) = (path.parent for path in tmp_path.glob("runs/*/manifest.json"))
+    rows = list(csv.DictReader((run / "metrics.csv").open(newline="")))
+    training = EventAccumulator(str(run / "tensorboard")).Reload()
+    logged = [(event.step, event.value) for event in training.Scalars("loss_nats")]
+    assert [step for step, _ in logged] == [int(row["tokens"]) for row in rows]
+    assert [value for _, value in logged] == pytest.approx([float(row["loss_nats"]) for row in rows])
+    (folder,) = (run / "tensorboard").glob("scores-held_out-*")
+    scored = EventAccumulator(str(folder)).Reload()
+    (excess,) = scored.Scalars("scores/excess")
+    with (run / "summary.csv").open(newline="") as file:
+        (told,) = [row for row in csv.DictReader(file) if row["measure"] == "excess"]
+    assert (excess.step, excess.value) == (int(told["length_tokens"]), pytest.approx(float(told["mean"]), rel=1e-5))
+    assert len(scored.Scalars("scores/loss_by_position")) > 4
+    again = lab("extrapolate", f"runs={run}", "measure=excess", cwd=tmp_path)
+    assert again.returncode == 0, again.stderr
+    assert len(list(folder.iterdir())) == 1
