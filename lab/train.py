@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 from lab.base.commandline import run_command
 from lab.base.errors import UserError
+from lab.base.progress import say_starting
 from lab.experiment.compose import plain_overrides, print_help, wants_help
 from lab.experiment.settings import TrainSettings
 
@@ -46,6 +47,7 @@ def main() -> None:
         print_help("train", TrainSettings, __doc__ or "", plain_overrides(given))
         return
     sys.argv[1:] = options_first(given)
+    say_starting()
     from lab.experiment.hydra_main import train_by_hydra
 
     train_by_hydra()

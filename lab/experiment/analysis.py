@@ -2,14 +2,13 @@
 
 import hashlib
 import json
-import sys
 from pathlib import Path
 
 import torch
-from tqdm import tqdm
 
 from lab.base.files import make_folder, refuse_link
 from lab.base.interruption import Interruption
+from lab.base.progress import progress
 from lab.base.tables import write_table
 from lab.experiment.analysis_settings import AnalyzeSettings
 from lab.experiment.setup import device_of
@@ -65,13 +64,7 @@ def folded(
     if fold.done.keys() == {item.name for item in items}:
         return fold
     decoder = run.decoder(step).to(device)
-    bar = tqdm(
-        total=len(items),
-        initial=len(fold.done),
-        desc=f"{run.path.name} {study.label()}",
-        unit=" items",
-        file=sys.stderr,
-    )
+    bar = progress(f"{run.path.name} {study.label()}", "items", total=len(items), initial=len(fold.done))
 
     def observe(item: Item) -> Observed:
         with torch.inference_mode():

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from lab.base.commandline import run_command
 from lab.base.errors import UserError
+from lab.base.progress import say_starting
 from lab.base.settings import Settings, explained, flatten
 
 TO_COME = "... (must be given)"
@@ -128,6 +129,7 @@ def run_composed(
             print_help(name, settings, description, plain_overrides(rest))
             return
         folder, overrides = take_folder(rest, name)
+        say_starting()
         act(checked(settings, composed(name, overrides, folder), texts))
 
     run_command(main)

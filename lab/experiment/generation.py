@@ -6,10 +6,10 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from tqdm import tqdm
 
 from lab.base.errors import UserError
 from lab.base.files import writable
+from lab.base.progress import progress
 from lab.base.shown import plain
 from lab.base.tables import Row, write_table
 from lab.data.tokenizer import Tokenizer
@@ -48,7 +48,7 @@ def generate(settings: GenerateSettings) -> None:
         stream(model, decoder, text, settings)
     else:
         rows: list[Row] = []
-        for number, line in enumerate(tqdm(lines, "prompts", unit=" prompts", file=sys.stderr)):
+        for number, line in enumerate(progress("prompts", "prompts", lines)):
             continued = "".join(pieces(model, decoder, line, settings, settings.seed + number))
             rows.append({"prompt": line, "continuation": continued, "seed": settings.seed + number})
         write_table(Path(str(settings.to)), rows)

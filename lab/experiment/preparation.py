@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import tokenizers
-from tqdm import tqdm
 
 from lab.base.console import Console, Table
 from lab.base.errors import UserError
 from lab.base.files import make_folder, writable, write_whole
 from lab.base.parts import build, find
+from lab.base.progress import progress
 from lab.data.llama_tokenizer import convert
 from lab.data.sources.documents import SPLITS, Corpus, Sotu
 from lab.data.sources.file_list import manifest_of
@@ -89,7 +89,7 @@ def make_tokenizer(overrides: Sequence[str], vocabulary: int, characters: int, o
     corpus: Corpus = build("corpus", settings)
     if output.parent.is_dir():
         writable(output)
-    with tqdm(texts(corpus, "train", characters), desc="reading", unit=" documents", delay=1, leave=False) as read:
+    with progress("reading", "documents", texts(corpus, "train", characters), delay=1, leave=False) as read:
         made = train_tokenizer(read, vocabulary)
     write(made, output)
     report(output, END_OF_DOCUMENT, corpus, settings.label)
@@ -155,7 +155,7 @@ def make_blocks(overrides: Sequence[str], processes: int, part: str) -> None:
     count, lanes = setup.first_block + setup.block_count, setup.stream.lanes
     examined(setup.stream.corpus, setup.tokenizer)  # what cannot spell the text is refused before anything is written
     blocks = sum(items_of(lane, count, lanes) for lane in range(number - 1, min(lanes, count), parts))
-    with tqdm(total=blocks * (setup.config.scale.context + 1), unit=" tokens", unit_scale=True, mininterval=1) as bar:
+    with progress("blocks", "tokens", total=blocks * (setup.config.scale.context + 1), unit_scale=True) as bar:
         write_blocks(*(setup.stream, setup.blocks_folder, setup.order, count, processes, bar.update), number - 1, parts)
     left = unwritten(setup.blocks_folder, count, lanes)
     if left:
@@ -190,7 +190,7 @@ def show_overlap(overrides: Sequence[str], words: int) -> None:
         held_out.add_column(column, justify="right")
     for split in SPLITS:
         clusters: dict[str, Counts] = {}
-        for name, text in tqdm(documents(corpus, split), desc=split, unit=" documents", mininterval=1, leave=False):
+        for name, text in progress(split, "documents", documents(corpus, split), delay=1, leave=False):
             counts = clusters.setdefault(corpus.cluster(name), Counts())
             counts.documents += 1
             counts.characters += len(text)

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from tqdm import tqdm
 
 from lab.base.errors import UserError
+from lab.base.progress import progress
 from lab.base.settings import Settings
 from lab.model import kernels
 from lab.model.attention import Attention
@@ -248,11 +248,10 @@ def score_items(
     """Score items and write their rows down, now and then and at the end."""
     exact_products()
     documents = measure.reads_documents
-    terminal = sys.stderr.isatty()
-    progress = tqdm(items, label, unit=" items", file=sys.stderr, mininterval=0.1 if terminal else 30.0)
+    bar = progress(label, "items", items)
     written = time.perf_counter()
     try:
-        for item in progress:
+        for item in bar:
             check(item.name)
             with contextlib.nullcontext() if measure.needs_gradients else torch.inference_mode():
                 rows = measure.score(decoder, item, source.context)
@@ -268,5 +267,5 @@ def score_items(
             f"out of memory at {item.name} in {measure.label()}: score shorter texts, or fewer tokens at a time"
         ) from None
     finally:
-        progress.close()
+        bar.close()
         scores.write()

@@ -3,7 +3,6 @@
 import csv
 import io
 import re
-import sys
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
@@ -11,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import lightning
-from tqdm import tqdm
 
 from lab.base.errors import UserError
 from lab.base.files import append, read_stored, read_text, sha256_of, write_whole
 from lab.base.interruption import Interruption
+from lab.base.progress import progress
 from lab.base.tables import FORMAT
 from lab.cluster.ranks import Ranks
 from lab.model.flops import FlopsPerToken
@@ -191,28 +190,22 @@ def seconds_of(text: str, folder: Path) -> float:
 
 
 class Progress(StepCallback):
-    """Tokens, loss, tokens/s and time left: a bar on a terminal, a line every half minute in a log."""
+    """Tokens, loss, tokens/s and time left."""
 
     def __init__(self, steps: int, batch_tokens: int, label: str) -> None:
         super().__init__()
         self.steps, self.batch_tokens, self.label = steps, batch_tokens, label
-        self.terminal = sys.stderr.isatty()
 
     def on_train_start(self, trainer: Any, module: Any) -> None:
         super().on_train_start(trainer, module)
-        self.bar = tqdm(
+        self.bar = progress(
+            self.label,
+            "tokens",
             total=self.steps * self.batch_tokens,
             initial=trainer.global_step * self.batch_tokens,
-            desc=self.label,
-            unit=" tokens",
             unit_scale=True,
-            file=sys.stderr if self.terminal else io.StringIO(),
-            ncols=None if self.terminal else 100,
-            dynamic_ncols=self.terminal,
-            ascii=not self.terminal,
             bar_format="{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt}, {rate_fmt}, {remaining} left{postfix}",
         )
-        self._printed = time.perf_counter()
 
     def on_step(self, trainer: lightning.Trainer, module: Training, step: int) -> None:
         shown = {"loss": f"{module.step_loss:.3f}"}
@@ -221,9 +214,6 @@ class Progress(StepCallback):
             shown["validation"] = f"{float(validation):.3f}"
         self.bar.set_postfix(shown, refresh=False)
         self.bar.update(self.batch_tokens)
-        if not self.terminal and (step == self.steps or time.perf_counter() - self._printed > 30):
-            self._printed = time.perf_counter()
-            print(str(self.bar), file=sys.stderr, flush=True)
 
     def on_train_end(self, trainer: Any, module: Any) -> None:
         super().on_train_end(trainer, module)

@@ -69,7 +69,7 @@ def test_no_rounds_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
         (["--windows", "0"], "--windows is 0"),
         (["--lengths", "64", "-5"], "--lengths is -5"),
         (["--heads", "3", "--kv-heads", "2"], "--heads is 3 and --kv-heads 2"),
-        (["--csv", "/nowhere/at/all.csv"], "/nowhere/at/all.csv cannot be written"),
+        (["--csv", "/proc/at/all.csv"], "/proc/at/all.csv cannot be written"),
         (["--colour"], "unrecognized arguments: --colour; python -m lab.bench --help tells more"),
     ],
 )

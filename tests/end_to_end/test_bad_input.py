@@ -329,7 +329,7 @@ def test_a_working_folder_that_was_deleted_is_one_line(tmp_path: Path) -> None:
     assert "the working folder is not there any more: change to one that is" in the_one_line(result)
 
 
-@pytest.mark.parametrize("home", [None, "/nowhere", "/dev/null"])
+@pytest.mark.parametrize("home", [None, "/proc/nowhere", "/dev/null"])
 def test_no_home_is_no_obstacle(home: str | None, tmp_path: Path) -> None:
     environment = {key: value for key, value in os.environ.items() if key != "HOME"} | ({"HOME": home} if home else {})
     result = lab("train", "experiment=smoke", "measure=none", "logger=csv", cwd=tmp_path, environment=environment)

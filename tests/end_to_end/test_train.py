@@ -22,10 +22,15 @@ ROOT = Path(__file__).parent.parent.parent
 
 @pytest.fixture(scope="module")
 def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The seven variants of fewer layers, a few steps each, by the pilot table's own experiment file."""
+    """The seven variants, small, a few steps each, by the pilot table's own experiment file."""
     folder = tmp_path_factory.mktemp("sweep")
     small = [
         "scale.layers=2",
+        "scale.width=32",
+        "scale.hidden=64",
+        "scale.heads=2",
+        "scale.kv_heads=1",
+        "scale.head_dim=16",
         "scale.tokens=16384",
         "scale.warmup_steps=1",
         "scale.batch_tokens=4096",

@@ -368,6 +368,8 @@ def test_a_place_that_gives_a_tuple_is_an_error():
 
 
 def test_a_compiled_block_is_read_and_changed_from_outside_whether_it_was_compiled_before_or_not():
+    # Compiled, norms are of plain operations, and round otherwise than those whose gradients are written.
+    close = partial(torch.testing.assert_close, rtol=1e-5, atol=5e-4)  # of numbers up to 366
     decoder = small()
     with torch.no_grad():
         plain = [through(decoder, start(decoder), 0, layers) for layers in range(LAYERS + 1)]
@@ -381,10 +383,11 @@ def test_a_compiled_block_is_read_and_changed_from_outside_whether_it_was_compil
             for _ in range(2):
                 with taps.reading(decoder, ["embedding", "blocks.1", "blocks.2"]) as seen:
                     decoder(TOKENS)
-                assert all(torch.equal(seen[name], plain[k]) for name, k in zip(seen, (0, 2, 3), strict=True))
+                for name, k in zip(seen, (0, 2, 3), strict=True):
+                    close(seen[name], plain[k])
                 with taps.changing(decoder, {"blocks.1": torch.ones_like}):
-                    assert torch.equal(decoder.hidden(TOKENS), ones)
-                assert torch.equal(decoder.hidden(TOKENS), decoder.norm(plain[3]))
+                    close(decoder.hidden(TOKENS), ones)
+                close(decoder.hidden(TOKENS), decoder.norm(plain[3]))
     torch.compiler.reset()
 
 

@@ -111,14 +111,15 @@ def test_a_run_that_is_stopped_after_every_step_and_gone_on_with_keeps_the_same(
 def test_those_of_steps_that_a_run_has_gone_back_over_are_not_kept_unless_they_are_made_again(
     tmp_path: Path, whole: Run
 ) -> None:
+    every = "trainer.checkpoint_every=1"
     for _ in range(4):
-        run, _ = one_step(tmp_path)
+        run, _ = one_step(tmp_path, every)
     assert list(weights_of(run, "weights")) == [1, 2, 3, 4]
     shutil.rmtree(run.path / "checkpoints" / "step=00000004")
-    assert one_step(tmp_path, "trainer.keep_weights=[]")[1] == 3
+    assert one_step(tmp_path, every, "trainer.keep_weights=[]")[1] == 3
     assert list(weights_of(run, "weights")) == [1, 2, 3]
     shutil.rmtree(run.path / "checkpoints" / "step=00000004")
-    assert one_step(tmp_path)[1] == 3
+    assert one_step(tmp_path, every)[1] == 3
     assert weights_of(run, "weights") == {step: weights_of(whole, "weights")[step] for step in (1, 2, 3, 4)}
 
 
