@@ -21,30 +21,38 @@ def progress(label: str, unit: str, iterable: Iterable[Any] | None = None, **opt
         options: further ones of tqdm.
     """
     terminal = sys.stderr.isatty()
-    return tqdm(
+    lines = Lines(sys.stderr)
+    bar = tqdm(
         iterable,
         desc=plain(label),
         unit=f" {unit}",
-        file=sys.stderr if terminal else Lines(sys.stderr),
+        file=sys.stderr if terminal else lines,
         mininterval=0.1 if terminal else LINE_SECONDS,
         ncols=None if terminal else 100,
         dynamic_ncols=terminal,
         ascii=not terminal,
         **options,
     )
+    lines.begun = True
+    return bar
 
 
 class Lines:
-    """A file for tqdm that goes on in a new line where a bar would be drawn over, and says no count twice."""
+    """A file for tqdm that goes on in a new line where a bar would be drawn over, and says no count twice.
+
+    Attributes:
+        begun: until it is true nothing is said: that nothing is done yet is no news.
+    """
 
     def __init__(self, file: TextIO) -> None:
         self.file = file
+        self.begun = False
         self._last = ""
 
     def write(self, text: str) -> None:
         line = text.strip()
         count = re.split(r"[\[,]", line)[0]  # without rate and time
-        if line and count != self._last:
+        if self.begun and line and count != self._last:
             self._last = count
             self.file.write(line + "\n")
 

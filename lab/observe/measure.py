@@ -262,7 +262,7 @@ def doublings(context: int, longest: int) -> list[int]:
 def range_end(stop: int, context: int, longest: int) -> int:
     """The end of the range [0, C), [C, 2C), [2C, 4C), ... that ends with ``longest`` in which a bin lies."""
     end = context
-    while end < stop:
+    while end < min(stop, longest):
         end = min(2 * end, longest)
     return end
 

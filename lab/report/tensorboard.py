@@ -7,11 +7,11 @@ from lab.base.files import discard, refuse_link
 from lab.base.tables import Row
 
 
-def write_curves(run: Path, evaluation: str, curves: Sequence[Row], lines: Sequence[Row]) -> None:
+def write_curves(folder: Path, evaluation: str, curves: Sequence[Row], lines: Sequence[Row]) -> None:
     """Means of every measure by position or length, in tokens, in the place of those that were there.
 
     Args:
-        run: the run directory; nothing is done if its training was not logged to TensorBoard.
+        folder: where the training of the run was logged.
         evaluation: the documents.
         curves: of :func:`lab.evidence.quantities.curves`.
         lines: of :func:`lab.evidence.quantities.overview`, for measures that are no curve.
@@ -19,9 +19,6 @@ def write_curves(run: Path, evaluation: str, curves: Sequence[Row], lines: Seque
     Raises:
         UserError: a link stands where the files are written.
     """
-    folder = run / "tensorboard"
-    if not folder.is_dir():
-        return
     refuse_link(folder)
     from torch.utils.tensorboard import SummaryWriter
 

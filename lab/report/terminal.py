@@ -42,7 +42,8 @@ def draw(run: "Model", rows: Sequence[Row]) -> None:
     """
     lines = [{"variant": run.label} | row for row in curves([rows])]
     evaluation = next((row["evaluation"] for row in rows if row["evaluation"] != "none"), "none")
-    write_curves(run.path, evaluation, lines, overview(rows, run.context))
+    if (run.path / "tensorboard").is_dir():
+        write_curves(run.path / "tensorboard", evaluation, lines, overview(rows, run.context))
     for measure in measures():
         own = [row for row in lines if row["measure"] == measure.label()]
         figures = {

@@ -111,6 +111,7 @@ def test_quantities_are_made_from_the_numbers_of_documents_alone():
 def test_positions_fall_into_ranges_that_double_from_the_context():
     assert [range_end(stop, 8, 64) for stop in (4, 8, 9, 16, 17, 32, 33, 64)] == [8, 8, 16, 16, 32, 32, 64, 64]
     assert range_end(40, 8, 48) == 48
+    assert range_end(65, 8, 64) == 64  # of a row that is wrong
     found = quantities(by_position({("a", 0): 1.0, ("b", 0): 2.0}), CONTEXT)
     assert {key.length_tokens: each.values["a"] for key, each in found.items()} == {
         8: 4.5,
