@@ -221,6 +221,7 @@ class Progress(StepCallback):
 
     def on_exception(self, trainer: Any, module: Any, exception: BaseException) -> None:
         if hasattr(self, "bar"):
+            self.bar.leave = self.bar.n > self.bar.initial  # else it has nothing to tell
             self.bar.close()
 
 
