@@ -1,14 +1,12 @@
 """What a long job prints: a bar on a terminal, plain lines in a log."""
 
-import fcntl
 import os
-import pty
-import struct
 import subprocess
 import sys
-import termios
 import time
 from pathlib import Path
+
+from terminals import read_all, terminal
 
 JOB = """
 import time
@@ -39,26 +37,6 @@ def test_a_log_has_lines_and_none_twice() -> None:
 def test_a_job_that_is_done_at_once_says_its_end_once() -> None:
     (line,) = logged(items=3, seconds=30).decode().splitlines()
     assert "100%" in line
-
-
-def terminal() -> tuple[int, int]:
-    """The two ends of a terminal of 80 columns: ours and that of a process."""
-    ours, its = pty.openpty()
-    fcntl.ioctl(its, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
-    return ours, its
-
-
-def read_all(descriptor: int) -> bytes:
-    """What a terminal was told."""
-    told = b""
-    while True:
-        try:
-            part = os.read(descriptor, 65536)
-        except OSError:  # Linux's word for the other end being closed
-            return told
-        if not part:
-            return told
-        told += part
 
 
 def test_on_a_terminal_a_command_says_at_once_that_it_starts(tmp_path: Path) -> None:
