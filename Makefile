@@ -10,7 +10,7 @@ PILOT_JOBS ?= $(shell nproc)
 PILOT_RATES := $(foreach rate,1e-3 4e-3,pilot-rate-nope.$(rate) pilot-rate-rope.$(rate))
 PILOT_RUNS := $(foreach seed,$(PILOT_SEEDS),$(foreach model,$(PILOT_MODELS),pilot-run-$(model).$(seed)))
 
-.PHONY: run test process-test slurm-test docs-test check table bench gpu-check kill-test pilot pilot-seed $(PILOT_RUNS) $(PILOT_RATES) clean help
+.PHONY: run test command-test process-test slurm-test docs-test check table bench gpu-check kill-test pilot pilot-seed $(PILOT_RUNS) $(PILOT_RATES) clean help
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
@@ -19,7 +19,10 @@ run: .venv/installed ## train the default decoder, score it, show the result (ab
 	$(BIN)/python -m lab.train model=nope
 
 test: .venv/installed-test ## run the tests (under 10 minutes)
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --ignore=tests/processes --ignore=tests/slurm --ignore=tests/gpu --ignore=tests/docs
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(foreach slow,end_to_end processes slurm gpu docs,--ignore=tests/$(slow))
+
+command-test: .venv/installed-test ## the commands as a user types them, wrong input too (about 8 minutes on two cores)
+	$(BIN)/python -m pytest -n 2 --dist loadfile tests/end_to_end
 
 process-test: .venv/installed-test ## runs that are stopped, killed and continued, on one process and on two (about 7 minutes)
 	$(BIN)/python -m pytest -n 2 --dist loadfile tests/processes
