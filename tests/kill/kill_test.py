@@ -139,8 +139,9 @@ def trained(folder: Path) -> dict[str, str]:
 
 
 def written(folder: Path) -> dict[str, str]:
-    """Every file of written blocks."""
-    return digests((path for path in sorted((folder / "blocks").rglob("*")) if path.is_file()), folder)
+    """Every file of written blocks, but for what a killed process had not yet renamed."""
+    paths = sorted((folder / "blocks").rglob("*"))
+    return digests((path for path in paths if path.is_file() and path.suffix != ".new"), folder)
 
 
 def run_arguments(folder: Path) -> list[str]:
