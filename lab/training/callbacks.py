@@ -261,12 +261,13 @@ class Saving(StepCallback):
 
     def on_step(self, trainer: lightning.Trainer, module: Training, step: int) -> None:
         last = step == self.steps
-        # A signal need not have reached every rank, and none may stop alone.
+        # A signal need not have reached every rank, and none may stop alone: what counts is what all have told one
+        # another. One that comes from here on is told after the next step.
         received = next(filter(None, self.ranks.gather(self.interruption.received)), None)
-        self.interruption.received = received
         if step % self.every == 0 or last or received:
             trainer.save_checkpoint(self.checkpoints.path(step))
-        if not last:
+        if received and not last:
+            self.interruption.received = received
             self.interruption.check(
                 f"came: saved at optimiser step {step} of {self.steps} in {self.checkpoints.folder}"
             )
