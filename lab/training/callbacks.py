@@ -261,16 +261,20 @@ class Saving(StepCallback):
 
     def on_step(self, trainer: lightning.Trainer, module: Training, step: int) -> None:
         last = step == self.steps
-        # A signal need not have reached every rank, and none may stop alone: what counts is what all have told one
-        # another. One that comes from here on is told after the next step.
-        received = next(filter(None, self.ranks.gather(self.interruption.received)), None)
+        received = self._told()
         if step % self.every == 0 or last or received:
             trainer.save_checkpoint(self.checkpoints.path(step))
+            received = received or self._told()
         if received and not last:
             self.interruption.received = received
             self.interruption.check(
                 f"came: saved at optimiser step {step} of {self.steps} in {self.checkpoints.folder}"
             )
+
+    def _told(self) -> str | None:
+        """The signal that a rank has got, as all have told one another: it need not have reached every rank, and none
+        may stop alone. One that comes after this is told the next time."""
+        return next(filter(None, self.ranks.gather(self.interruption.received)), None)
 
 
 class KeepingWeights(StepCallback):
