@@ -95,6 +95,11 @@ def as_one_process(command: str) -> list[str]:
     return [f"python -m lab.train{arguments} --help"]
 
 
+def as_one_part(command: str) -> list[str]:
+    """What each task of the array writes."""
+    return asked_for_help_and_composed(f"python -m lab.prepare blocks{command.split('prepare.sbatch')[1]}")
+
+
 def told_by_make(command: str) -> list[str]:
     """make prints the target's commands, and runs none."""
     return [re.sub(r"^make\b", "make --dry-run", command)]
@@ -121,6 +126,7 @@ RULES = [
     Rule(r"^sbatch .*sweep\.sbatch ", not_run, "needs SLURM; what it trains stands in the plan"),
     Rule(r"hydra/launcher=slurm", not_run, "needs SLURM"),
     Rule(r"^sbatch .*train\.sbatch ", as_one_process, "needs SLURM"),
+    Rule(r"^sbatch .*prepare\.sbatch ", as_one_part, "needs SLURM"),
     Rule(r"^torchrun ", as_one_process, "needs eight GPUs"),
     Rule(r'^eval "\$\(lab completion', evaluated, "takes a second and needs nothing"),
     Rule(r"^python -m pytest ", named, "is dear, and run by make test"),
