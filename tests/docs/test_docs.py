@@ -83,6 +83,11 @@ def asked_for_help(command: str) -> list[str]:
     return [f"{command} --help"]
 
 
+def asked_for_help_of_one(command: str) -> list[str]:
+    """The first run of a sweep."""
+    return asked_for_help(re.sub(r"(?<= )(\w+=[^, ]+),\S+", r"\1", command.replace(" -m ", " ")))
+
+
 def asked_for_help_and_composed(command: str) -> list[str]:
     """The same, for commands whose keys are those of lab.train: it composes them."""
     keys = [word for word in command.split() if re.match(r"[\w./]+=", word)]
@@ -136,6 +141,7 @@ RULES = [
     Rule(f"({LAB}|[|] python -m lab[.])(generate|extend|analyze) ", on_a_run, "takes seconds on a run of seconds"),
     Rule(LAB + "train .*experiment=smoke", as_it_is, "takes seconds and needs nothing"),
     Rule(LAB + "train .*data=redpajama", asked_for_help, "needs the manifest of a corpus that is far away"),
+    Rule(LAB + "train -m .*data=files", asked_for_help_of_one, "needs files of the reader's own"),
     Rule(LAB + "train .*data=files", asked_for_help, "needs files of the reader's own"),
     Rule(LAB + "train .*tokenizer=file", asked_for_help, "needs the tokenizer that the command before it makes"),
     Rule(LAB + "train ", planned, "is dear; a plan checks it"),
