@@ -66,12 +66,13 @@ pilot: .venv/installed-eval ## the pilot study: 35 runs, scored and compared (ab
 	$(BIN)/python -m lab.claims --documents docs/pilot/documents.csv.gz --output docs/claims.md
 
 # A seed is trained and scored on one kind of machine: what of an unfinished one was trained elsewhere is begun anew.
+pilot-seed: whole = runs/pilot/.seed$(SEED)-whole
 pilot-seed:
-	test -e runs/pilot/.seed$(SEED)-whole || { \
-		test ! -d runs/pilot || $(BIN)/python -m lab.status runs/pilot --match '*-seed$(SEED)-*' --elsewhere --remove --yes; \
-		$(BIN)/python -m lab.prepare blocks experiment=pilot_study seed=$(SEED) && \
-		$(MAKE) --jobs $(PILOT_JOBS) $(foreach model,$(PILOT_MODELS),pilot-run-$(model).$(SEED)) && \
-		touch runs/pilot/.seed$(SEED)-whole; }
+	test -e $(whole) || test ! -d runs/pilot || \
+		$(BIN)/python -m lab.status runs/pilot --match '*-seed$(SEED)-*' --elsewhere --remove --yes
+	test -e $(whole) || $(BIN)/python -m lab.prepare blocks experiment=pilot_study seed=$(SEED)
+	test -e $(whole) || $(MAKE) --jobs $(PILOT_JOBS) $(foreach model,$(PILOT_MODELS),pilot-run-$(model).$(SEED))
+	touch $(whole)
 
 PILOT_SHORT := 'measure=[loss_by_position,excess]' scoring.segments=1
 PILOT_MEASURES := 'measure=[loss_by_position,excess,context_gain,copy]'

@@ -143,7 +143,6 @@ RULES = [
     Rule(LAB + "train .*data=redpajama", asked_for_help, "needs the manifest of a corpus that is far away"),
     Rule(LAB + "train -m .*data=files", asked_for_help_of_one, "needs files of the reader's own"),
     Rule(LAB + "train .*data=files", asked_for_help, "needs files of the reader's own"),
-    Rule(LAB + "train .*tokenizer=file", asked_for_help, "needs the tokenizer that the command before it makes"),
     Rule(LAB + "train ", planned, "is dear; a plan checks it"),
     Rule(LAB + "plan .*bench=", asked_for_help, "needs what a bench of an hour has written"),
     Rule(LAB + "plan ", as_it_is, "takes a second and needs nothing"),
