@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lab.base.commandline import one_line
+from lab.base.console import Console, Table  # not later: the code may be gone when jobs end
 from lab.base.errors import UserError
 from lab.base.files import write_whole
 from lab.base.interruption import Interrupted
@@ -98,8 +99,6 @@ class Sweep:
 
             compare_trained(self.finished[0][0], [path for _, path in self.finished])
         if self.failed:
-            from lab.base.console import Console, Table
-
             table = Table("run", "what went wrong", title="Failed", title_justify="left")
             for names, reason in self._failures():
                 table.add_row(names, reason)
@@ -137,7 +136,6 @@ class Sweep:
         print(f"{path}: {len(self.lines)} runs; submit them with sbatch --array={array} {script} {path}")
 
     def _print_plan(self) -> None:
-        from lab.base.console import Console, Table
         from lab.model.decoder import parameter_count
 
         table = Table("digest", "directory", "state", title="Plan: nothing was trained", title_justify="left")
