@@ -38,7 +38,7 @@ check: .venv/installed-test ## format, lint and types
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-table: .venv/installed ## train the seven variants and compare them (about an hour on two cores)
+table: .venv/installed ## train the seven variants and compare them (about 45 minutes on two cores)
 	$(BIN)/python -m lab.train experiment=pilot_table
 
 bench: .venv/installed-test ## training speed against transformers, kernels against each other

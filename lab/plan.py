@@ -21,7 +21,7 @@ from lab.base.errors import UserError
 from lab.base.files import writable
 from lab.base.tables import write_table
 from lab.data.settings import LANES
-from lab.experiment.compose import choices, plain_overrides, print_help, settings_of, take_folder, wants_help
+from lab.experiment.compose import checked, choices, composed, plain_overrides, print_help, take_folder, wants_help
 from lab.planning.forecast import Measured, Plan, compute_dtype, device_of, plan, read_bench, rows
 from lab.planning.settings import PlanSettings
 from lab.runs.identity import shape_label
@@ -35,6 +35,9 @@ def variants(given: Sequence[str]) -> tuple[list[str], list[str]]:
     """
     if {"-m", "--multirun"} & set(given):
         raise UserError("a plan is one command: give model=[a,b] and seeds=N, and run it once for each scale")
+    for each in given:
+        if re.match(r"seed=\[?\d+,", each):
+            raise UserError(f"{each}: a plan counts seeds: give seeds={each.count(',') + 1}")
     named = [each for each in given if each.startswith("model=")]
     if len(named) > 1:
         raise UserError(f"{' '.join(named)}: give model= once, as model=[a,b]")
@@ -54,8 +57,8 @@ def main() -> None:
         print_help("plan", PlanSettings, __doc__ or "", plain_overrides(given))
         return
     names, rest = variants(given)
-    _, others = take_folder(rest, "plan")
-    configs = [settings_of("plan", PlanSettings, [*others, f"model={name}"]) for name in names]
+    folder, others = take_folder(rest, "plan")
+    configs = [checked(PlanSettings, composed("plan", [*others, f"model={name}"], folder)) for name in names]
     config = configs[0]
     if config.csv is not None:
         writable(Path(config.csv))

@@ -20,7 +20,7 @@ from lab.model.flops import mean_keys, training_flops
 from lab.model.settings import ScaleSettings
 from lab.observe.measure import Measure
 from lab.planning.settings import PlanSettings
-from lab.runs.identity import digest, identity, variant
+from lab.runs.identity import digest, identity, run_name, variant
 
 CONF = Path(configuration_folder())
 
@@ -124,6 +124,12 @@ def test_a_published_protocol_fits_the_context_that_it_was_published_for(preset:
     assert lengths[-1] >= 32768
 
 
+def test_several_segments_of_a_document_are_scored_unless_it_is_said_otherwise() -> None:
+    """One alone speaks of documents' openings."""
+    for settings in (settings_of("train", TrainSettings, []), settings_of("extrapolate", ScoreSettings, ["runs=a"])):
+        assert settings.scoring.segments >= 2
+
+
 def test_the_seven_variants_and_the_scales_are_those_offered() -> None:
     assert set(choices("model")) == set(VARIANTS)
     assert set(choices("scale")) == set(SCALES)
@@ -134,6 +140,17 @@ def test_the_seven_variants_and_the_scales_are_those_offered() -> None:
 def test_a_variant_is_called_as_its_choice(model: str, scale: str) -> None:
     config = plain(f"model={model}", f"scale={scale}")
     assert variant(config.model, config.scale) == model
+
+
+def test_a_run_is_called_by_what_its_model_is_not_by_the_file_that_was_chosen() -> None:
+    for overrides, told in (
+        (("model=nope", "model/position=rope"), "rope"),
+        (("model=window_alibi", "model/position=nope"), "window_nope"),
+        (("model=nope", "model/attention=window", "model.attention.window=20"), "window20_nope"),
+    ):
+        config = settings_of("train", TrainSettings, ["experiment=smoke", *overrides])
+        assert variant(config.model, config.scale) == told
+        assert run_name(config, "0" * 64).startswith(f"{told}-")
 
 
 def test_every_key_is_explained() -> None:

@@ -389,6 +389,8 @@ def test_scores_of_one_label_must_be_scored_alike_and_those_that_a_run_lacks_are
     assert list(kinds(check([*runs, more, make("model=window_rope")], "model"))) == ["factor"]
     more.update_manifest(measured=record("0ther"))
     assert "measured.excess/ab12/kjv-cd34/8/float32.code is c0de in " in refusal([*runs, more])
+    told = refusal([make(f"model={name}", measured=scored_with(packages={"torch": name})) for name in ("nope", "rope")])
+    assert "measured.excess/ab12/kjv-cd34/8/float32.packages.torch is nope in " in told
 
 
 def on(threads: int) -> dict[str, Any]:
@@ -723,3 +725,17 @@ def test_factor_seed_compares_children_of_parents_of_other_seeds(make: Make, chi
     control = check(runs, "seed")
     assert kinds(control)["factor"] == ["start.parent.seed"]
     assert control.variants == {"start.parent.seed=0": {0: runs[0]}, "start.parent.seed=1": {"0 of 1": runs[1]}}
+
+
+def test_corpora_that_differ_are_told_by_the_files_that_differ(make: Make) -> None:
+    def other(*names: str) -> dict[str, Any]:
+        files = [{"name": name, "bytes": 9, "sha256": name[0] * 64} for name in names]
+        return {"corpus/splits": {"test": {"": files}, "train": {"": [{"name": "t.jsonl", "bytes": 1}]}}}
+
+    runs = [
+        make("model=nope", **other("a.jsonl", "t1.jsonl")),
+        make("model=rope", **other("a.jsonl", "t2.jsonl"), **{"identity/data/corpus/digest": ELSEWHERE}),
+    ]
+    told = refusal(runs)
+    assert "data.corpus.digest is 108aa98de27c in " in told
+    assert "(apart: test t1.jsonl, test t2.jsonl)" in told

@@ -368,6 +368,9 @@ def test_a_bench_of_this_machine_gives_the_rate_and_csv_the_same_numbers(
         (["-m", "model=rope"], "a plan is one command"),
         (["device=b200"], "choose a100, h100, h200, or give peak_tflops and memory_gb"),
         (["colour=1"], "utilisation"),
+        (["seed=0,1,2"], "seed=0,1,2: a plan counts seeds: give seeds=3"),
+        (["seed=[0,1]"], "a plan counts seeds: give seeds=2"),
+        (["scale=small,pilot"], "a list is written scale=[small,pilot]; a run of each value is for lab.train -m"),
         (["scale.heads=3", "scale.kv_heads=2"], "scale: heads is 3 and kv_heads is 2"),
         (["trainer.compute_dtype=float32"], "rates are of bfloat16"),
         (["tokenizer=file", "tokenizer.vocabulary=1000"], "tokenizer.path must be given"),
@@ -391,3 +394,12 @@ def test_nothing_heavy_is_imported() -> None:
     code = "import sys, lab.plan; print(sorted({'torch', 'lightning', 'tokenizers', 'datasets'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_choices_of_a_folder_of_ones_own_are_planned(tmp_path: Path) -> None:
+    (tmp_path / "scale").mkdir()
+    own = (Path(__file__).parents[1] / "conf" / "scale" / "pilot.yaml").read_text().replace("layers: 8", "layers: 5")
+    (tmp_path / "scale" / "five.yaml").write_text(own)
+    result = lab("plan", "--config-dir", str(tmp_path), "scale=five", "model=rope", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert "of 5x192-C256 on" in result.stdout

@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 from lab.base.errors import UserError
 from lab.base.files import remedy
 from lab.base.interruption import AtOnce, Interrupted, Process, ignore_signals
-from lab.base.shown import plain
+from lab.base.shown import plain, show_warnings
 
 
 def lines_of(error: BaseException) -> list[str]:
@@ -94,6 +94,7 @@ def run_command(main: Callable[[], None]) -> None:
         sys.stdout.reconfigure(line_buffering=True, errors="replace")
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands its errors on instead of printing them in its own way
     Process.command = True
+    show_warnings()
     try:
         check_working_folder()
         main()

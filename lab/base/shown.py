@@ -1,5 +1,6 @@
 """Text that comes from elsewhere, as a terminal may show it."""
 
+import logging
 import unicodedata
 
 # Control signs (escape sequences, line breaks), directions and other invisible signs, halves of characters, line and
@@ -15,3 +16,17 @@ def plain(text: object, keep: str = "") -> str:
     return "".join(
         ascii(sign)[1:-1] if unicodedata.category(sign) in UNSEEN and sign not in keep else sign for sign in told
     )
+
+
+class _Plain(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return plain(super().format(record), keep="\n")
+
+
+def show_warnings() -> None:
+    """Warnings of the lab go to stderr, and no name or value in them steers the terminal."""
+    log = logging.getLogger("lab")
+    if not log.handlers:
+        handler = logging.StreamHandler()
+        handler.setFormatter(_Plain())
+        log.addHandler(handler)

@@ -65,6 +65,9 @@ class Study(Settings):
     """The claims of one study."""
 
     study: Text = key("its name")
+    conditions: Text = key(
+        "of the papers, that the runs which test it do not meet; and what is not told from their text"
+    )
     claims: list[Claim] = key("in the order in which they are told")
 
 

@@ -23,7 +23,7 @@ def claim(documents: Sequence[Path], folder: Path | None, output: Path, command:
     rows = [row for path in documents for row in read_table(path, OBSERVED, remedy=remedy)]
     writable(output)
     found = list(verdicts(studies, rows))
-    write_claims_page(output, found, command)
+    write_claims_page(output, found, command, {study.study: study.conditions for study in studies})
     if found:
         write_table(output.with_suffix(".csv"), found)
     show(found)

@@ -30,13 +30,17 @@ def composed(name: str, overrides: Sequence[str], folder: str | None = None) -> 
         folder: a folder with further choices, searched before conf/.
 
     Raises:
-        UserError: a line for each override whose key does not exist; or a choice is named twice.
+        UserError: a line for each override whose key does not exist; a choice is named twice; or a sweep.
         HydraException: an override that cannot be read, or a choice that does not exist.
     """
     from hydra import compose, initialize_config_dir
     from hydra.errors import ConfigCompositionException
 
     refuse_twice(overrides)
+    for override in overrides:
+        if first_of(override) != override:
+            key, _, values = override.partition("=")
+            raise UserError(f"{override}: a list is written {key}=[{values}]; a run of each value is for lab.train -m")
     search = [f"hydra.searchpath=[file://{Path(folder).resolve()}]"] if folder else []
     with initialize_config_dir(configuration_folder(), version_base="1.3"):
         try:
@@ -49,6 +53,19 @@ def composed(name: str, overrides: Sequence[str], folder: str | None = None) -> 
             chosen = {each.partition("=")[0] for each in overrides}
             left = [f"~{group}" for group in groups_of(name, without_choice=True) if group not in chosen]
             return compose(name, [*(_forced(each) for each in overrides), *left, *search])
+
+
+def first_of(override: str) -> str:
+    """An override with the first of the values that it sweeps over; itself if it is no sweep, or cannot be read."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import OverrideParseException
+
+    try:
+        parsed = OverridesParser.create().parse_override(override)
+        sweeps = parsed.is_sweep_override()
+    except OverrideParseException:
+        return override  # told with its reason where it is composed
+    return f"{parsed.get_key_element()}={next(iter(parsed.sweep_string_iterator()))}" if sweeps else override
 
 
 def refuse_twice(overrides: Iterable[str]) -> None:
@@ -192,6 +209,8 @@ def print_help(name: str, settings: type[Settings], description: str, overrides:
     """What the command is for, its groups and choices, and every key with its value and explanation."""
     from omegaconf import OmegaConf
 
+    if name == "train":
+        overrides = [first_of(each) for each in overrides]  # of a sweep its first run is explained
     # Of a group that has no choice yet, the keys of its first are shown.
     unchosen = [
         group

@@ -83,4 +83,4 @@ class Excess(Measure):
         inside = [row["loss_nats"] for row in rows if row["measure"] == INSIDE]
         if not inside:
             return []
-        return [(f"{cls.label()}: gain from inside C, at most", "", f"{np.mean(inside):.4f}")]
+        return [(f"{cls.label()}: gain from inside C, at most", "", f"{np.mean(inside):z.4f}")]

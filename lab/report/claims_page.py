@@ -1,6 +1,6 @@
 """The page of claims: what is claimed, by whom, and what was found."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from lab.base.files import write_whole
@@ -14,11 +14,18 @@ of documents. Intervals are over seeds and clusters (authors, or works of one au
 """
 
 
-def write_claims_page(path: Path, rows: Sequence[Row], command: str) -> None:
-    """Write the page whole. Raises UserError if it cannot be written."""
+def write_claims_page(path: Path, rows: Sequence[Row], command: str, conditions: Mapping[str, str]) -> None:
+    """Write the page whole.
+
+    Args:
+        conditions: of each study, that the papers had and the runs have not.
+
+    Raises:
+        UserError: it cannot be written.
+    """
     lines = ["# Claims", "", INTRODUCTION]
     for study in dict.fromkeys(row["study"] for row in rows):
-        lines += [f"## {study[:1].upper()}{study[1:]}", ""]
+        lines += [f"## {study[:1].upper()}{study[1:]}", "", conditions[study].strip(), ""]
         lines += ["| claim | quantity and bound | documents | effect (95 % interval) | over | verdict |"]
         lines += ["|---|---|---|---|---|---|"]
         lines += [_line(row) for row in rows if row["study"] == study]
@@ -31,10 +38,10 @@ def _line(row: Row) -> str:
     if row["mean"] is None:
         cells = (row["sentence"], row["quantity"], "-", "-", "-", row["verdict"])
     else:
-        between = "not known" if row["low"] != row["low"] else f"{row['low']:+.3f} to {row['high']:+.3f}"
+        between = "not known" if row["low"] != row["low"] else f"{row['low']:+z.3f} to {row['high']:+z.3f}"
         fixed = "" if row["over_seeds"] else " (fixed)"
         over = f"{row['seeds']} seeds{fixed}, {row['clusters']} {row['clusters_told']}"
-        effect = f"{row['mean']:+.3f} ({between})"
+        effect = f"{row['mean']:+z.3f} ({between})"
         cells = (row["sentence"], row["quantity"], row["evaluation"], effect, over, f"**{row['verdict']}**")
     return f"| {' | '.join(str(cell).replace('|', '/') for cell in cells)} |"
 

@@ -71,8 +71,7 @@ def number(value: float | None, digits: int = 3) -> str:
     """A number as it is shown, without a sign if it is shown as zero; what is not known says so."""
     if value is None or value != value:
         return "not known"
-    told = f"{value:.{digits}f}"
-    return told.removeprefix("-") if float(told) == 0 else told
+    return f"{value:z.{digits}f}"
 
 
 def interval(row: Row, digits: int = 3) -> str:
@@ -122,8 +121,8 @@ def write_report(folder: Path, compared: Compared) -> None:
     drawn = Drawing(folder, compared.allowed)
     sections = [_answer(compared), _control(compared), _verdicts(compared)]
     sections += [_pictures(drawn, compared, evaluation) for evaluation in compared.evaluations]
-    drawn.add("training", training_figure(compared.training, compared.variants))
     caption = "Validation loss against tokens trained, a line a run"
+    drawn.add("training", training_figure(compared.training, compared.variants), caption)
     sections.append(Section("Training", pictures=[Picture("training", caption)]))
     sections += [*_details(compared), _made_with(compared)]
     title = f"{len(compared.variants)} variants that differ in {compared.factor}"
@@ -137,7 +136,9 @@ class Drawing:
         self.folder = folder
         self.note = f"allowed to differ: {'; '.join(allowed)}" if allowed else ""
 
-    def add(self, name: str, figure: Figure) -> None:
+    def add(self, name: str, figure: Figure, title: str) -> None:
+        """Save a figure whose title says what it shows, wherever it is shown."""
+        figure.axes[0].set_title(title, fontsize=9)
         if self.note:
             figure.suptitle(self.note, fontsize=7, color="#D55E00", wrap=True)
         save(figure, self.folder / name, ("png",))
@@ -247,7 +248,7 @@ def _pictures(drawn: Drawing, compared: Compared, evaluation: str) -> Section:
     stem = evaluation if len(alike) > 1 else name_only  # two sets of documents may have one name
 
     def add(name: str, figure: Figure, caption: str) -> None:
-        drawn.add(f"{stem}_{name}", figure)
+        drawn.add(f"{stem}_{name}", figure, caption)
         pictures.append(Picture(f"{stem}_{name}", caption))
 
     for measure in measures():
@@ -260,14 +261,15 @@ def _pictures(drawn: Drawing, compared: Compared, evaluation: str) -> Section:
         if map_of_lines is not None:
             add(f"{name}_map", map_of_lines, f"{measure.contrast_label.capitalize()}, {titled(evaluation)}")
         differing = [row for row in headline(compared.differences, evaluation) if row["measure"] == name]
-        if differing and measure.curve is None:
+        if differing and (measure.curve is None or measure.answers):
             figure = difference_figure(differing, compared.variants, measure.difference_unit)
-            add(name, figure, f"{name} against {compared.reference}, {titled(evaluation)}")
+            shown = name if measure.curve is None else f"{name}_differences"
+            add(shown, figure, f"{name} against {compared.reference}, {titled(evaluation)}")
         details = [row for row in compared.details.get(measure.detail, []) if row["evaluation"] == evaluation]
         for variant in dict.fromkeys(row["variant"] for row in details):
             drawn_map = detail_figure([row for row in details if row["variant"] == variant], measure, variant)
             if drawn_map is not None:
-                add(f"{name}_{variant}", drawn_map, f"{name} of {variant}")
+                add(f"{name}_{variant}", drawn_map, f"{name} of {variant}, {titled(evaluation)}")
     return Section(f"Curves: {titled(evaluation)}", pictures=pictures)
 
 

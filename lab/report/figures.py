@@ -190,7 +190,7 @@ def heat_map(
             if not np.isnan(number):
                 dark = number < middle if reverse else number > middle
                 axes.text(
-                    column, line, f"{number:.2f}", ha="center", va="center", fontsize=7, color="w" if dark else "k"
+                    column, line, f"{number:z.2f}", ha="center", va="center", fontsize=7, color="w" if dark else "k"
                 )
     axes.set_ylabel(labels[0])
     axes.set_xlabel(labels[1])

@@ -78,7 +78,7 @@ def _numbers(row: Row) -> tuple[str, str, str]:
     """Mean, interval and documents of a line as they are shown."""
     if row["mean"] is None:
         return row["told"], row["interval_told"], "" if row["documents"] is None else str(row["documents"])
-    form = ".1f" if row["unit"] == "perplexity" else ".3f"
+    form = "z.1f" if row["unit"] == "perplexity" else "z.3f"
     low, high = row["low"], row["high"]
     between = "not known" if low != low or high != high else f"{low:{form}} to {high:{form}}"
     return f"{row['mean']:{form}}", "all equal" if low == high else between, str(row["documents"])

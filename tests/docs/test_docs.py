@@ -440,6 +440,24 @@ def test_every_path_in_backticks_exists(page: Path) -> None:
     assert not missing
 
 
+NUMBERS = {"an": "1", "one": "1", "two": "2", "three": "3", "four": "4", "five": "5", "eight": "8", "ten": "10"}
+LASTS = r"about ([\w.]+) (minute|hour)s?"
+
+
+def test_a_target_of_make_is_said_to_last_as_long_wherever_it_is_told() -> None:
+    told: dict[str, set[tuple[str, str]]] = {}
+    for target, lasts in re.findall(r"^([a-z-]+):.*## .*?\((.*)\)$", (ROOT / "Makefile").read_text(), re.MULTILINE):
+        told.setdefault(target, set()).update(re.findall(LASTS, lasts))
+    for page in PAGES:
+        text = " ".join(page.read_text(encoding="utf-8").split())
+        for target, count, unit in re.findall(rf"`make ([a-z-]+)`[^`.]*?{LASTS}", text):
+            told.setdefault(target, set()).add((count, unit))
+    assert len([each for each in told.values() if each]) >= 6
+    assert {("45", "minute")} == told["table"]
+    for target, lasts in told.items():
+        assert len({(NUMBERS.get(count, count), unit) for count, unit in lasts}) < 2, (target, lasts)
+
+
 def test_every_page_is_reached_from_the_readme() -> None:
     reached, ahead = set(), [ROOT / "README.md"]
     while ahead:

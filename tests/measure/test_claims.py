@@ -93,7 +93,7 @@ def test_every_set_of_documents_has_its_row_and_a_claim_without_any_has_one():
         Claim.check(CLAIM | {"length": 16, "above": 0.1}),
         Claim.check(CLAIM | {"variant": "x", "length": 1, "above": 0}),
     ]
-    found = list(verdicts([Study(study="s", claims=claims)], rows))
+    found = list(verdicts([Study(study="s", conditions="none", claims=claims)], rows))
     assert [(row["evaluation"], row["verdict"]) for row in found] == [
         ("held_out-1", "holds"),
         ("plays-2", "holds"),
@@ -121,7 +121,7 @@ def test_the_labs_own_claims_are_of_measures_that_there_are():
     ],
 )
 def test_a_wrong_claim_is_told_with_its_file(tmp_path, changes, told):
-    content = {"study": "s", "claims": [CLAIM | {"length": 1} | changes]}
+    content = {"study": "s", "conditions": "none", "claims": [CLAIM | {"length": 1} | changes]}
     (tmp_path / "wrong.yaml").write_text(yaml.safe_dump(content))
     with pytest.raises(UserError, match=rf"wrong\.yaml: .*{told}"):
         read_claims(tmp_path)
@@ -135,6 +135,8 @@ def test_the_command_writes_a_page_and_its_table(tmp_path):
     assert "| held_out-1 | +5.00" in page
     assert "5 seeds, 8 authors | **holds** |" in page
     assert "python -m lab.claims --documents documents.csv.gz" in page
+    # What the papers had and the runs have not, and what was not told from their text.
+    assert all(each in page for each in ("C = 2,048", "50B tokens", "from notes on the paper"))
     rows = read_table(tmp_path / "claims.csv")
     assert {row["claim"]: row["verdict"] for row in rows}["alibi_holds"] == "holds"
     assert {row["claim"]: row["verdict"] for row in rows}["rope_fails"] == "not run"

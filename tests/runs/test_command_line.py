@@ -1,17 +1,21 @@
 """Whatever stands on a command line: it works, or is told in a line, and nothing is left behind."""
 
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import yaml
 from commands import the_one_line
 
 from lab.__main__ import commands
 from lab.base.commandline import lines_of
 from lab.base.errors import UserError
-from lab.base.settings import flatten
+from lab.base.settings import explained, flatten
 from lab.experiment.completion import settings_class
 from lab.experiment.compose import composed, groups_of, settings_of
+from lab.runs.manifest import write_manifest
+from lab.runs.run import Run
 
 SMOKE = ("experiment=smoke", "logger=csv", "measure=none", "trainer.accelerator=cpu")
 GIVEN = {
@@ -122,3 +126,69 @@ def test_no_measure_at_all_is_told(here: Callable, tmp_path: Path) -> None:
 def test_what_is_refused_leaves_no_folder(arguments: list[str], told: str, here: Callable, tmp_path: Path) -> None:
     assert told in the_one_line(here(*arguments, folder=tmp_path), last=True)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "value", ["a=b", "a#b.jsonl", "a[1].jsonl", "a(1)", "<|end_of_text|>", "\u00e9 (x).txt", "{a}", "it's"]
+)
+def test_a_value_is_taken_or_told_with_the_quotes_that_it_needs(value: str, here: Callable, tmp_path: Path) -> None:
+    key = "runs"
+    result = here("train", *SMOKE, f"{key}={value}", "plan=true", folder=tmp_path)
+    if result.returncode:
+        line = the_one_line(result, last=True)
+        quoted = line.partition("quote it, for the shell too: ")[2]
+        assert quoted, line
+        (argument,) = shlex.split(quoted)
+        settings = settings_of("train", settings_class("train"), [*SMOKE, argument])
+    else:
+        settings = settings_of("train", settings_class("train"), [*SMOKE, f"{key}={value}"])
+    assert getattr(settings, key) == value
+
+
+def test_a_stored_configuration_that_names_code_is_refused_when_its_run_is_scored(
+    here: Callable, tmp_path: Path
+) -> None:
+    assert here("train", *SMOKE, "model=rope", folder=tmp_path).returncode == 0
+    (run,) = [path.parent for path in tmp_path.glob("runs/*/manifest.json")]
+    reached = tmp_path / "reached"
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    config["schedule"] = {"_target_": "pathlib.Path.touch", "_args_": [str(reached)]}
+    (run / "config.yaml").write_text(yaml.safe_dump(config))
+    write_manifest(run, Run(run).manifest)  # sealed anew
+    line = the_one_line(here("extrapolate", f"runs={run}", "measure=excess", folder=tmp_path), last=True)
+    assert "config.yaml is damaged" in line
+    assert not reached.exists()
+
+
+@pytest.mark.parametrize("command", ["extrapolate", "compare", "generate", "analyze"])
+def test_choices_of_a_folder_of_ones_own_are_found_by_every_command(
+    command: str, here: Callable, tmp_path: Path
+) -> None:
+    own = tmp_path / "own"
+    (own / "evaluation").mkdir(parents=True)
+    (own / "evaluation" / "mine.yaml").write_text("# Mine.\ncorpus:\n  name: kjv\n  on_error: stop\n")
+    given = [*GIVEN[command], *([] if command == "generate" else ["evaluation=mine"])]
+    line = the_one_line(here(command, "--config-dir", str(own), *given, folder=tmp_path), last=True)
+    assert "a: no such run" in line
+    line = the_one_line(here(command, "--config-dir", str(tmp_path / "none"), *given, folder=tmp_path))
+    assert "name a folder with choices laid out as in conf/" in line
+
+
+@pytest.mark.parametrize("command", GIVEN)
+def test_help_prints_the_explanation_of_every_key_that_it_shows(command: str, here: Callable, tmp_path: Path) -> None:
+    result = here(command, *GIVEN[command], "--help", folder=tmp_path)
+    assert result.returncode == 0, result.stderr
+    told = " ".join(result.stdout.split())
+    given = settings_of(command, settings_class(command), GIVEN[command])
+    rows = explained(settings_class(command), given.plain())
+    assert len(rows) > 1
+    for key, _, explanation in rows:
+        assert f"{key}=" in told
+        assert " ".join(explanation.split()) in told
+
+
+def test_help_of_a_sweep_explains_its_first_run(here: Callable, tmp_path: Path) -> None:
+    result = here("train", "-m", "model=nope,rope", "seed=3,4", "--help", folder=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert "seed=3" in result.stdout
+    assert "model.position.base" not in result.stdout

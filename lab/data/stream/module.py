@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, get_w
 
 from lab.base.errors import UserError
 from lab.base.interruption import end_with_parent
+from lab.base.shown import show_warnings
 from lab.data.sources.documents import Corpus
 from lab.data.stream.blocks import StoredBlocks
 from lab.data.stream.order import Block, BlockStream, Cursor, sampled_blocks
@@ -236,3 +237,4 @@ def _begin_worker(worker: int) -> None:
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     torch.set_num_threads(1)
     logging.getLogger("lab.data").setLevel(logging.WARNING)
+    show_warnings()
