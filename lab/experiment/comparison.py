@@ -77,13 +77,14 @@ def compare_again(settings: CompareSettings) -> None:
     output = Path(settings.output)
     make_folder(output)
     found = weigh(rows, reference, settings.margin_nats)
-    for name, table in found.items():
-        if table:
-            write_table(output / f"{name}.csv", table)
+    named = {"effective": "effective_context"}  # the rest is called as here
+    files = {f"{named.get(name, name)}.csv": table for name, table in found.items() if table}
+    for name, table in files.items():
+        write_table(output / name, table)
     console = Console(width=120)
     for evaluation in dict.fromkeys(row["evaluation"] for row in rows):
         console.print(verdicts(found["differences"], evaluation, reference))
-    print(f"{output}: {', '.join(f'{name}.csv' for name, table in found.items() if table)}")
+    print(f"{output}: {', '.join(files)}")
 
 
 def compare_trained(settings: TrainSettings, paths: Sequence[Path]) -> None:

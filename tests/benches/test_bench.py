@@ -6,9 +6,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from commands import lab
 
 from lab import bench
 from lab.base.errors import UserError
+from lab.base.tables import read_table
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
@@ -78,3 +80,11 @@ def test_an_option_that_makes_no_sense_is_refused_before_anything_is_measured(
 ) -> None:
     with pytest.raises(UserError, match=re.escape(told)):
         run(monkeypatch, "attention", *arguments)
+
+
+def test_contention_tells_the_time_of_a_step_beside_busy_processes(tmp_path: Path) -> None:
+    table = tmp_path / "contention.csv"
+    command = ("contention", "experiment=smoke", "--busy", "0", "1", "--seconds", "0.2", "--rounds", "1")
+    result = lab("bench", *command, "--csv", str(table), cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert len(read_table(table)) >= 2

@@ -1,4 +1,5 @@
 import gzip
+import hashlib
 import itertools
 import json
 import shutil
@@ -9,6 +10,7 @@ import pyarrow.parquet
 import pytest
 import zstandard
 from oracles.block_order import lane_blocks
+from oracles.fault_server import serve
 
 from lab.base.errors import UserError
 from lab.base.files import write_whole
@@ -775,3 +777,20 @@ def test_own_files_to_be_scored_need_no_other_split(tmp_path, paragraphs):
         own.subsets("train")
     with pytest.raises(UserError, match=r"evaluation\.corpus\.test lacks a path"):
         TestFiles()
+
+
+def test_a_remote_file_of_other_bytes_than_its_manifest_says_is_refused_whatever_its_etag_claims(tmp_path, held_out):
+    path = tmp_path / "served" / "train.jsonl"
+    path.parent.mkdir()
+    write(path, ["first", "second"])
+    with serve(path.parent) as server:
+        server.plan = lambda path, number, method: {"etag": '"never-changed"'}
+        files = Files.find_files({"train": f"{server.url}/train.jsonl", **held_out})
+        (record,) = (told := manifest_of(files))["splits"]["train"][""]
+        told["splits"]["train"][""] = [record | {"sha256": hashlib.sha256(path.read_bytes()).hexdigest()}]
+        write_json(tmp_path / "manifest.json", told)
+        kept = Files(manifest=str(tmp_path / "manifest.json"))
+        assert [entry.text for chunk in range(2) for entry in kept.read("train", "", chunk)] == ["first", "second"]
+        path.write_bytes(path.read_bytes().replace(b"first", b"other"))
+        with pytest.raises(UserError, match=r"train\.jsonl: its sha256 is not that of the manifest"):
+            list(Files(manifest=str(tmp_path / "manifest.json")).read("train", "", 0))

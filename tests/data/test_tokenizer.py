@@ -248,3 +248,23 @@ def test_a_corpus_that_a_tokenizer_cannot_spell_is_refused_and_a_little_loss_is_
     (tmp_path / "some.txt").write_text("the people of the world " * 10 + "senate")
     examined(Files(train=str(tmp_path / "some.txt"), **files), tokenizer)
     assert "2% of the tokens are unknown" in caplog.text
+
+
+def test_a_tokenizer_that_gives_a_text_other_ids_from_time_to_time_is_found_out(tmp_path, monkeypatch):
+    tokenizer = Tokenizer(stored(trained_words(), tmp_path), "</s>")
+    turns = iter(range(100))
+    monkeypatch.setattr(tokenizer, "encode", lambda text: np.array([next(turns) % 2], dtype=np.uint32))
+    with pytest.raises(UserError, match="the same text has other tokens each time; take another tokenizer"):
+        tokenizer.examine(["the people"])
+
+
+def test_letters_that_are_dropped_without_an_unknown_token_are_lost(tmp_path):
+    model = models.BPE(vocab={"a": 0, "b": 1, " ": 2, "</s>": 3}, merges=[])
+    tokenizer = Tokenizer(stored(tokenizers.Tokenizer(model), tmp_path), "</s>")
+    assert tokenizer.examine(["ab ab"]) == {"unknown": 0.0, "lost": 0.0}
+    assert tokenizer.examine(["abcd"]) == {"unknown": 0.0, "lost": pytest.approx(0.5)}
+    for name, text in (("train", "xyz " * 50), ("validation", "ab"), ("test", "ba")):
+        (tmp_path / f"{name}.txt").write_text(text)
+    files = {name: str(tmp_path / f"{name}.txt") for name in ("train", "validation", "test")}
+    with pytest.raises(UserError, match="100% of the letters are lost; take a tokenizer that can spell these texts"):
+        examined(Files(**files), tokenizer)

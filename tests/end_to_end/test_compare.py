@@ -81,6 +81,11 @@ def test_one_command_makes_tables_pictures_and_pages(compared: Path) -> None:
     titles = re.findall(r"<h2 id=[^>]*>([^<]*)", html)
     assert titles[:3] == ["In short", "Control", "Verdicts"]
     assert titles[-1] == "How this was made"
+    assert re.findall(r'<a href="#(section-\d+)">', html) == re.findall(r'<h2 id="(section-\d+)"', html)
+    folded = html.partition('<h2 id="section-3"')[2].partition("<h2")[0]
+    assert folded.index("<details>") < folded.index("<table")  # the verdicts of every length
+    matrix = html.partition("In short")[2].partition("</table>")[0]
+    assert {"rope", "window_nope"} <= set(re.findall(r"<td>([a-z_]+)</td>", matrix))
     differences = table(folder / "differences.csv")
     assert {row["variant"] for row in differences} == {"window_nope"}
     assert {row["seeds"] for row in differences} == {"2"}
@@ -90,6 +95,37 @@ def test_one_command_makes_tables_pictures_and_pages(compared: Path) -> None:
     assert kinds["optimizer.learning_rate"] == "equal"
     assert kinds["blocks.fingerprint"] == "seed"
     assert {row["seed"] for row in table(folder / "seeds.csv")} == {"0", "1"}
+
+
+def test_a_comparison_publishes_the_numbers_that_its_intervals_are_made_from(compared: Path, tmp_path: Path) -> None:
+    published = compared / "comparison" / "documents.csv.gz"
+    again = lab("compare", f"documents={published}", "reference=rope", "output=again", cwd=tmp_path)
+    assert again.returncode == 0, again.stderr
+    for name in ("differences.csv", "estimates.csv", "seeds.csv", "effective_context.csv"):
+        assert (tmp_path / "again" / name).read_bytes() == (compared / "comparison" / name).read_bytes(), name
+
+
+def test_runs_are_compared_at_equal_validation_loss_and_every_page_says_so(tmp_path: Path) -> None:
+    kept = ("scale.tokens=16384", "trainer.keep_weights=[validation]")
+    result = lab("train", "-m", *SMOKE, *kept, "model=rope,nope", "seed=0", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    matching = ("match=validation_loss_nats", "measure=excess", "output=matched")
+    result = lab("compare", "runs=runs/*", "reference=rope", *SHORT, *matching, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    rows = {row["variant"]: row for row in table(tmp_path / "matched" / "matched.csv")}
+    assert {name: float(row["matched_nats"]) for name, row in rows.items()} == {
+        "rope": pytest.approx(float(rows["nope"]["matched_nats"])),
+        "nope": pytest.approx(float(rows["rope"]["matched_nats"])),
+    }
+    for name, row in rows.items():
+        (run,) = tmp_path.glob(f"runs/{name}-*")
+        losses = {int(each["step"]): each["validation_loss_nats"] for each in table(run / "metrics.csv")}
+        assert float(losses[int(row["step"])]) == float(row["validation_loss_nats"]) <= float(row["matched_nats"])
+        scored = {int(each["step"]) for each in table(run / "scores.csv")}
+        assert scored == {int(row["step"])}
+    for page in ("report.html", "report.md"):
+        told = " ".join((tmp_path / "matched" / page).read_text().split())
+        assert "the runs have seen different numbers of tokens" in told
 
 
 def test_what_is_scored_is_not_scored_again_and_the_report_is_the_same(compared: Path) -> None:
@@ -117,7 +153,22 @@ def test_the_report_opens_without_errors_and_with_all_its_pictures(compared: Pat
         page.goto((compared / "comparison" / "report.html").as_uri())
         widths = page.evaluate("[...document.images].map(image => image.naturalWidth)")
         overflow = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+        ground = "getComputedStyle(document.body).backgroundColor"
+        light = page.evaluate(ground)
+        page.emulate_media(color_scheme="dark")
+        dark = page.evaluate(ground)
+        page.set_viewport_size({"width": 390, "height": 800})
+        narrow = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+        page.evaluate("document.querySelectorAll('details').forEach(each => each.open = true)")
+        long = page.evaluate("[...document.querySelectorAll('td.long')].map(cell => cell.offsetWidth)")
+        page.evaluate("document.querySelectorAll('details').forEach(each => each.open = false)")
+        page.emulate_media(color_scheme="light", media="print")
+        printed = page.pdf(format="A4").count(b"/Type /Page\n")
         browser.close()
+    assert light != dark
+    assert narrow <= 0
+    assert min(long) >= 200  # a verdict is not broken into a word a line
+    assert 1 <= printed <= 12
     assert told == []
     assert len(widths) == 7
     assert min(widths) > 200

@@ -311,3 +311,11 @@ def test_the_short_table_is_a_table_like_any_other(tmp_path):
         assert {key: value for key, value in given.items() if value == value} == {
             key: value for key, value in found.items() if value == value
         }
+
+
+def test_what_of_the_excess_may_come_from_inside_the_window_is_told_beside_it():
+    row = {"evaluation": "e", "document": "a", "cluster": "a", "segment": 0, "tokens": 8, "length_tokens": 16}
+    rows = [row | {"measure": "excess", "loss_nats": 0.5}, row | {"measure": "inside_gain", "loss_nats": 0.03125}]
+    lines = overview([*rows, row | {"measure": "inside_gain", "loss_nats": 0.0, "document": "b", "cluster": "b"}], 8)
+    (told,) = [line for line in lines if line["measure"] == "excess: gain from inside C, at most"]
+    assert told["told"] == "0.0156"

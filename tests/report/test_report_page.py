@@ -1,14 +1,20 @@
 """The report of a comparison: all tables and pictures are there, and all tell what was allowed to differ."""
 
 import dataclasses
+import io
 import re
 
 import pytest
 
+from lab.base.console import Console
 from lab.base.tables import read_table
 from lab.evidence.quantities import curves
 from lab.observe.measure import measures
+from lab.report import comparison_page
+from lab.report.claims_page import write_claims_page
 from lab.report.comparison_page import Compared, headline, write_report
+from lab.report.figures import heat_map
+from lab.report.terminal import summary_table
 
 CONTEXT = 64
 VARIANTS = ["rope", "nope"]
@@ -123,3 +129,38 @@ def test_two_sets_of_documents_of_one_name_have_pictures_of_their_own(compared, 
     write_report(tmp_path, dataclasses.replace(compared, evaluations=[HELD_OUT, other], curves=both))
     for evaluation in (HELD_OUT, other):
         assert (tmp_path / f"{evaluation}_context_gain.png").exists()
+
+
+def test_no_number_is_shown_as_minus_nothing(compared: Compared, tmp_path) -> None:
+    """Neither in a table, nor in a picture, nor on the page of claims."""
+    nothing = {"mean": -0.0004, "low": -0.0004, "high": 0.0004}
+    changed = dataclasses.replace(
+        compared,
+        differences=[row | nothing for row in compared.differences],
+        estimates=[row | {"mean": -0.0004} for row in compared.estimates],
+    )
+    write_report(tmp_path, changed)
+    assert not re.search(r"-0\.0+\b(?![1-9])", re.sub(r"<style>.*?</style>", "", (tmp_path / "report.md").read_text()))
+    line = {"measure": "excess", "unit": "nats", "length_told": "512", "documents": 9, "told": "", "interval_told": ""}
+    console = Console(width=200, file=io.StringIO())
+    console.print(summary_table([("a-run", [line | nothing])]))
+    assert "0.000" in console.file.getvalue()
+    assert "-0.000" not in console.file.getvalue()
+    figure = heat_map([{"a": 1, "b": 2, "v": -0.001}, {"a": 1, "b": 3, "v": 1.0}], "a", "b", "v", ("", "", ""))
+    assert {text.get_text() for text in figure.axes[0].texts} == {"0.00", "1.00"}
+    claim = {"study": "s", "sentence": "x", "quantity": "q", "source": "n", "evaluation": "e", "verdict": "holds"}
+    claim |= nothing | {"over_seeds": 1, "seeds": 5, "clusters": 6, "clusters_told": "authors"}
+    write_claims_page(tmp_path / "claims.md", [claim], "a command", {"s": "none"})
+    assert "+0.000 (+0.000 to +0.000)" in (tmp_path / "claims.md").read_text()
+
+
+def test_every_picture_of_a_comparison_says_what_it_shows(compared: Compared, tmp_path, monkeypatch) -> None:
+    titles = {}
+    monkeypatch.setattr(
+        comparison_page, "save", lambda figure, path, endings: titles.update({path.name: figure.axes[0].get_title()})
+    )
+    monkeypatch.setattr(comparison_page, "write_page", lambda *_: None)
+    write_report(tmp_path, compared)
+    assert len(titles) >= 6
+    assert all(titles.values())
+    assert "held_out-1234abcd" in titles["held_out_excess"]

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from lab.base.errors import UserError
 from lab.evidence.quantities import curves
 from lab.observe.measure import Measure, measures
+from lab.report import terminal
 from lab.report.figures import contrast_figure, curve_figure, detail_figure, difference_figure, grouped
 from lab.report.pictures import save, style_of
 from lab.report.terminal import draw
@@ -264,3 +265,16 @@ def test_the_report_room_needs_neither_torch_nor_the_model():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+def test_the_picture_of_a_run_says_which_run_step_and_documents_and_where_its_window_ends(tmp_path, monkeypatch):
+    seen = {}
+    monkeypatch.setattr(terminal, "save", lambda figure, path: seen.update({path.name: figure}))
+    (tmp_path / "a-run-seed0").mkdir()
+    draw(SimpleNamespace(path=tmp_path / "a-run-seed0", label="rope", context=CONTEXT), scores("loss_by_position"))
+    axes = seen["loss_by_position"].axes[0]
+    assert axes.get_title() == "a-run-seed0, step 8: held_out-1234abcd"
+    seen["loss_by_position"].canvas.draw()
+    (told,) = [text for text in axes.texts if text.get_text() == f"C = {CONTEXT}"]
+    x = axes.transData.transform((CONTEXT, 0))[0]
+    assert told.get_window_extent().x1 <= x  # beside the line, not on it

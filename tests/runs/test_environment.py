@@ -1,5 +1,9 @@
 """What a run is trained, and scored, on: what decides bits is recorded, and other hardware is refused by name."""
 
+import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +12,7 @@ import torch
 
 from lab.base.errors import UserError
 from lab.observe.scoring import differing
+from lab.runs import environment as surroundings
 from lab.runs.environment import check_environment, environment, hardware
 
 RUN = Path("runs/some")
@@ -79,3 +84,29 @@ def test_another_machine_is_refused_by_what_is_other(key: str) -> None:
     before = environment("banded")
     now = before | {"hardware": before["hardware"] | {key: "another"}}
     assert f"was trained with hardware.{key} = " in str(refused(before, now))
+
+
+@pytest.mark.parametrize("place", [*surroundings.ROOMS, "__init__.py", "train.py"])
+def test_the_code_of_training_is_all_files_of_the_rooms_that_train(
+    place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = tmp_path / "lab"
+    shutil.copytree(surroundings.PACKAGE, package, ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(surroundings, "PACKAGE", package)
+    before = surroundings.code_digest()
+    (package / "report" / "new.py").write_text("")
+    assert surroundings.code_digest() == before
+    changed = package / place if place.endswith(".py") else package / place / "new.py"
+    changed.write_text("# other")
+    assert surroundings.code_digest() != before
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [({}, "2000"), ({"OMP_WAIT_POLICY": "active"}, "None"), ({"GOMP_SPINCOUNT": "7"}, "7")],
+)
+def test_threads_that_wait_spin_a_little_unless_the_user_says_how(given: dict[str, str], told: str) -> None:
+    bare = {name: value for name, value in os.environ.items() if not name.startswith(("OMP_", "GOMP_"))}
+    script = "import lab, os; print(os.environ.get('GOMP_SPINCOUNT'))"
+    done = subprocess.run([sys.executable, "-c", script], env=bare | given, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == told

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from commands import the_one_line
+from commands import lab, the_one_line
 
 from lab.base.errors import UserError
 from lab.base.files import sha256_of
@@ -345,3 +345,16 @@ def test_what_a_decoder_says_does_not_steer_the_terminal(trained: Path) -> None:
     assert os.read(outside, 1000).startswith(rb"\x1b[2Jthe")
     through_a_pipe = subprocess.run(command, capture_output=True, check=True)
     assert through_a_pipe.stdout.startswith(b"\x1b[2Jthe")
+
+
+def test_no_name_in_a_warning_steers_the_terminal(tmp_path: Path) -> None:
+    (tmp_path / "train").mkdir()
+    (tmp_path / "train" / "a\x1b[2J.jsonl").write_text('{"text": "the state of the union"}\nnot a row\n' * 300)
+    for name in ("validation", "test"):
+        (tmp_path / f"{name}.txt").write_text(f"the state of the {name} is strong " * 200)
+    files = ["train=train", "validation=validation.txt", "test=test.txt", "on_error=skip"]
+    command = ["experiment=smoke", "measure=none", "logger=csv", "data=files", "data.lanes=1", "scale.tokens=4096"]
+    result = lab("train", *command, *(f"data.corpus.{each}" for each in files), cwd=tmp_path)
+    assert "skipped " in result.stderr, result.stdout + result.stderr
+    assert r"a\x1b[2J.jsonl" in result.stderr
+    assert "\x1b" not in result.stderr
