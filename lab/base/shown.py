@@ -1,6 +1,7 @@
 """Text that comes from elsewhere, as a terminal may show it."""
 
 import logging
+import sys
 import unicodedata
 
 # Control signs (escape sequences, line breaks), directions and other invisible signs, halves of characters, line and
@@ -18,15 +19,13 @@ def plain(text: object, keep: str = "") -> str:
     )
 
 
-class _Plain(logging.Formatter):
-    def format(self, record: logging.LogRecord) -> str:
-        return plain(super().format(record), keep="\n")
+class _Warnings(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        print(plain(self.format(record)), file=sys.stderr)
 
 
 def show_warnings() -> None:
-    """Warnings of the lab go to stderr, and no name or value in them steers the terminal."""
+    """Warnings of the lab go to stderr, a line each, and no name or value in them steers the terminal."""
     log = logging.getLogger("lab")
     if not log.handlers:
-        handler = logging.StreamHandler()
-        handler.setFormatter(_Plain())
-        log.addHandler(handler)
+        log.addHandler(_Warnings(logging.WARNING))
