@@ -389,6 +389,9 @@ def test_scores_of_one_label_must_be_scored_alike_and_those_that_a_run_lacks_are
     assert list(kinds(check([*runs, more, make("model=window_rope")], "model"))) == ["factor"]
     more.update_manifest(measured=record("0ther"))
     assert "measured.excess/ab12/kjv-cd34/8/float32.code is c0de in " in refusal([*runs, more])
+
+
+def test_scores_that_were_made_with_other_packages_are_not_compared(make: Make) -> None:
     told = refusal([make(f"model={name}", measured=scored_with(packages={"torch": name})) for name in ("nope", "rope")])
     assert "measured.excess/ab12/kjv-cd34/8/float32.packages.torch is nope in " in told
 

@@ -450,7 +450,7 @@ def test_a_target_of_make_is_said_to_last_as_long_wherever_it_is_told() -> None:
         told.setdefault(target, set()).update(re.findall(LASTS, lasts))
     for page in PAGES:
         text = " ".join(page.read_text(encoding="utf-8").split())
-        for target, count, unit in re.findall(rf"`make ([a-z-]+)`[^`.]*?{LASTS}", text):
+        for target, count, unit in re.findall(rf"`make ([a-z-]+)`[^`.;]*?{LASTS}", text):
             told.setdefault(target, set()).add((count, unit))
     assert len([each for each in told.values() if each]) >= 6
     assert {("45", "minute")} == told["table"]
