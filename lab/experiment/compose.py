@@ -58,12 +58,12 @@ def composed(name: str, overrides: Sequence[str], folder: str | None = None) -> 
 def first_of(override: str) -> str:
     """An override with the first of the values that it sweeps over; itself if it is no sweep, or cannot be read."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
-    from hydra.errors import OverrideParseException
+    from hydra.errors import HydraException
 
     try:
         parsed = OverridesParser.create().parse_override(override)
         sweeps = parsed.is_sweep_override()
-    except OverrideParseException:
+    except HydraException:
         return override  # told with its reason where it is composed
     return f"{parsed.get_key_element()}={next(iter(parsed.sweep_string_iterator()))}" if sweeps else override
 

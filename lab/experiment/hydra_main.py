@@ -4,11 +4,10 @@ import sys
 from pathlib import Path
 
 import hydra
-from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from lab.base.errors import UserError
 from lab.base.files import refuse_link
-from lab.experiment.compose import composed, configuration_folder, plain_overrides, refuse_twice, settings_of
+from lab.experiment.compose import composed, configuration_folder, first_of, plain_overrides, refuse_twice, settings_of
 from lab.experiment.settings import TrainSettings
 from lab.experiment.slurm_launcher import register
 from lab.experiment.sweep import Sweep
@@ -24,6 +23,10 @@ def train_by_hydra() -> None:
     refuse_twice(plain_overrides(sys.argv[1:]))
     if {"-m", "--multirun"} & set(sys.argv):
         _refuse_link_of_sweep()
+    else:
+        for each in plain_overrides(sys.argv[1:]):
+            if first_of(each) != each:
+                raise UserError(f"{each}: add -m to train a run of each value; a list is written in brackets, [a,b]")
     register()
     sweep = Sweep()
     try:
@@ -43,7 +46,7 @@ def train_by_hydra() -> None:
 def _refuse_link_of_sweep() -> None:
     """Raises UserError if what Hydra writes down of a sweep would go to where a link leads."""
     try:
-        folder = composed("train", [_one(each) for each in plain_overrides(sys.argv[1:])]).runs
+        folder = composed("train", [first_of(each) for each in plain_overrides(sys.argv[1:])]).runs
     except Exception:
         return  # Hydra itself tells what is wrong
     refuse_link(Path(folder) / "multirun.yaml")
@@ -55,17 +58,9 @@ def _all_wrong_keys(error: Exception) -> Exception:
         return error
     overrides = [each for each in sys.argv[1:] if not each.startswith("-")]
     try:
-        settings_of("train", TrainSettings, [_one(each) for each in overrides])
+        settings_of("train", TrainSettings, [first_of(each) for each in overrides])
     except UserError as told:
         return told
     except Exception:
         return error
     return error
-
-
-def _one(override: str) -> str:
-    """The first of the overrides that one of a sweep stands for."""
-    parsed = OverridesParser.create().parse_override(override)
-    if not parsed.is_sweep_override():
-        return override
-    return f"{parsed.get_key_element()}={next(parsed.sweep_string_iterator())}"

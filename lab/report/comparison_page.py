@@ -261,10 +261,9 @@ def _pictures(drawn: Drawing, compared: Compared, evaluation: str) -> Section:
         if map_of_lines is not None:
             add(f"{name}_map", map_of_lines, f"{measure.contrast_label.capitalize()}, {titled(evaluation)}")
         differing = [row for row in headline(compared.differences, evaluation) if row["measure"] == name]
-        if differing and (measure.curve is None or measure.answers):
+        if differing and measure.curve is None:
             figure = difference_figure(differing, compared.variants, measure.difference_unit)
-            shown = name if measure.curve is None else f"{name}_differences"
-            add(shown, figure, f"{name} against {compared.reference}, {titled(evaluation)}")
+            add(name, figure, f"{name} against {compared.reference}, {titled(evaluation)}")
         details = [row for row in compared.details.get(measure.detail, []) if row["evaluation"] == evaluation]
         for variant in dict.fromkeys(row["variant"] for row in details):
             drawn_map = detail_figure([row for row in details if row["variant"] == variant], measure, variant)

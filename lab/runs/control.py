@@ -149,7 +149,8 @@ def check(runs: Sequence[Model], factor: str, allow: Sequence[str] = ()) -> Cont
         raise UserError(f"{factor} has one value in all runs given ({len(runs)}); they differ in {others or 'nothing'}")
     if refused := sorted((key for key, kind in kinds.items() if kind == "refused"), key=_generation):
         told = [_values(key, table[key], _conflict(table, key, kinds) or range(len(runs)), names) for key in refused]
-        told = [f"{line}{_texts_apart(manifests)}" if "data.corpus.digest" in line else line for line in told]
+        if "data.corpus.digest" in refused:
+            told[refused.index("data.corpus.digest")] += _texts_apart(manifests)
         passing = ",".join(refused[:6]) + ",..." * (len(refused) > 6)
         raise UserError(
             f"the runs differ in more than {factor}: {_some(told, '; ')}. Leave a run out, or let it pass with "
@@ -365,7 +366,7 @@ def _values(key: str, values: Sequence[Any], indices: Iterable[int], names: Sequ
 
 def _texts_apart(manifests: Sequence[Mapping[str, Any]]) -> str:
     """The files or documents by which the corpora of runs differ, by split; nothing if manifests do not list them."""
-    held = [dict(_texts(manifest.get("corpus", {}).get("splits", {}))) for manifest in manifests]
+    held = [dict(_texts(manifest.get("corpus"))) for manifest in manifests]
     differing = sorted(
         name for name in set().union(*held) if len({json.dumps(each.get(name), sort_keys=True) for each in held}) > 1
     )
@@ -373,12 +374,15 @@ def _texts_apart(manifests: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _texts(entries: Any, place: str = "") -> Iterator[tuple[str, Any]]:
-    """``test t.jsonl`` and what is told of it, for every entry of a corpus' splits."""
-    for key, each in entries.items() if isinstance(entries, Mapping) else enumerate(entries):
-        if isinstance(each, Mapping) and isinstance(each.get("name"), str):
-            yield f"{place}{each['name']}", each
-        elif isinstance(each, (Mapping, list)):
-            yield from _texts(each, f"{place}{key} " if isinstance(key, str) and key else place)
+    """``test t.jsonl`` and what is told of it, for every entry in the manifest of a corpus, whatever else it holds."""
+    if isinstance(entries, list):
+        for each in entries:
+            yield from _texts(each, place)
+    elif isinstance(entries, Mapping) and isinstance(entries.get("name"), str):
+        yield f"{place}{entries['name']}", entries
+    elif isinstance(entries, Mapping):
+        for key, each in entries.items():
+            yield from _texts(each, f"{place}{key} " if key not in ("", "splits") else place)
 
 
 def _some(words: Sequence[str], comma: str = ", ", most: int = 6) -> str:

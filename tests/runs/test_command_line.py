@@ -145,6 +145,17 @@ def test_a_value_is_taken_or_told_with_the_quotes_that_it_needs(value: str, here
     assert getattr(settings, key) == value
 
 
+@pytest.mark.parametrize("value", ["a=b", "a#b", "a(1)", "<|x|>"])
+@pytest.mark.parametrize("command", ["extrapolate", "compare", "analyze"])
+def test_every_command_tells_the_quotes_that_a_value_needs(
+    command: str, value: str, here: Callable, tmp_path: Path
+) -> None:
+    chosen = ["study=state_norms"] if command == "analyze" else []
+    line = the_one_line(here(command, *chosen, f"runs={value}", folder=tmp_path))
+    (argument,) = shlex.split(line.partition("quote it, for the shell too: ")[2])
+    assert settings_of(command, settings_class(command), [*chosen, argument]).runs == value
+
+
 def test_a_stored_configuration_that_names_code_is_refused_when_its_run_is_scored(
     here: Callable, tmp_path: Path
 ) -> None:
@@ -192,3 +203,11 @@ def test_help_of_a_sweep_explains_its_first_run(here: Callable, tmp_path: Path) 
     assert result.returncode == 0, result.stderr
     assert "seed=3" in result.stdout
     assert "model.position.base" not in result.stdout
+
+
+def test_several_values_without_m_are_told_how_to_be_given(here: Callable, tmp_path: Path) -> None:
+    line = the_one_line(here("train", *SMOKE, "model=nope,rope", folder=tmp_path))
+    assert "model=nope,rope: add -m to train a run of each value" in line
+    line = the_one_line(here("extrapolate", "runs=a", "measure=copy,excess", folder=tmp_path))
+    assert "a list is written measure=[copy,excess]; a run of each value is for lab.train -m" in line
+    assert list(tmp_path.iterdir()) == []
