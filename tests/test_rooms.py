@@ -15,13 +15,24 @@ from lab.observe.scoring import ROOMS as SCORING
 from lab.runs.environment import ROOMS as TRAINING
 
 LAB = Path(__file__).parents[1] / "lab"
-COMMANDS = ("train", "extrapolate", "compare", "plan", "extend", "analyze", "generate")  # that take keys
+COMMANDS = (
+    "train",
+    "extrapolate",
+    "compare",
+    "plan",
+    "extend",
+    "analyze",
+    "generate",
+    "import_model",
+    "export",
+    "evaluate",
+)  # that take keys
 # The floors from the ground up; a room imports from lower floors only, and from itself.
 FLOORS = (
     ("base",),
     ("model", "data", "cluster"),
     ("runs",),
-    ("planning", "observe", "extension", "training"),
+    ("planning", "observe", "extension", "exchange", "training"),
     ("measure", "analysis"),
     ("evidence",),
     ("report",),

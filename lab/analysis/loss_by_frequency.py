@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Literal
 from lab.base.parts import part
 from lab.base.settings import Count, key
 from lab.observe.measure import Item, Row, Source
-from lab.observe.study import Lines, Study, ranges
+from lab.observe.study import DocumentStudy, Lines, ranges
 
 if TYPE_CHECKING:
     from lab.model.decoder import Decoder
@@ -14,21 +14,23 @@ if TYPE_CHECKING:
 
 
 @part("study")
-class LossByFrequency(Study):
+class LossByFrequency(DocumentStudy):
     """Mean loss of targets by how frequent their token is, inside the window and in each range of positions beyond.
 
     Tokens are ordered by how often they are a target in the documents that are read, the most frequent first, equal
     ones by id, and dealt to classes that have an equal share of all targets as nearly as whole tokens allow.
     """
 
-    lines = Lines(
-        title="Loss by token frequency",
-        by="start_position",
-        along="frequency_class",
-        upward="loss_nats",
-        by_label="positions from",
-        along_label="frequency class of the target (1: most frequent)",
-        upward_label="loss (nats per token)",
+    pictures = (
+        Lines(
+            title="Loss by token frequency",
+            by="start_position",
+            along="frequency_class",
+            upward="loss_nats",
+            by_label="positions from",
+            along_label="frequency class of the target (1: most frequent)",
+            upward_label="loss (nats per token)",
+        ),
     )
 
     name: Literal["loss_by_frequency"] = "loss_by_frequency"

@@ -3,11 +3,10 @@
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Literal
 
-from lab.base.errors import UserError
 from lab.base.parts import part
 from lab.base.settings import Count, key
 from lab.observe.measure import Item, Row, Source
-from lab.observe.study import Lines, Study
+from lab.observe.study import DocumentStudy, Lines, bin_of, check_bins
 
 if TYPE_CHECKING:
     from lab.model.decoder import Decoder
@@ -15,19 +14,21 @@ if TYPE_CHECKING:
 
 
 @part("study")
-class StateNorms(Study):
+class StateNorms(DocumentStudy):
     """Mean and standard deviation of the Euclidean norm of what enters the first block (layer 0) and leaves each one,
     by position in one pass over ``longest`` contexts."""
 
-    lines = Lines(
-        title="Norms of hidden states",
-        by="layer",
-        along="position",
-        upward="norm",
-        by_label="layer",
-        along_label="position (centre of a bin)",
-        upward_label="Euclidean norm",
-        positions=True,
+    pictures = (
+        Lines(
+            title="Norms of hidden states",
+            by="layer",
+            along="position",
+            upward="norm",
+            by_label="layer",
+            along_label="position (centre of a bin)",
+            upward_label="Euclidean norm",
+            positions=True,
+        ),
     )
 
     name: Literal["state_norms"] = "state_norms"
@@ -36,8 +37,7 @@ class StateNorms(Study):
     documents: Count | None = key("read, at most: the first that are long enough")
 
     def fits(self, context: int) -> None:
-        if context % self.bin_tokens:
-            raise UserError(f"bin_tokens is {self.bin_tokens}: it must divide C = {context}")
+        check_bins(self.bin_tokens, context)
 
     def items(self, source: Source) -> Iterator[Item]:
         return source.long_enough(self.longest * source.context, self.documents)
@@ -47,7 +47,7 @@ class StateNorms(Study):
         from lab.observe.losses import on_device
 
         tokens = on_device(item.ids[: self.longest * context], decoder)
-        places = [taps.EMBEDDING, *(f"blocks.{index}" for index in range(len(decoder.blocks)))]
+        places = taps.states(decoder)
         with taps.reading(decoder, places) as seen:
             decoder.hidden(tokens[None])
         observed: dict[str, Any] = {}
@@ -63,13 +63,10 @@ class StateNorms(Study):
             mean, square = fold.mean(f"norm/{layer}"), fold.mean(f"square/{layer}")
             deviation = (square - mean.square()).clamp(min=0).sqrt()
             for index, count in enumerate(fold.count(f"norm/{layer}").tolist()):
-                start = index * self.bin_tokens
                 found.append(
                     {
                         "layer": layer,
-                        "start_position": start,
-                        "stop_position": start + self.bin_tokens,
-                        "position": start + (self.bin_tokens - 1) / 2,
+                        **bin_of(index, self.bin_tokens),
                         "tokens": count,
                         "norm": float(mean[index]),
                         "norm_deviation": float(deviation[index]),

@@ -31,6 +31,7 @@ DECLARED = {
     "optimizer": "lab.training.settings",
     "schedule": "lab.training.settings",
     "logger": "lab.training.settings",
+    "adapter": "lab.training.settings",
     "extension": "lab.extension.settings",
     "measure": "lab.measure",
     "study": "lab.analysis",

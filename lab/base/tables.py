@@ -42,12 +42,15 @@ TEXT = {
     "clusters_told",
     "claim",
     "sentence",
+    "given",
     "source",
     "interval_told",
     "contestant",
     "scale",
     "device",
     "study",
+    "origin",
+    "factors",
 }
 # A number, but of a child whose parent has another seed the seeds of the chain: 1 of 0.
 MIXED = {"seed"}
@@ -92,11 +95,17 @@ def unguarded(text: str) -> str:
     return text[1:] if text.startswith("'") and FORMULA.match(text) else text
 
 
-def read_table(path: Path, columns: Sequence[str] = (), remedy: str = "delete it and score the run again") -> list[Row]:
+def read_table(
+    path: Path,
+    columns: Sequence[str] = (),
+    remedy: str = "delete it and score the run again",
+    numbers: Sequence[str] = (),
+) -> list[Row]:
     """The rows of a table without their format, numbers as numbers, an empty cell of a number as None.
 
     Args:
         columns: that the table must have, their numbers finite; more are welcome.
+        numbers: further ones that hold finite numbers here, whatever they hold elsewhere, if the table has them.
         remedy: what to do about a damaged one, for the message.
 
     Raises:
@@ -130,7 +139,9 @@ def read_table(path: Path, columns: Sequence[str] = (), remedy: str = "delete it
     try:
         return [
             {
-                key: unguarded(value) if key in TEXT else parse(key, value, finite=key in columns)
+                key: unguarded(value)
+                if key in TEXT and key not in numbers
+                else parse(key, value, finite=key in columns or key in numbers)
                 for key, value in row.items()
                 if key != "format"
             }

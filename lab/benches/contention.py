@@ -26,14 +26,14 @@ CONTESTANTS: dict[str, dict[str, str]] = {
 }
 BUSY = "while True: pass"
 STEPS = """
-import sys, time
-from lab.benches.contention import steps
-print(steps(float(sys.argv[1]), sys.argv[2:]))
+import sys
+from lab.benches.contention import answer_with_rates
+answer_with_rates(float(sys.argv[1]), sys.argv[2:])
 """
 
 
-def steps(limit: float, overrides: list[str]) -> float:
-    """Tokens a second of training steps during ``limit`` seconds, in this process."""
+def answer_with_rates(limit: float, overrides: list[str]) -> None:
+    """Tokens a second of training steps during ``limit`` seconds, in this process: once for each line that it reads."""
     import time
 
     import torch
@@ -48,24 +48,29 @@ def steps(limit: float, overrides: list[str]) -> float:
     tokens = torch.zeros(scale.micro_batch, scale.context + 1, dtype=torch.int64)
     step = our_step(setup, tokens, compiled=False)
     step()
-    done, begun = 0, time.perf_counter()
-    while time.perf_counter() - begun < limit:
-        step()
-        done += 1
-    return done * scale.micro_batch * scale.context / (time.perf_counter() - begun)
+    for _ in sys.stdin:
+        done, begun = 0, time.perf_counter()
+        while time.perf_counter() - begun < limit:
+            step()
+            done += 1
+        print(done * scale.micro_batch * scale.context / (time.perf_counter() - begun), flush=True)
 
 
 def bench_contention(arguments: argparse.Namespace, console: Console) -> list[dict[str, Any]]:
     rates: dict[tuple[str, int], list[float]] = {}
-    for done in range(arguments.rounds):
-        for busy in arguments.busy:
-            with ExitStack() as stack:
-                for _ in range(busy):
-                    other = stack.enter_context(subprocess.Popen([sys.executable, "-c", BUSY]))
-                    stack.callback(other.kill)
-                for name, variables in CONTESTANTS.items():
-                    rates.setdefault((name, busy), []).append(measured(variables, arguments))
-        console.print(f"round {done + 1} of {arguments.rounds}")
+    with ExitStack() as contest:
+        contestants = {name: contest.enter_context(started(CONTESTANTS[name], arguments)) for name in CONTESTANTS}
+        for contestant in contestants.values():
+            contest.callback(contestant.kill)
+        for done in range(arguments.rounds):
+            for busy in arguments.busy:
+                with ExitStack() as stack:
+                    for _ in range(busy):
+                        other = stack.enter_context(subprocess.Popen([sys.executable, "-c", BUSY]))
+                        stack.callback(other.kill)
+                    for name, contestant in contestants.items():
+                        rates.setdefault((name, busy), []).append(measured(contestant))
+            console.print(f"round {done + 1} of {arguments.rounds}")
     console.print(f"{' '.join(arguments.overrides) or 'the default run'}; {hardware()}")
     table = Table(title="tokens/s, median (smallest to largest); share of the same when idle", title_justify="left")
     table.add_column("")
@@ -87,11 +92,24 @@ def bench_contention(arguments: argparse.Namespace, console: Console) -> list[di
     return rows
 
 
-def measured(variables: dict[str, str], arguments: argparse.Namespace) -> float:
-    """Tokens a second of a contestant. Raises UserError if its process fails."""
+def started(variables: dict[str, str], arguments: argparse.Namespace) -> subprocess.Popen[str]:
+    """A contestant's process, which waits (asleep) to be asked for its rate."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("OMP_", "GOMP_"))}
     command = [sys.executable, "-c", STEPS, str(arguments.seconds), *arguments.overrides]
-    ended = subprocess.run(command, env=environment | variables, capture_output=True, text=True, check=False)
-    if ended.returncode:
-        raise UserError(f"a step cannot be measured: {ended.stderr.strip().splitlines()[-1]}; try --busy 0")
-    return float(ended.stdout.split()[-1])
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, env=environment | variables, stdin=pipe, stdout=pipe, stderr=pipe, text=True)
+
+
+def measured(contestant: subprocess.Popen[str]) -> float:
+    """Tokens a second of a contestant. Raises UserError if its process fails."""
+    assert contestant.stdin is not None
+    assert contestant.stdout is not None
+    assert contestant.stderr is not None
+    try:
+        contestant.stdin.write("\n")
+        contestant.stdin.flush()
+        return float(contestant.stdout.readline())
+    except (OSError, ValueError):
+        contestant.kill()
+        last = (contestant.stderr.read().strip().splitlines() or ["its process ended"])[-1]
+        raise UserError(f"a step cannot be measured: {last}; try --busy 0") from None

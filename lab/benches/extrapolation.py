@@ -1,9 +1,9 @@
-"""The full length curve at C, 2 C, ..., 16 C: one pass, against a pass a length and transformers' sliding windows."""
+"""The full length curve at C, 2 C, 3 C, ...: one pass, against a pass a length and transformers' sliding windows."""
 
 import argparse
 import multiprocessing
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -11,16 +11,20 @@ from torch import Tensor, nn
 from lab.base.console import Console, Table
 from lab.base.errors import UserError
 from lab.benches.timing import peak_memory, seconds, spread
+from lab.exchange.peer import peer_of
 from lab.experiment.compose import settings_of
-from lab.experiment.settings import TrainSettings
+from lab.experiment.settings import ScoreSettings, TrainSettings
 from lab.experiment.setup import Setup
 from lab.model.decoder import Decoder
-from lab.model.precision import DTYPES
+from lab.model.precision import DTYPES, device_of
 from lab.observe.losses import losses_in_one_pass
+from lab.observe.measure import Source
+from lab.observe.score_runs import sources_of
 from lab.runs.environment import hardware
+from lab.runs.finding import step_of
 from lab.runs.identity import shape_label
+from lab.runs.run import open_model
 
-LENGTHS = 16  # equally spaced, in contexts
 STRIDE = 256  # of Position Interpolation's sliding windows
 
 Curve = Callable[[], list[float]]
@@ -71,68 +75,63 @@ def sliding_windows(model: nn.Module, documents: list[Tensor], lengths: list[int
     return curve
 
 
-def llama_of(setup: Setup, decoder: Decoder) -> nn.Module:
-    """transformers' LlamaForCausalLM with the decoder's weights, in the type that the lab computes in."""
-    try:
-        from transformers import AutoModelForCausalLM, LlamaConfig
-    except ImportError:
-        raise UserError("the peer needs transformers: pip install 'context-window-lab[bench]'") from None
-    scale = setup.config.scale
-    if setup.config.model.position.name != "rope":
-        raise UserError(f"the position encoding is {setup.config.model.position.name}: Llama is the peer of model=rope")
-    config = LlamaConfig(
-        vocab_size=scale.vocabulary,
-        hidden_size=scale.width,
-        intermediate_size=scale.hidden,
-        num_hidden_layers=scale.layers,
-        num_attention_heads=scale.heads,
-        num_key_value_heads=scale.kv_heads,
-        head_dim=scale.head_dim,
-        max_position_embeddings=scale.context * LENGTHS,
-        rms_norm_eps=setup.config.model.eps,
-        tie_word_embeddings=False,
-        use_cache=False,
-    )
-    names = {
-        "model.embed_tokens.weight": "embedding",
-        "model.norm.weight": "norm.weight",
-        "lm_head.weight": "head.weight",
-    }
-    layer = {
-        **{f"self_attn.{theirs}_proj": f"attention.{ours}" for theirs, ours in zip("qkvo", PROJECTIONS, strict=True)},
-        **{f"mlp.{name}_proj": f"feed_forward.{name}" for name in ("gate", "up", "down")},
-        "input_layernorm": "attention_norm",
-        "post_attention_layernorm": "feed_forward_norm",
-    }
-    for index in range(scale.layers):
-        names |= {f"model.layers.{index}.{a}.weight": f"blocks.{index}.{b}.weight" for a, b in layer.items()}
-    ours = decoder.state_dict()
-    model = AutoModelForCausalLM.from_config(
-        config, attn_implementation="sdpa", dtype=DTYPES[setup.config.trainer.compute_dtype]
-    )
-    model.load_state_dict({theirs: ours[name] for theirs, name in names.items()})
-    return model.to(setup.device).eval()
+class Subject(NamedTuple):
+    """Who is measured, and on what."""
+
+    name: str
+    config: Any
+    decoder: Decoder
+    documents: list[Tensor]
+    dtype: str
+    context: int
 
 
-PROJECTIONS = ("query", "key", "value", "output")
+def fresh(arguments: argparse.Namespace) -> Subject:
+    """A decoder as it is initialised, on its corpus' held-out documents."""
+    setup = Setup(
+        settings_of("train", TrainSettings, ["model=rope", *arguments.overrides, "logger=csv", "measure=none"])
+    )
+    config = setup.config
+    decoder = setup.fresh_decoder().to(setup.device).eval()
+    documents = tokens_of(setup.source, arguments, config.scale.context, setup.device)
+    name = f"{config.model.position.name} {shape_label(config.scale)}"
+    return Subject(name, config, decoder, documents, config.trainer.compute_dtype, config.scale.context)
+
+
+def trained(arguments: argparse.Namespace) -> Subject:
+    """A run's decoder, or a derived run's, or an imported model's, on the documents that ``evaluation=`` names."""
+    overrides = [f"runs={arguments.run}", *arguments.overrides]
+    settings = settings_of("extrapolate", ScoreSettings, overrides)
+    model = open_model(arguments.run)
+    model.check()
+    if model.extensions:
+        raise UserError(f"{model.path} has an extension, which transformers is not given; measure its parent")
+    device = device_of(settings.accelerator, settings.threads)
+    decoder = model.decoder(step_of(model, settings.checkpoint)).to(device)
+    decoder.compute_dtype = DTYPES[settings.scoring.dtype]
+    ((_, source),) = sources_of([model], settings.evaluation)
+    documents = tokens_of(source, arguments, model.context, device)
+    return Subject(model.path.name, model.config, decoder, documents, settings.scoring.dtype, model.context)
+
+
+def tokens_of(source: Source, arguments: argparse.Namespace, context: int, device: str) -> list[Tensor]:
+    needed = arguments.contexts * context + 1
+    return [
+        torch.from_numpy(item.ids[:needed].astype("int64")).to(device)
+        for item in source.long_enough(needed, arguments.documents)
+    ]
 
 
 def bench_extrapolate(arguments: argparse.Namespace, console: Console) -> list[dict[str, Any]]:
-    if arguments.documents < 1:
-        raise UserError(f"--documents is {arguments.documents}: give 1 or more")
+    for name in ("documents", "contexts"):
+        if getattr(arguments, name) < 1:
+            raise UserError(f"--{name} is {getattr(arguments, name)}: give 1 or more")
     if arguments.memory_only:
         return memory(arguments, console)
-    overrides = ["model=rope", *arguments.overrides, "logger=csv", "measure=none"]
-    setup = Setup(settings_of("train", TrainSettings, overrides))
-    context = setup.config.scale.context
-    needed = LENGTHS * context + 1
-    found = [
-        torch.from_numpy(item.ids[:needed].astype("int64")).to(setup.device)
-        for item in setup.source.long_enough(needed, arguments.documents)
-    ]
-    lengths = [context * number for number in range(1, LENGTHS + 1)]
-    decoder = setup.fresh_decoder().to(setup.device).eval()
-    peer = llama_of(setup, decoder)
+    subject = trained(arguments) if arguments.run else fresh(arguments)
+    decoder, found = subject.decoder, subject.documents
+    lengths = [subject.context * number for number in range(1, arguments.contexts + 1)]
+    peer = peer_of(subject.config, decoder, DTYPES[subject.dtype])
     contestants: dict[str, Curve] = {
         "lab, one pass": lambda: one_pass(decoder, found, lengths),
         "a pass a length": lambda: pass_a_length(decoder, found, lengths),
@@ -142,18 +141,19 @@ def bench_extrapolate(arguments: argparse.Namespace, console: Console) -> list[d
     with torch.inference_mode():
         one, other = contestants["lab, one pass"](), contestants["a pass a length"]()
         worst = max(abs(a - b) for a, b in zip(one, other, strict=True))
+        # A window of the whole text is one pass of theirs: the same number, if they are the same decoder.
+        theirs = sliding_windows(peer, [tokens[: lengths[0] + 1] for tokens in found], [lengths[0] + 1])[0]
         for done in range(arguments.rounds):
             for name, curve in contestants.items():
                 times[name].append(seconds(curve))
             console.print(
                 f"round {done + 1} of {arguments.rounds}: {', '.join(f'{each[-1]:.1f} s' for each in times.values())}"
             )
-        growth = doubling(arguments, console)
-    used = setup.config.trainer.compute_dtype
+        growth = [] if arguments.run else doubling(arguments, console)
     console.print(
-        f"model=rope {shape_label(setup.config.scale)}, {len(found)} documents, {LENGTHS} lengths to "
-        f"{needed - 1:,} tokens, {used}; {hardware()}, torch {torch.__version__}; one pass and a pass a length differ "
-        f"by {worst:.1e} nats at most"
+        f"{subject.name}, {len(found)} documents, {len(lengths)} lengths to {lengths[-1]:,} tokens, {subject.dtype}; "
+        f"{hardware()}, torch {torch.__version__}; one pass and a pass a length differ by {worst:.1e} nats at most, "
+        f"transformers' loss at {lengths[0]:,} tokens by {abs(theirs - one[0]):.1e}"
     )
     table = Table(title="Median (smallest to largest) over the rounds; ratios within a round", title_justify="left")
     for column in ("", "seconds", "times the lab's"):
@@ -163,11 +163,11 @@ def bench_extrapolate(arguments: argparse.Namespace, console: Console) -> list[d
         ratios = [theirs / ours for theirs, ours in zip(measured, times["lab, one pass"], strict=True)]
         table.add_row(name, spread(measured, ".2f"), spread(ratios, ".1f"))
         rows += [
-            {"contestant": name, "length_tokens": needed - 1, "round": number, "seconds": each, "bytes": ""}
+            {"contestant": name, "length_tokens": lengths[-1], "round": number, "seconds": each, "bytes": ""}
             for number, each in enumerate(measured)
         ]
     console.print(table)
-    return rows + growth + memory(arguments, console)
+    return rows + growth + ([] if arguments.run else memory(arguments, console))
 
 
 def doubling(arguments: argparse.Namespace, console: Console) -> list[dict[str, Any]]:

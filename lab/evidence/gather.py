@@ -61,7 +61,10 @@ def gather(
     rows = {run.path: _rows_of(run, settings, dtype, steps[run.path] if steps else None) for run in control.runs}
     evaluations = sorted(set.intersection(*({row["evaluation"] for row in each} for each in rows.values())))
     if not evaluations:
-        raise UserError("the runs have no scores in common; score them with python -m lab.extrapolate runs=[...]")
+        raise UserError(
+            f"the runs have no scores in common ({_apart(control.runs, rows)}); score them with "
+            "python -m lab.extrapolate runs=[...]"
+        )
     documents: list[Row] = []
     drawn: list[Row] = []
     details: dict[str, list[Row]] = {}
@@ -141,6 +144,18 @@ def _rows_of(run: Model, settings: Mapping[str, str], dtype: str, step: int | No
     if not path.exists():
         raise UserError(f"{run.path} has no scores; score it with python -m lab.extrapolate runs={run.path}")
     return rows_of(run, set(settings.values()), dtype, step=step)
+
+
+def _apart(runs: Sequence[Model], rows: Mapping[Path, list[Row]]) -> str:
+    """What the first run and the first that differs were scored on, and a document of one of the two alone."""
+    by_run = [sorted({row["evaluation"] for row in rows[run.path]}) for run in runs]
+    chosen = [0, *[index for index, each in enumerate(by_run) if each != by_run[0]][:1]]
+    told = [f"{runs[index].path} on {', '.join(by_run[index]) or 'nothing with these settings'}" for index in chosen]
+    documents = [{str(row["document"]) for row in rows[runs[index].path]} for index in chosen]
+    alone = sorted(set.symmetric_difference(documents[0], documents[-1]))
+    if all(documents) and alone:
+        told.append(f"{alone[0]} is in one of them alone")
+    return "; ".join(told)
 
 
 def check_documents(runs: Sequence[Model]) -> None:

@@ -91,6 +91,30 @@ def mean_interval(
     return Interval(mean, mean - half, mean + half, float(2 * stats.t.sf(abs(mean) / width, freedom[0])), *told)
 
 
+def seeds_interval(values: Float[np.ndarray, "seeds"]) -> Interval:
+    """The mean over seeds of a number that is of no document, with Student's interval from FEWEST_SEEDS seeds on.
+
+    low, high and p_value are nan for fewer, or a value that is not finite; ``documents`` is empty.
+    """
+    mean, seeds = float(values.mean()), len(values)
+    if seeds < FEWEST_SEEDS or not np.isfinite(values).all():
+        return Interval(mean, float("nan"), float("nan"), float("nan"), (), seeds, True)
+    low, high = students(values)
+    assert low is not None
+    assert high is not None
+    p_value = float(stats.ttest_1samp(values, 0.0).pvalue) if np.ptp(values) > 0 else float(mean == 0)
+    return Interval(mean, low, high, p_value, (), seeds, True)
+
+
+def students(values: Float[np.ndarray, "runs"]) -> tuple[float | None, float | None]:
+    """Student's 95 % interval of the mean of runs, which supposes that they are normal: so few do not tell whether they
+    are. None, None for fewer than three."""
+    if len(values) < 3:
+        return None, None
+    half = float(stats.t.ppf(1 - LEVEL / 2, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values)))
+    return float(values.mean()) - half, float(values.mean()) + half
+
+
 def errors(
     tables: Float[np.ndarray, "samples seeds clusters"],
 ) -> tuple[Float[np.ndarray, "samples"], Float[np.ndarray, "samples"]]:

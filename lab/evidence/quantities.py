@@ -11,6 +11,7 @@ from lab.base.tables import Row
 from lab.evidence.interval import Interval, mean_interval
 from lab.observe.measure import measure_of, measures
 
+WHOLE = ""  # the cluster of a number that is of a run as a whole, and of no document
 MARGIN_NATS = 0.1  # by which a loss may exceed that at context C before the context counts as too long
 
 
@@ -57,7 +58,7 @@ def per_document(rows: Iterable[Row], context: int) -> list[Row]:
 
 
 def samples(documents: Iterable[Row]) -> dict[Quantity, Sample]:
-    """Each quantity of one run, from rows of :func:`per_document`, by measure and length.
+    """Each quantity of one run, from rows of :func:`per_document`, by measure and length; those of studies last.
 
     A cluster's number is the mean of its documents'. That of a measure which is ``pooled`` weighs each token alike: see
     :func:`weighed`.
@@ -67,10 +68,10 @@ def samples(documents: Iterable[Row]) -> dict[Quantity, Sample]:
     for row in documents:
         quantity = Quantity(row["measure"], int(row["length_tokens"]))
         found.setdefault(quantity, []).append((row["cluster"], row["mean"], row["weight"]))
-    order = list(kinds)
+    order = {label: number for number, label in enumerate(kinds)}
     return {
-        quantity: sample(found[quantity], kinds[quantity.measure].pooled)
-        for quantity in sorted(found, key=lambda each: (order.index(each.measure), each.length_tokens))
+        quantity: sample(found[quantity], quantity.measure in kinds and kinds[quantity.measure].pooled)
+        for quantity in sorted(found, key=lambda each: (order.get(each.measure, len(order)), each.length_tokens))
     }
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from lab.base.tables import Row
 from lab.evidence.differences import holm, noise_floor, verdict
 from lab.evidence.interval import Interval, mean_interval, widening
-from lab.evidence.quantities import Quantity, effective_contexts, samples
+from lab.evidence.quantities import WHOLE, Quantity, effective_contexts, samples
 from lab.observe.measure import measure_of
 from lab.runs.control import Seed
 
@@ -42,7 +42,8 @@ def weigh(documents: Sequence[Row], reference: str, margin: float) -> dict[str, 
 
 
 class Layout:
-    """One set of documents: ``variants`` with their seeds, ``samples`` of each run, and ``tables`` of each quantity."""
+    """One set of documents: ``variants`` with their seeds, ``samples`` of each run, and ``tables`` of each quantity, of
+    the variants that have it in all their runs."""
 
     def __init__(self, documents: Sequence[Row]) -> None:
         self.context = int(documents[0]["context_tokens"])
@@ -54,27 +55,30 @@ class Layout:
         self.variants: dict[str, list[Seed]] = {}
         for name, seed in by_run:
             self.variants.setdefault(name, []).append(seed)
-        first = next(iter(self.samples.values()))
-        self.tables = {
-            quantity: Table(
-                {
-                    name: np.array([list(self._numbers(name, seed, quantity, sorted(each.values))) for seed in seeds])
-                    for name, seeds in self.variants.items()
-                },
-                [each.documents[cluster] for cluster in sorted(each.values)],
-            )
-            for quantity, each in first.items()
-        }
+        for seeds in self.variants.values():  # of two variants in one order, whatever tables they come from
+            seeds.sort(key=lambda seed: (len(str(seed)), str(seed)))
+        quantities = dict.fromkeys(quantity for each in self.samples.values() for quantity in each)
+        self.tables = {quantity: self._table(quantity) for quantity in quantities}
 
-    def _numbers(self, name: str, seed: Seed, quantity: Quantity, clusters: Sequence[str]) -> Iterator[float]:
-        values = self.samples[name, seed][quantity].values
-        yield from (values[cluster] for cluster in clusters)
+    def _table(self, quantity: Quantity) -> "Table":
+        have = {
+            name: [self.samples[name, seed][quantity] for seed in seeds]
+            for name, seeds in self.variants.items()
+            if all(quantity in self.samples[name, seed] for seed in seeds)
+        }
+        every = [each for samples in have.values() for each in samples]
+        common = sorted(set.intersection(*(set(each.values) for each in every))) if every else []
+        values = {
+            name: np.array([[each.values[cluster] for cluster in common] for each in samples])
+            for name, samples in have.items()
+        }
+        return Table(values, [every[0].documents[cluster] for cluster in common if cluster != WHOLE])
 
 
 @dataclass(frozen=True)
 class Table:
     """A quantity in all runs: ``values`` of each variant [seeds, clusters], clusters in one order, and how many
-    ``documents`` each has."""
+    ``documents`` each has; of a number that is of no document [seeds, 1], and no documents."""
 
     values: dict[str, np.ndarray]
     documents: list[int]
@@ -102,7 +106,9 @@ def _estimates(evaluation: str, layout: Layout, quantity: Quantity, name: str) -
 
 def _told(interval: Interval, clusters: str) -> Row:
     """The columns of an interval, and over what it is."""
-    wide = widening(interval.seeds if interval.over_seeds else 1, tuple(sorted(interval.documents)))
+    wide = None
+    if interval.known:
+        wide = widening(interval.seeds if interval.over_seeds else 1, tuple(sorted(interval.documents)))
     return {
         "mean": interval.mean,
         "low": interval.low,
@@ -112,8 +118,8 @@ def _told(interval: Interval, clusters: str) -> Row:
         "clusters_told": clusters,
         "seeds": interval.seeds,
         "over_seeds": int(interval.over_seeds),
-        "widened": wide.factor if interval.known else None,
-        "coverage": wide.coverage if interval.known else None,
+        "widened": wide.factor if wide else None,
+        "coverage": wide.coverage if wide else None,
     }
 
 

@@ -2,23 +2,36 @@
 
 import hashlib
 import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 
+from lab.analysis.decomposition import Decomposition
+from lab.analysis.vector_study import VectorDocumentStudy, VectorStudy
+from lab.base.errors import UserError
 from lab.base.files import make_folder, refuse_link
 from lab.base.interruption import Interruption
 from lab.base.progress import progress
-from lab.base.tables import write_table
+from lab.base.tables import Row, write_table
+from lab.evidence.interval import students
+from lab.evidence.quantities import WHOLE
 from lab.experiment.analysis_settings import AnalyzeSettings
 from lab.experiment.setup import device_of
 from lab.observe.fold import Fold, Observed, run_fold
-from lab.observe.measure import Item
+from lab.observe.measure import Item, Source
 from lab.observe.score_runs import sources_of
 from lab.observe.scoring import code_of
-from lab.observe.study import Study
+from lab.observe.study import DocumentStudy, Headline, Lines, Map, Number, Points, Study
+from lab.observe.vectors import Vectors
+from lab.runs.derived import Derived
 from lab.runs.finding import runs_of, step_of
 from lab.runs.run import Model
+
+Sources = Sequence[tuple[str, Source]]
 
 
 def analyze(settings: AnalyzeSettings) -> None:
@@ -27,67 +40,214 @@ def analyze(settings: AnalyzeSettings) -> None:
     study: Study = settings.study
     runs = runs_of(settings.runs)
     steps = [step_of(run, settings.checkpoint) for run in runs]
-    sources = sources_of(runs, settings.evaluation)
+    sources = sources_of(runs, settings.evaluation, study.documents_of)
+    of_vectors: Sources = []
+    if isinstance(study, VectorStudy):
+        of_vectors = sources_of(runs, settings.evaluation, study.vectors.documents_of)
     for run, (_, source) in zip(runs, sources, strict=True):
         study.fits(run.context)
-        next(study.items(source))
+        if isinstance(study, VectorStudy) and study.of_extensions and not isinstance(run, Derived):
+            raise UserError(f"{run.path} is no derived run: {study.label()} compares one with the run that it is of")
+        if isinstance(study, DocumentStudy | VectorDocumentStudy):
+            next(study.items(source))
     device = device_of(settings.accelerator, settings.threads)
+    tables: list[tuple[Model, list[Row]]] = []
+    numbers: list[Row] = []
     with Interruption() as interruption:
         interruption.install()
-        for run, step, (evaluation, source) in zip(runs, steps, sources, strict=True):
+        for number, (run, step, (evaluation, source)) in enumerate(zip(runs, steps, sources, strict=True)):
+            folding = Folding(run, step, device, interruption)
             with run.locked():
-                fold = folded(run, step, study, evaluation, [*study.items(source)], device, interruption)
-            show(run, step, study, evaluation, fold)
+                if isinstance(study, VectorStudy):
+                    rows, fold = folding.of_vectors(study, evaluation, source, *of_vectors[number])
+                else:
+                    assert isinstance(study, DocumentStudy)
+                    fold = folding.folded(
+                        study, evaluation, [*study.items(source)], partial(study.observe, context=run.context)
+                    )
+                    rows = study.rows(fold, run.context)
+            show(run, step, study, evaluation, fold, rows)
+            tables.append((run, rows))
+            numbers += evidence(run, study, evaluation, source, study.numbers(fold, rows))
+    if study.headline is not None and len(runs) > 1:
+        compare_runs(tables, study, study.headline, Path(settings.output))
+    if numbers and len(runs) > 1:
+        publish([run for run, _ in tables], study, numbers, Path(settings.output))
 
 
-def folded(
-    run: Model, step: int, study: Study, evaluation: str, items: list[Item], device: str, interruption: Interruption
-) -> Fold:
-    """The study's statistic over all items: taken up where it was left, or found whole.
+class Folding:
+    """Folds over one checkpoint of a run, which are taken up where they were left, or found whole.
 
-    Its file is named by what it is made with and over; another study, code or checkpoint has another.
+    A file is named by what its fold is made with and over; another study, code or checkpoint has another.
     """
-    identity = {
-        "run": run.digest,
-        "weights_sha256": run.checkpoint(step).weights_digest(),
-        "step": step,
-        "study": study.identity(),
-        "evaluation": evaluation,
-        "precision": run.config.trainer.compute_dtype,
-        "code": code_of(study),
-    }
-    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:8]
-    path = run.path / "analysis" / f"{study.label()}-{digest}.safetensors"
-    refuse_link(path.parent)
-    make_folder(path.parent)
-    fold = Fold.load(path, identity) if path.exists() else Fold(identity)
-    if fold.done.keys() == {item.name for item in items}:
+
+    def __init__(self, run: Model, step: int, device: str, interruption: Interruption) -> None:
+        self.run, self.step, self.device, self.interruption = run, step, device, interruption
+
+    def folded(
+        self,
+        study: Study,
+        evaluation: str,
+        items: list[Item],
+        observe: Callable[[Any, Item], Observed],
+        made_of: Mapping[str, Any] | None = None,
+    ) -> Fold:
+        """The study's statistic over all items.
+
+        Args:
+            made_of: what it needs beside the decoder.
+        """
+        run = self.run
+        identity = {
+            "run": run.digest,
+            "weights_sha256": run.checkpoint(self.step).weights_digest(),
+            "step": self.step,
+            "study": study.identity(),
+            "evaluation": evaluation,
+            "precision": run.compute_dtype,
+            "code": code_of(study),
+        } | ({"made_of": made_of} if made_of else {})
+        digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:8]
+        path = run.path / "analysis" / f"{study.label()}-{digest}.safetensors"
+        refuse_link(path.parent)
+        make_folder(path.parent)
+        fold = Fold.load(path, identity) if path.exists() else Fold(identity)
+        if fold.done.keys() == {item.name for item in items}:
+            return fold
+        decoder = run.decoder(self.step).to(self.device)
+        bar = progress(f"{run.path.name} {study.label()}", "items", total=len(items), initial=len(fold.done))
+
+        def observed(item: Item) -> Observed:
+            with torch.inference_mode():
+                found = observe(decoder, item)
+            bar.update()
+            return found
+
+        with bar:
+            stop = "came before all documents were read; the same command goes on"
+            run_fold(fold, items, observed, path, lambda: self.interruption.check(stop))
         return fold
-    decoder = run.decoder(step).to(device)
-    bar = progress(f"{run.path.name} {study.label()}", "items", total=len(items), initial=len(fold.done))
 
-    def observe(item: Item) -> Observed:
-        with torch.inference_mode():
-            found = study.observe(decoder, item, run.context)
-        bar.update()
-        return found
+    def folded_vectors(self, decomposition: Decomposition, evaluation: str, items: list[Item]) -> Vectors:
+        """Positional vectors, made or found."""
+        run = self.run
+        fold = self.folded(decomposition, evaluation, items, partial(decomposition.observe, context=run.context))
+        return decomposition.vectors(fold, run.context, run.window)
 
-    with bar:
-        stop = "came before all documents were read; the same command goes on"
-        run_fold(fold, items, observe, path, lambda: interruption.check(stop))
-    return fold
+    def of_vectors(
+        self, study: VectorStudy, evaluation: str, source: Source, label: str, training: Source
+    ) -> tuple[list[Row], Fold]:
+        """A study's table, and what it read of documents.
+
+        Args:
+            label, training: the documents that vectors are made of, and what they are called.
+        """
+        vectors = self.folded_vectors(study.vectors, label, [*study.vectors.items(training)])
+        agreements = " ".join(f"{vectors.agreement(layer):.2f}" for layer in range(vectors.layers))
+        print(f"{vectors.windows:,} windows, whose halves agree on m by layer: {agreements}")
+        made_of = vectors.fold.identity
+        for name, each in study.beside.items():
+            vectors.beside[name] = self.folded_vectors(each, label, [*each.items(training)])
+        if study.of_extensions:
+            assert isinstance(self.run, Derived)
+            parent = Folding(self.run.parent, self.run.steps, self.device, self.interruption)
+            with parent.run.locked():
+                vectors.origin = parent.folded_vectors(study.vectors, label, [*study.vectors.items(training)])
+        if not isinstance(study, VectorDocumentStudy):
+            return study.rows(vectors.fold, vectors), vectors.fold
+        observe = partial(study.observe, vectors=vectors)
+        fold = self.folded(study, evaluation, [*study.items(source)], observe, made_of)
+        return study.rows(fold, vectors), fold
 
 
-def show(run: Model, step: int, study: Study, evaluation: str, fold: Fold) -> None:
-    """The table and the picture, beside the fold."""
-    from lab.report.figures import lines_figure
+def evidence(run: Model, study: Study, evaluation: str, source: Source, numbers: Iterable[Number]) -> Iterator[Row]:
+    """A run's numbers as observations that claims are held against: the columns OBSERVED of
+    :mod:`lab.evidence.weighing`."""
+    place = {
+        "evaluation": evaluation,
+        "clusters_told": source.clusters,
+        "context_tokens": run.context,
+        "variant": run.label,
+        "seed": run.identity.get("seed", 0),
+    }
+    for number in numbers:
+        yield place | {
+            "measure": f"{study.label()}: {number.quantity}",
+            "length_tokens": run.context,
+            "cluster": source.cluster(number.document) if number.document else WHOLE,
+            "document": number.document,
+            "mean": number.value,
+            "weight": 1.0,
+        }
+
+
+def publish(runs: Sequence[Model], study: Study, numbers: Sequence[Row], folder: Path) -> None:
+    """Write the numbers of several runs; of two runs that are one variant with one seed claims could make nothing."""
+    seen: dict[tuple[str, Any], Model] = {}
+    for run in runs:
+        other = seen.setdefault((run.label, run.identity.get("seed", 0)), run)
+        if other is not run:
+            print(f"no table for claims: {other.path} and {run.path} are both {run.label} of one seed")
+            return
+    make_folder(folder)
+    path = folder / f"{study.label()}_documents.csv.gz"
+    write_table(path, numbers)
+    print(f"{path}: for python -m lab.claims --documents")
+
+
+def show(run: Model, step: int, study: Study, evaluation: str, fold: Fold, rows: list[Row]) -> None:
+    """The table and the pictures, beside the fold."""
+    from lab.report.figures import heat_map, lines_figure, points_figure
     from lab.report.pictures import save
 
     told = {"study": study.label(), "evaluation": evaluation, "step": step, "documents": len(fold.done)}
-    rows = [told | row for row in study.rows(fold, run.context)]
+    rows = [told | row for row in rows]
     path: Path = run.path / "analysis" / study.label()
     write_table(path.with_name(f"{path.name}.csv"), rows)
-    figure = lines_figure(rows, study.lines, run.context)
-    figure.axes[0].set_title(f"{study.lines.title}: {run.path.name}, step {step}, {evaluation}", fontsize=9)
-    save(figure, path)
+    for number, picture in enumerate(study.pictures):
+        drawn = [
+            row for row in rows if row.get(picture.value if isinstance(picture, Map) else picture.upward) is not None
+        ]
+        if isinstance(picture, Lines):
+            figure = lines_figure(drawn, picture, run.context)
+        elif isinstance(picture, Points):
+            figure = points_figure(drawn, picture)
+        else:
+            figure = heat_map(drawn, picture.down, picture.across, picture.value, picture.labels, reverse=True)
+        figure.suptitle(f"{picture.title}\n{run.path.name}, step {step}, {evaluation}", fontsize=9)
+        save(figure, path if number == 0 else path.with_name(f"{path.name}_{number + 1}"))
     print(f"{path}.csv, .png: {len(fold.done)} documents of {evaluation}")
+
+
+def compare_runs(tables: Sequence[tuple[Model, list[Row]]], study: Study, headline: Headline, folder: Path) -> None:
+    """One table and picture of several runs: of each variant the mean over its runs, with Student's 95 % interval where
+    there are several, by ``headline.along``."""
+    from lab.report.figures import headline_figure
+    from lab.report.pictures import save
+
+    values: dict[tuple[str, Any], list[float]] = {}
+    for run, rows in tables:
+        shown = [row for row in rows if None not in (row[headline.along], row[headline.value])]
+        own = {row[headline.along]: row[headline.value] for row in shown}
+        for along, value in own.items():
+            values.setdefault((run.label, along), []).append(float(value))
+    compared: list[Row] = []
+    for (variant, along), each in values.items():
+        low, high = students(np.array(each))
+        compared.append(
+            {
+                "study": study.label(),
+                "variant": variant,
+                headline.along: along,
+                "measure": headline.value,
+                "value": float(np.mean(each)),
+                "low": low,
+                "high": high,
+                "runs": len(each),
+            }
+        )
+    make_folder(folder)
+    path = folder / study.label()
+    write_table(path.with_name(f"{path.name}.csv"), compared)
+    save(headline_figure(compared, headline), path)
+    print(f"{path}.csv, .png: {len(tables)} runs")

@@ -3,7 +3,7 @@
 from typing import Literal
 
 from lab.base.parts import one_of
-from lab.base.settings import Count, Settings, key
+from lab.base.settings import Count, Settings, Text, key
 from lab.data.settings import EvaluationSettings
 from lab.experiment.settings import THREADS, Accelerator, Paths
 
@@ -15,5 +15,6 @@ class AnalyzeSettings(Settings):
     study: one_of("study")  # type: ignore[valid-type]
     runs: Paths = key("run directories or patterns: runs=[runs/a,runs/b] or runs='runs/*'")
     checkpoint: Count | Literal["last"] = key("last of a finished run, or the number of an optimiser step")
+    output: Text = key("folder for the table and picture of several runs together")
     accelerator: Accelerator = key("auto, cpu or gpu")
     threads: Count | None = key(THREADS)

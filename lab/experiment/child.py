@@ -13,7 +13,7 @@ from lab.base.settings import flatten
 from lab.experiment.compose import checked, configuration_folder
 from lab.experiment.settings import TrainSettings
 from lab.runs.parents import begun_from
-from lab.runs.run import Run, open_model
+from lab.runs.run import Model, Run, open_model
 from lab.runs.settings import FromRunSettings, RunSettings
 
 OWN = ("start", "trainer")  # a child's own: where it starts, and the hardware that it is trained on
@@ -46,9 +46,20 @@ def inherit(composed: DictConfig, overrides: Iterable[str]) -> DictConfig:
             return child
     parent = open_model(str(resolved["start"]["run"]))
     parent.check()
-    child = _child(raw, parent.config, given)
+    child = _child(raw, _config_of(parent, resolved), given)
     _fit_micro_batch(child, given)
     return child
+
+
+def _config_of(parent: Model, resolved: Mapping[str, Any]) -> RunSettings:
+    """The configuration of a parent; of one that was not trained here, what it lacks is as composed."""
+    config = parent.config
+    if isinstance(config, RunSettings):
+        return config
+    known = config.plain()
+    known["tokenizer"]["path"] = str(parent.tokenizer().path)
+    theirs = {name: known.get(name, resolved[name]) for name in RunSettings.model_fields}
+    return RunSettings.check(theirs | {"scale": dict(resolved["scale"]) | known["scale"]})
 
 
 def _begun(resolved: Mapping[str, Any]) -> list[Run]:
@@ -66,7 +77,7 @@ def _child(raw: Mapping[str, Any], parent: RunSettings, given: set[str]) -> Dict
     theirs = parent.plain()
     merged = dict(raw)
     for name in RunSettings.model_fields:
-        if name not in OWN:
+        if name not in (*OWN, "adapter"):  # a child of an adapted run trains its weights, unless it says otherwise
             merged[name] = _merged(name, theirs[name], raw.get(name), theirs, given)
     merged["trainer"] = dict(merged["trainer"])
     for key in INHERITED_OF_TRAINER:
@@ -86,6 +97,10 @@ def given_keys(overrides: Iterable[str]) -> set[str]:
             chosen = yaml.safe_load(value)
             for name in chosen if isinstance(chosen, list) else [chosen]:
                 given |= _of_experiment(str(name))
+    if "model" in given:
+        # A choice of model= is one of position and attention. What else its file says is the same in all of them, and
+        # a parent from elsewhere may have it otherwise: its eps, whether its head is tied, the base of its RoPE.
+        given = (given - {"model"}) | {"model.position.name", "model.attention"}
     return given
 
 
@@ -124,6 +139,8 @@ def _merged(key: str, theirs: Any, raw: Any, parent: Mapping[str, Any], given: s
     if not isinstance(theirs, Mapping):
         return raw if _follows(raw, theirs, parent) else theirs
     other_part = isinstance(raw, Mapping) and raw.get("name") != theirs.get("name")
+    if other_part and _is_given(f"{key}.name", given):
+        return raw
     inside = {} if not isinstance(raw, Mapping) else raw
     merged = {
         name: _merged(f"{key}.{name}", value, None if other_part else inside.get(name), parent, given)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lab.base.console import Console, Table
+from lab.base.errors import UserError
 from lab.base.files import writable
 from lab.base.tables import Row, read_table, write_table
 from lab.evidence.claims import read_claims, verdicts
@@ -12,22 +13,38 @@ from lab.experiment.compose import configuration_folder
 from lab.report.claims_page import write_claims_page
 
 
-def claim(documents: Sequence[Path], folder: Path | None, output: Path, command: str) -> None:
+def claim(documents: Sequence[str], folder: Path | None, study: str | None, output: Path, command: str) -> None:
     """Write the page and its table, and print the verdicts.
+
+    Args:
+        documents: paths, each with a name before it, or none: ``trained 1 %=documents.csv.gz``.
+        study: the file of the folder that is meant, without its .yaml; None: all.
 
     Raises:
         UserError: a table or a claim cannot be read, or the page cannot be written.
     """
-    studies = read_claims(folder or Path(configuration_folder()) / "claim")
-    remedy = "take it whole from where it was published"
-    rows = [row for path in documents for row in read_table(path, OBSERVED, remedy=remedy)]
+    folder = folder or Path(configuration_folder()) / "claim"
+    studies = read_claims(folder)
+    names = [path.stem for path in sorted(folder.glob("*.yaml"))]
+    if study is not None:
+        if study not in names:
+            raise UserError(f"--study is {study}: choose one of {', '.join(names) or f'none, {folder} has no claims'}")
+        studies = [studies[names.index(study)]]
+    rows = [row for each in documents for row in _rows(each)]
     writable(output)
     found = list(verdicts(studies, rows))
-    write_claims_page(output, found, command, {study.study: study.conditions for study in studies})
+    write_claims_page(output, found, command, studies)
     if found:
         write_table(output.with_suffix(".csv"), found)
     show(found)
     print(f"{output}, {output.with_suffix('.csv')}")
+
+
+def _rows(given: str) -> list[Row]:
+    """A table of documents, its variants called as was asked for."""
+    name, equals, path = given.rpartition("=")
+    rows = read_table(Path(path), OBSERVED, remedy="take it whole from where it was published")
+    return [row | {"variant": f"{row['variant']}, {name}"} for row in rows] if equals else rows
 
 
 def show(found: Sequence[Row]) -> None:

@@ -20,7 +20,7 @@ from lab.observe.score_runs import score_runs
 from lab.observe.scoring import setting_of
 from lab.report.comparison_page import Compared, headline, over, write_report
 from lab.runs.control import Control, check
-from lab.runs.finding import runs_of
+from lab.runs.finding import runs_of, step_of
 from lab.runs.run import Run
 
 
@@ -33,6 +33,8 @@ def compare(settings: CompareSettings, command: str) -> None:
     Raises:
         UserError: the runs may not be compared, and why.
     """
+    if settings.match and settings.checkpoint != "last":
+        raise UserError(f"checkpoint is {settings.checkpoint}, and match chooses steps itself: give one of them")
     measures = settings.measure.chosen
     if not measures:
         raise UserError("measure is empty: choose from conf/measure/, one, or several as measure=[a,b]")
@@ -54,7 +56,7 @@ def compare(settings: CompareSettings, command: str) -> None:
             interruption.check(f"came before {item} was scored; what is scored is kept")
 
         device, dtype = device_of(settings.accelerator, settings.threads), settings.scoring.dtype
-        steps, matched = matched_steps(control) if settings.match else (None, [])
+        steps, matched = matched_steps(control) if settings.match else (_steps(control, settings), [])
         score_runs(runs, measures, settings.evaluation, device, steps or "last", stop, dtype)
     control = check(runs, settings.factor, settings.allow)  # of what was scored now, too
     digests = {name: setting_of(measure) for name, measure in measures.items()}
@@ -64,6 +66,13 @@ def compare(settings: CompareSettings, command: str) -> None:
     write_report(output, compared(control, evidence, command, matched=bool(matched)))
     show(control, evidence, console)
     print(f"{output / 'report.html'}, report.md, tables (.csv) and pictures (.png)")
+
+
+def _steps(control: Control, settings: CompareSettings) -> dict[Path, int] | None:
+    """Of each run by its path the step that was asked for; None for the last of each."""
+    if settings.checkpoint == "last":
+        return None
+    return {run.path: step_of(run, settings.checkpoint) for run in control.runs}
 
 
 def compare_again(settings: CompareSettings) -> None:
@@ -106,14 +115,15 @@ def compared(control: Control, evidence: Evidence, command: str, matched: bool =
     provenance = []
     for run in control.runs:
         facts = run.facts
-        commits = dict.fromkeys(str(attempt["code"]["commit"])[:10] for attempt in facts["attempts"])
-        commands = dict.fromkeys(attempt.get("command", "not recorded") for attempt in facts["attempts"])
+        attempts = facts.get("attempts", [])  # an imported model has none
+        commits = dict.fromkeys(str(attempt["code"]["commit"])[:10] for attempt in attempts)
+        commands = dict.fromkeys(attempt.get("command", "not recorded") for attempt in attempts)
         provenance.append(
             (
                 run.path.name,
                 run.digest[:16],
                 ", ".join(commits),
-                facts["blocks"]["fingerprint"],
+                facts["blocks"]["fingerprint"] if "blocks" in facts else "not trained here",
                 "; ".join([*commands, *([run.manifest["command"]] if "command" in run.manifest else [])]),
             )
         )

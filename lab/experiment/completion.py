@@ -26,15 +26,19 @@ def settings_class(command: str) -> type[Settings]:
     """The settings of a command."""
     from lab.experiment import settings
     from lab.experiment.analysis_settings import AnalyzeSettings
+    from lab.experiment.extend_settings import ExtendSettings
     from lab.planning.settings import PlanSettings
 
     found: dict[str, type[Settings]] = {
         "train": settings.TrainSettings,
         "extrapolate": settings.ScoreSettings,
         "compare": settings.CompareSettings,
-        "extend": settings.ExtendSettings,
+        "extend": ExtendSettings,
         "analyze": AnalyzeSettings,
         "generate": settings.GenerateSettings,
+        "import_model": settings.ImportSettings,
+        "export": settings.ExportSettings,
+        "evaluate": settings.EvaluateSettings,
         "plan": PlanSettings,
     }
     return found[command]

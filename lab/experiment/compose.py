@@ -14,6 +14,11 @@ from lab.base.settings import Settings, explained, flatten
 
 TO_COME = "... (must be given)"
 Checked = TypeVar("Checked", bound=Settings)
+# Groups of which there is one choice; of others there may be several.
+ONE = (
+    *("adapter", "data", "evaluation", "extension", "model", "optimizer", "scale", "schedule", "scoring", "start"),
+    *("study", "tokenizer", "trainer"),
+)
 
 
 def configuration_folder() -> str:
@@ -37,6 +42,7 @@ def composed(name: str, overrides: Sequence[str], folder: str | None = None) -> 
     from hydra.errors import ConfigCompositionException
 
     refuse_twice(overrides)
+    refuse_several(overrides)
     for override in overrides:
         if first_of(override) != override:
             key, _, values = override.partition("=")
@@ -79,6 +85,16 @@ def refuse_twice(overrides: Iterable[str]) -> None:
             raise UserError(f"{group} names {twice} twice: name each once")
 
 
+def refuse_several(overrides: Iterable[str]) -> None:
+    """Raises UserError for several choices of what there is one of."""
+    for each in overrides:
+        group, _, choice = each.partition("=")
+        listed = re.fullmatch(r"\[([^\[\]]*,[^\[\]]*)\]", choice.strip())
+        if listed and group in ONE and (Path(configuration_folder()) / group).is_dir():
+            first = listed[1].split(",")[0].strip()
+            raise UserError(f"{each} names several, and there is one at a time: give {group}={first}, or another")
+
+
 def _forced(override: str) -> str:
     key = override.partition("=")[0]
     group = (Path(configuration_folder()) / key.partition("@")[0]).is_dir()
@@ -96,7 +112,7 @@ def checked(settings: type[Checked], given: Any, literal: dict[str, str] | None 
     from omegaconf import OmegaConf
 
     raw: Any = OmegaConf.to_container(given, resolve=False)
-    missing = missing_keys(raw)
+    missing = [key for key in missing_keys(raw) if key not in (literal or {})]
     following = {key for key, value in flatten(raw).items() if isinstance(value, str) and value.startswith("${")}
     if missing:  # told with whatever else is wrong; what follows cannot be resolved
         settings.check(_without(raw, missing) | (literal or {}), following=following)

@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 from lab.base.errors import UserError
-from lab.base.files import refuse_link
+from lab.base.files import discard, make_folder, refuse_link
 from lab.base.interruption import Interruption
 from lab.base.shown import plain
 from lab.cluster.launch import launch
@@ -19,6 +19,7 @@ from lab.model.decoder import parameter_count
 from lab.model.initialise import fingerprints
 from lab.observe.scoring import rows_of, score_run, setting_of
 from lab.runs.environment import check_environment, environment
+from lab.runs.extensions import copy_tables
 from lab.training.callbacks import last_step
 from lab.training.fit import fit
 
@@ -107,7 +108,11 @@ def make_run(setup: Setup) -> int:
         "attempts": [environment_of(setup) | attempt_from(1)],
         **({"parent": parent, "extensions": setup.start.extensions} if parent else {}),
     }
-    setup.run.create(setup.config, manifest)
+    beside = setup.run.path.with_name(f".{setup.run.path.name}.new")
+    discard(beside)
+    make_folder(beside)
+    copy_tables(setup.start.extensions, setup.start.table_folders, beside)
+    setup.run.create(setup.config, manifest, beside)
     print(f"{setup.run.path}: {manifest['parameters']:,} parameters, {setup.trained_tokens:,} tokens")
     return 0
 

@@ -78,6 +78,7 @@ class CompareSettings(Settings):
     runs: Paths = key("run directories or patterns: runs=[runs/a,runs/b] or runs='runs/*'")
     factor: Text = key("what the runs may differ in: a group or key of their configuration")
     reference: Text | None = key("variant that the others are held against; null: that of the first run")
+    checkpoint: Count | Literal["last"] = key("optimiser step at which all runs are read; last: the last of each")
     allow: list[Text] = key("keys or groups that may differ beside the factor; told on every table and picture")
     output: Text = key("folder of report.html, report.md, tables and pictures")
     margin_nats: Positive = key("by how much a loss may exceed that at context C before the context counts as too long")
@@ -96,13 +97,6 @@ class CompareSettings(Settings):
     noise_seeds: list[Seed] = key("of these")
 
 
-class ExtendSettings(Settings):
-    """lab.extend."""
-
-    run: Text = key("directory of the run whose weights are read otherwise")
-    extension: one_of("extension")  # type: ignore[valid-type]
-
-
 class GenerateSettings(Settings):
     """lab.generate."""
 
@@ -116,5 +110,54 @@ class GenerateSettings(Settings):
     top_p: Share = key("of the probability: drawn from the fewest tokens that have it together")
     seed: Seed = key("of the draws")
     checkpoint: Count | Literal["last"] = key("last, or the number of an optimiser step")
+    accelerator: Accelerator = key("auto, cpu or gpu")
+    threads: Count | None = key(THREADS)
+
+
+class ImportSettings(Settings):
+    """lab.import_model."""
+
+    source: Text = key(
+        "a folder with config.json and weights, a .gguf file, or ORGANISATION/NAME[@REVISION] of the hub"
+    )
+    model: Text | None = key(
+        "how its weights are read: rope, nope, alibi, or window_ before one of these; null: as they were trained"
+    )
+    window: Count | None = key("keys that a query sees, itself included, of a model=window_...; null: the source's")
+    context: Annotated[int, Field(ge=2)] | None = key(
+        "C in tokens, beyond which it is scored; null: the longest position that the source says it was trained for"
+    )
+    tokenizer: Text | None = key("a tokenizer.json; null: the source's")
+    end_of_document: Text | None = key("token that is put after each document; null: the source's end of sequence")
+    kernel: Annotated[str, Field(min_length=1)] = key("attention kernel: auto, reference, sdpa, banded, ...")
+    compute_dtype: Literal["float32", "bfloat16"] = key("of activations and products where nothing else says it")
+    threads: Count | None = key(THREADS)
+    runs: Text = key("folder that holds the run directories")
+
+
+class ExportSettings(Settings):
+    """lab.export."""
+
+    run: Text = key("directory of a run, of one derived of it, or of an imported model")
+    to: Text = key("folder to make, or with format=gguf the file")
+    format: Literal["huggingface", "gguf"] = key("huggingface: a folder for transformers; gguf: a file for llama.cpp")
+    checkpoint: Count | Literal["last"] = key("last of a finished run, or the number of an optimiser step")
+
+
+class EvaluateSettings(Settings):
+    """lab.evaluate."""
+
+    run: Text = key("directory of a run, of one derived of it, or of an imported model")
+    tasks: Paths = key("names of tasks or groups of the harness: tasks=[arc_easy,piqa]")
+    folder: Text | None = key("folder with tasks of your own, in the harness's YAML")
+    shots: Annotated[int, Field(ge=0)] | None = key("examples before each question; null: as the task has it")
+    limit: Count | None = key("questions of each task, at most: the first")
+    longest: Count | None = key("tokens that a request may have; null: the model's context C")
+    lengths: list[Count] = key(
+        "tokens of the texts that a task makes up, such as those of RULER; []: as the task has it"
+    )
+    batch_tokens: Count = key("tokens read together, at most; more is faster until memory ends")
+    dtype: Literal["float32", "bfloat16"] = key("that the decoder computes in, whatever it trained in")
+    checkpoint: Count | Literal["last"] = key("last of a finished run, or the number of an optimiser step")
     accelerator: Accelerator = key("auto, cpu or gpu")
     threads: Count | None = key(THREADS)

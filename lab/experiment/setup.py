@@ -29,9 +29,10 @@ from lab.model.kernels.case import Case
 from lab.model.precision import DTYPES, compute_dtype, device_of
 from lab.observe.measure import Measure, Source
 from lab.observe.scoring import kernel_of
+from lab.runs.extensions import extended, read_extensions
 from lab.runs.identity import digest, identity, order_identity
 from lab.runs.parents import FromRun, Remembered, Start, begun_from
-from lab.runs.run import Run, extended, read_extensions
+from lab.runs.run import Run
 from lab.runs.settings import FromRunSettings, RunSettings
 from lab.training.fit import flops_of, steps_of
 from lab.training.loggers import check_wandb
@@ -66,7 +67,9 @@ class Setup:
             check_optimizer(trainer.strategy, config.optimizer.name)
         build("schedule", config.schedule, steps=self.steps)
         self.tokenizer: Tokenizer = build("tokenizer", config.tokenizer)
-        if scale.vocabulary != self.tokenizer.vocabulary:
+        # A pretrained embedding may have rows beyond its tokens.
+        rows = scale.vocabulary - self.tokenizer.vocabulary
+        if rows < 0 or (rows > 0 and config.start.name == "scratch"):
             raise UserError(
                 f"scale.vocabulary is {scale.vocabulary} but the tokenizer {self.tokenizer.path} has "
                 f"{self.tokenizer.vocabulary} token ids; leave scale.vocabulary to follow the tokenizer"
@@ -133,6 +136,11 @@ class Setup:
                 if digest(self._identity(remembered)) == child.digest:
                     return remembered
         made: Start = build("start", start)
+        if self.config.adapter is not None and start.name == "scratch":
+            raise UserError(
+                f"adapter={self.config.adapter.name} trains numbers beside the weights of a parent, which stay as they "
+                "are: give start=run start.run=..."
+            )
         return made
 
     def _built(self, seed: int | None) -> Decoder:
@@ -140,7 +148,7 @@ class Setup:
         decoder = build_decoder(
             config.model, config.scale, kernel=config.kernel, compute_dtype=config.trainer.compute_dtype, seed=seed
         )
-        return extended(decoder, read_extensions(self.start.extensions, "start"))
+        return extended(decoder, read_extensions(self.start.extensions, "start"), self.start.table_folders)
 
     def fresh_decoder(self) -> Decoder:
         """A decoder as the run starts with it, made anew: its weights drawn, or a parent's."""
@@ -148,8 +156,17 @@ class Setup:
         if weights is None:
             return self._built(self.config.seed)
         decoder = self._built(None)
+        own = isinstance(self.start, Remembered)  # what an adapter has learnt is among them
+        if own:
+            self._adapt(decoder)
         load_weights(decoder, *weights)
+        if not own:
+            self._adapt(decoder)
         return decoder
+
+    def _adapt(self, decoder: Decoder) -> None:
+        if self.config.adapter is not None:
+            build("adapter", self.config.adapter)(decoder)
 
     @cached_property
     def decoder(self) -> Decoder:
@@ -169,7 +186,13 @@ class Setup:
         if not isinstance(self.start, FromRun):
             return []
         theirs, ours = flatten(self.start.parent.identity), flatten(self.identity)
-        keys = [key for key in sorted(theirs.keys() | ours.keys()) if not key.startswith(("start.", "extension"))]
+        # Of an imported parent nobody knows how it was trained.
+        told = (
+            theirs.keys() | ours.keys()
+            if isinstance(self.start.parent.config, RunSettings)
+            else theirs.keys() & ours.keys()
+        )
+        keys = [key for key in sorted(told) if not key.startswith(("start.", "extension"))]
         differing = [key for key in keys if theirs.get(key) != ours.get(key)]
         again = ["its data are read again from their first block"] if self.start.reads_again(self.order) else []
         return [*(f"{key}: {theirs.get(key, 'absent')} -> {ours.get(key, 'absent')}" for key in differing), *again]

@@ -4,9 +4,8 @@ The simplest of extensions, and a part of others: YaRN (arXiv 2309.00071, sectio
 (0.1 ln s + 1)^2, and arXiv 2405.18009 scales them with the length.
 """
 
-from torch import Tensor
-
-from lab.model.position import PositionEncoding
+from lab.extension.extension import Scaled
+from lab.model.decoder import Decoder
 
 
 class Temperature:
@@ -15,24 +14,5 @@ class Temperature:
     def __init__(self, temperature: float) -> None:
         self.temperature = temperature
 
-    def __call__(self, position: PositionEncoding) -> PositionEncoding:
-        return Scaled(position, self.temperature)
-
-
-class Scaled(PositionEncoding):
-    """A position encoding whose logits have a further factor."""
-
-    def __init__(self, inner: PositionEncoding, factor: float) -> None:
-        super().__init__(inner.heads, inner.head_dim)
-        self.inner, self.factor = inner, factor
-        self.slopes = inner.slopes
-        self.depends_on_length = inner.depends_on_length
-
-    def reach(self, length: int) -> None:
-        self.inner.reach(length)
-
-    def scale(self, length: int) -> float:
-        return self.factor * self.inner.scale(length)
-
-    def rotate(self, query: Tensor, key: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
-        return self.inner.rotate(query, key, positions)
+    def __call__(self, decoder: Decoder) -> None:
+        decoder.position = Scaled(decoder.position, self.temperature)

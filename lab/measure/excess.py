@@ -9,12 +9,13 @@ from pydantic import field_validator
 from lab.base.errors import UserError
 from lab.base.parts import part
 from lab.base.settings import Count, key
-from lab.observe.measure import Item, Measure, Row, Source, segment_starts
+from lab.observe.measure import Curve, Item, Measure, Point, Row, Source, segment_starts
 
 if TYPE_CHECKING:
     from lab.model.decoder import Decoder
 
 INSIDE = "inside_gain"
+ALONG = "excess_by_position"
 
 
 @part("measure")
@@ -29,11 +30,15 @@ class Excess(Measure):
     ``inside_gain`` bounds it: what the last C/8 tokens that they do have gave them (the same targets restarted with C/8
     tokens less, minus the restarted), for a decoder that gains less from tokens further away.
 
-    Rows: the measures ``whole_prefix``, ``restarted``, their difference ``excess``, and ``inside_gain``.
+    Rows: the measures ``whole_prefix``, ``restarted``, their difference ``excess``, ``inside_gain``, and the difference
+    by eighths of C, ``excess_by_position``, which is how sharply a decoder breaks.
     """
 
     length_is = "the whole prefix; targets are its second half"
     answers = True
+    curve = Curve(
+        "Excess by position", "tokens read (position + 1)", "loss given the whole prefix, minus restarted (nats)"
+    )
 
     name: Literal["excess"] = "excess"
     longest: Count = key("contexts C of the whole prefix; even")
@@ -76,7 +81,16 @@ class Excess(Measure):
                 (INSIDE, length, less - restarted[: len(less)]),
             ):
                 rows.append({"measure": name, "length_tokens": given} | place | observed(losses))
+            for start, losses in zip(range(first, length, eighth), (whole - restarted).split(eighth), strict=True):
+                place = {"segment": segment, "start_position": start, "stop_position": start + eighth}
+                rows.append({"measure": ALONG, "length_tokens": length} | place | observed(losses))
         return rows
+
+    @classmethod
+    def point(cls, row: Row) -> Point | None:
+        if row["measure"] != ALONG:
+            return None
+        return Point(cls.label(), (row["start_position"] + row["stop_position"] + 1) / 2, row["loss_nats"])
 
     @classmethod
     def notes(cls, rows: Sequence[Row]) -> list[tuple[str, str, str]]:

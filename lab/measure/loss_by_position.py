@@ -41,6 +41,9 @@ class LossByPosition(Measure):
         if context % self.bin_tokens:
             raise UserError(f"measure.{self.name}.bin_tokens is {self.bin_tokens}: it must divide C = {context}")
 
+    def reads_inside(self, context: int) -> bool:
+        return True
+
     def items(self, source: Source) -> Iterator[Item]:
         return source.long_enough(self.longest * source.context + 1, self.documents)
 
@@ -48,10 +51,11 @@ class LossByPosition(Measure):
         from lab.observe.losses import losses_in_one_pass, observed, on_device
 
         length = self.longest * context
+        read = min(length, decoder.position.longest or length)
         rows = []
         for segment, begin in enumerate(segment_starts(len(item.ids), length + 1, self.segments)):
-            losses = losses_in_one_pass(decoder, on_device(item.ids[begin : begin + length + 1], decoder)).cpu()
-            for start in range(0, length, self.bin_tokens):
+            losses = losses_in_one_pass(decoder, on_device(item.ids[begin : begin + read + 1], decoder)).cpu()
+            for start in range(0, read, self.bin_tokens):
                 stop = start + self.bin_tokens
                 place = {"segment": segment, "length_tokens": length, "start_position": start, "stop_position": stop}
                 rows.append(place | observed(losses[start:stop]))

@@ -42,13 +42,17 @@ class TruncatedPerplexity(Measure):
         if context % 2 and not self.lengths:
             raise UserError(f"C is {context}: give measure.{self.name}.lengths, for C / 2 is no length")
 
+    def reads_inside(self, context: int) -> bool:
+        return self.lengths_of(context)[0] <= context
+
     def items(self, source: Source) -> Iterator[Item]:
         return source.long_enough(max(self.lengths_of(source.context)) + 1, self.documents)
 
     def score(self, decoder: "Decoder", item: Item, context: int) -> list[Row]:
         from lab.observe.losses import losses_in_one_pass, observed, on_device
 
-        lengths = self.lengths_of(context)
+        longest = decoder.position.longest
+        lengths = [each for each in self.lengths_of(context) if longest is None or each <= longest]
         tokens = on_device(item.ids[: lengths[-1] + 1], decoder)
         rows = []
         if not decoder.position.depends_on_length:

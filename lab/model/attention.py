@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from lab.model import kernels
 from lab.model.kernels.case import Case
+from lab.model.kernels.turning import attend_turning
 from lab.model.linear import Linear
 from lab.model.position import PositionEncoding
 
@@ -64,18 +65,33 @@ class Attention(nn.Module):
         query = self.query(x).view(batch, time, self.heads, self.head_dim).transpose(1, 2)
         key = self.key(x).view(batch, time, self.kv_heads, self.head_dim).transpose(1, 2)
         value = self.value(x).view(batch, time, self.kv_heads, self.head_dim).transpose(1, 2)
-        query, key = position.rotate(query, key, positions)
+        if not position.turns_keys:
+            query, key = position.rotate(query, key, positions)
         if cache is not None:
             key, value = cache.extend(key, value)
-        mixed = kernels.attend(
-            query,
-            key,
-            value,
-            window=self.window,
-            slopes=position.slopes,
-            scale=scale / math.sqrt(self.head_dim),
-            offset=key.shape[2] - time,
-            documents=documents,
-            kernel=self.kernel,
-        )
+        scale, offset = scale / math.sqrt(self.head_dim), key.shape[2] - time
+        if position.turns_keys:
+            mixed = attend_turning(
+                query,
+                key,
+                value,
+                position,
+                int(positions[0]),
+                window=self.window,
+                scale=scale,
+                documents=documents,
+                kernel=self.kernel,
+            )
+        else:
+            mixed = kernels.attend(
+                query,
+                key,
+                value,
+                window=self.window,
+                slopes=position.slopes,
+                scale=scale,
+                offset=offset,
+                documents=documents,
+                kernel=self.kernel,
+            )
         return self.output(mixed.transpose(1, 2).reshape(batch, time, -1))

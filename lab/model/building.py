@@ -10,11 +10,11 @@ from lab.base.parts import build
 from lab.model.attention import Attention
 from lab.model.decoder import Decoder
 from lab.model.precision import DTYPES
-from lab.model.settings import ModelSettings, ScaleSettings
+from lab.model.settings import ModelSettings, ShapeSettings
 
 
 def build_decoder(
-    model: ModelSettings, scale: ScaleSettings, *, kernel: str, compute_dtype: str, seed: int | None
+    model: ModelSettings, scale: ShapeSettings, *, kernel: str, compute_dtype: str, seed: int | None
 ) -> Decoder:
     """The decoder that settings describe.
 
@@ -38,12 +38,13 @@ def build_decoder(
         )
         return layer
 
+    placed = {"width": scale.width, "context": scale.context} if model.position.absolute else {}
     return Decoder(
         vocabulary=scale.vocabulary,
         layers=scale.layers,
         width=scale.width,
         hidden=scale.hidden,
-        position=build("position", model.position, heads=scale.heads, head_dim=scale.head_dim),
+        position=build("position", model.position, heads=scale.heads, head_dim=scale.head_dim, **placed),
         attention=attention,
         seed=seed,
         eps=model.eps,

@@ -134,19 +134,34 @@ class Decoder(nn.Module):
         """
         if cache is not None and documents is not None:
             raise ValueError("a cache does not keep which document a key belongs to")
+        asked = tokens.shape[1]
+        if cache is not None:
+            tokens = cache.unread(tokens, self.position)
+        x = functional.embedding(tokens, self.embedding).to(self.compute_dtype)
+        x = self.position.embed(x, cache.length if cache is not None else 0)
+        return self.continued(x, 0, documents, cache)[:, -asked:]
+
+    def continued(
+        self,
+        x: Float[Tensor, "batch time width"],
+        first: int,
+        documents: Int[Tensor, "batch time"] | None = None,
+        cache: "Cache | None" = None,
+    ) -> Float[Tensor, "batch time width"]:
+        """What :meth:`hidden` gives of states ``x`` that enter block ``first``, or leave the last where it is their
+        number."""
         start = cache.length if cache is not None else 0
-        length = start + tokens.shape[1]
+        length = start + x.shape[1]
         self.position.reach(length)
         if documents is None:
-            for block in self.blocks:
+            for block in self.blocks[first:]:
                 attention = cast(Attention, block.attention)
                 slopes = self.position.slopes is not None
-                attention.prepare(tokens.shape[1], start, slopes, self.compute_dtype, tokens.device)
-        positions = torch.arange(start, length, device=tokens.device)
+                attention.prepare(x.shape[1], start, slopes, self.compute_dtype, x.device)
+        positions = torch.arange(start, length, device=x.device)
         scale = self.position.scale(length)
         layers: Sequence[LayerCache | None] = [None] * len(self.blocks) if cache is None else cache.layers
-        x = functional.embedding(tokens, self.embedding).to(self.compute_dtype)
-        for block, layer in zip(self.blocks, layers, strict=True):
+        for block, layer in zip(self.blocks[first:], layers[first:], strict=True):
             x = block(x, self.position, positions, documents, layer, scale)
         if cache is not None:
             cache.length = length

@@ -7,10 +7,13 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from lab.model.decoder import Block, Decoder
+from lab.model.position import PositionEncoding
 
 
 class LayerCache:
-    """The keys (rotated, where the encoding rotates) and values that one layer's next queries may see.
+    """The keys and values that one layer's next queries may see.
+
+    Keys are kept rotated, where the encoding rotates, but for one by which they turn anew with every query.
 
     With a window of W keys, the query's own included, these are the last W - 1: memory does not grow beyond.
     """
@@ -40,8 +43,25 @@ class Cache:
     """
 
     def __init__(self, decoder: Decoder) -> None:
+        self._windows = [block.attention.window for block in decoder.blocks if isinstance(block, Block)]
+        self._tokens: Int[Tensor, "batch tokens"] | None = None
+        self._clear()
+
+    def _clear(self) -> None:
         self.length = 0
-        self.layers = [LayerCache(block.attention.window) for block in decoder.blocks if isinstance(block, Block)]
+        self.layers = [LayerCache(window) for window in self._windows]
+
+    def unread(self, tokens: Int[Tensor, "batch new"], position: PositionEncoding) -> Int[Tensor, "batch unread"]:
+        """The tokens that have to be read: the new ones, or all from the first on, if the keys of those before are
+        turned otherwise in a text of this length."""
+        if not position.depends_on_length:
+            return tokens
+        before, every = self.length, tokens if self._tokens is None else torch.cat((self._tokens, tokens), dim=1)
+        self._tokens = every
+        if position.version(before) == position.version(before + tokens.shape[1]):
+            return tokens
+        self._clear()
+        return every
 
 
 @torch.inference_mode()

@@ -2,22 +2,26 @@
 
 A position encoding answers these questions, and the decoder asks nothing else of it:
 
+- ``embed(states, start)``: what is added to the embedding (the absolute encodings add vectors, the others nothing);
 - ``rotate(query, key, positions)``: what to do to queries and keys (RoPE rotates them, the others do nothing);
 - ``slopes``: the linear bias of each head, or ``None`` (ALiBi);
 - ``scale(length)``: a factor on the logits, 1 unless an extension says otherwise;
-- ``reach(length)``: whatever is to be made ready for a length.
+- ``reach(length)``: whatever is to be made ready for a length;
+- ``longest``: the greatest length that it has positions for, ``None`` where there is no end.
 
-For those who score it, ``depends_on_length`` says whether a token's score changes with the tokens behind it, as it
-does when the rotation is scaled to the length at hand (dynamic NTK).
+Rotations may be scaled to the length of a text. ``depends_on_length``: all positions have those of the whole text, so
+that a token's score changes with the tokens behind it, and keys in a cache hold for texts of one ``version(length)``
+only. ``turns_keys``: each position has those of the text that ends with it; then a key turns anew with every query.
 
 Adding one is: a class here, its settings in ``lab/model/settings.py``, a file in ``conf/model/position/`` and one in
 ``conf/model/``, a test against an independent formula.
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Complex, Float, Int
 from torch import Tensor, nn
 
 from lab.base.errors import UserError
@@ -33,6 +37,8 @@ class PositionEncoding(nn.Module):
     """
 
     depends_on_length = False
+    turns_keys = False
+    longest: int | None = None
     slopes: Float[Tensor, "heads"] | None
 
     def __init__(self, heads: int, head_dim: int) -> None:
@@ -41,12 +47,26 @@ class PositionEncoding(nn.Module):
         self.head_dim = head_dim
         self.register_buffer("slopes", None, persistent=False)
 
+    def embed(self, states: Float[Tensor, "batch time width"], start: int) -> Float[Tensor, "batch time width"]:
+        """Embedded tokens, the first of which stands at position ``start``, with what tells their positions."""
+        return states
+
     def reach(self, length: int) -> None:
         """Make ready for positions below ``length``; the decoder calls this once a pass, outside compiled code."""
+
+    def version(self, length: int) -> int:
+        """Texts whose lengths have the same are turned alike."""
+        return 0
 
     def scale(self, length: int) -> float:
         """Factor on the logits of a pass over ``length`` tokens, those in a cache included."""
         return 1.0
+
+    def phases(
+        self, lengths: Sequence[int], positions: Int[Tensor, "positions"]
+    ) -> Complex[Tensor, "lengths positions half"]:
+        """e^(i angle) of each pair at positions of texts of several lengths, of an encoding that ``turns_keys``."""
+        raise NotImplementedError
 
     def rotate(
         self,
@@ -60,6 +80,59 @@ class PositionEncoding(nn.Module):
 
 class NoPE(PositionEncoding):
     """No position encoding: the causal mask alone tells order (Haviv et al. 2022; Kazemnejad et al. 2023)."""
+
+
+class Sinusoidal(PositionEncoding):
+    """Fixed sines and cosines beside the embedding (Vaswani et al. 2017, arXiv 1706.03762, section 3.5).
+
+    Position t has sin(t / 10,000^(2i/width)) in dimension 2i and the cosine in 2i + 1. There they are added to the
+    embedding times sqrt(width); here the sinusoids are divided by it, so that the embedding is that of all variants: a
+    common factor, which the norms take out.
+
+    Raises:
+        UserError: ``width`` is odd.
+    """
+
+    table: Float[Tensor, "positions width"]
+
+    def __init__(self, heads: int, head_dim: int, width: int, context: int) -> None:
+        super().__init__(heads, head_dim)
+        if width % 2:
+            raise UserError(f"width is {width}: sinusoids come in pairs; choose an even number")
+        self.width = width
+        self.register_buffer("table", torch.empty(0, width), persistent=False)
+
+    def embed(self, states: Tensor, start: int) -> Tensor:
+        stop = start + states.shape[1]
+        if stop > len(self.table):
+            positions = torch.arange(stop, dtype=torch.float64, device=states.device)
+            exponents = torch.arange(0, self.width, 2, dtype=torch.float64, device=states.device) / self.width
+            angles = torch.outer(positions, 10_000.0**-exponents)
+            table = torch.stack((angles.sin(), angles.cos()), dim=-1).flatten(1) / math.sqrt(self.width)
+            self.table = table.to(torch.float32)
+        return states + self.table[start:stop].to(states.dtype)
+
+
+class Learned(PositionEncoding):
+    """A vector for each position of the context, trained as the embedding is (Gehring et al. 2017, arXiv 1705.03122).
+
+    There is none beyond the context C: such a decoder reads no longer text.
+    """
+
+    def __init__(self, heads: int, head_dim: int, width: int, context: int) -> None:
+        super().__init__(heads, head_dim)
+        self.weight = nn.Parameter(torch.empty(context, width))
+        self.longest = context
+
+    def embed(self, states: Tensor, start: int) -> Tensor:
+        """Raises UserError beyond the context."""
+        stop = start + states.shape[1]
+        if stop > len(self.weight):
+            raise UserError(
+                f"learned positions end at C = {len(self.weight):,}, and {stop:,} tokens are to be read: give fewer, "
+                "or take a decoder with another position encoding"
+            )
+        return states + self.weight[start:stop].to(states.dtype)
 
 
 class RoPE(PositionEncoding):
@@ -84,15 +157,20 @@ class RoPE(PositionEncoding):
         super().__init__(heads, head_dim)
         if head_dim % 2:
             raise UserError(f"head_dim is {head_dim}: RoPE turns pairs of dimensions; choose an even number")
+        self.base = base
         exponents = torch.arange(0, head_dim, 2, dtype=torch.float64) / head_dim
         self.register_buffer("inverse_frequencies", base**-exponents, persistent=False)
         self.register_buffer("table", torch.empty(2, 0, head_dim // 2), persistent=False)
 
     def reach(self, length: int) -> None:
         if length > self.table.shape[1]:
-            positions = torch.arange(length, dtype=torch.float64, device=self.inverse_frequencies.device)
-            angles = torch.outer(positions, self.inverse_frequencies)
+            angles = self.angles(length)
             self.table = torch.stack((angles.cos(), angles.sin())).to(torch.float32)
+
+    def angles(self, length: int) -> Float[Tensor, "length half"]:
+        """By how much each pair turns at each position of a text, float64."""
+        positions = torch.arange(length, dtype=torch.float64, device=self.inverse_frequencies.device)
+        return torch.outer(positions, self.inverse_frequencies)
 
     def rotate(self, query: Tensor, key: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
         cosines, sines = self.table[:, positions]

@@ -9,9 +9,15 @@ from lab.base.settings import Count, Positive, Settings, key
 
 
 class PositionSettings(Settings):
-    """What every position encoding has. ``slopes``: whether it biases logits by distance."""
+    """What every position encoding has.
+
+    ``slopes``: whether it biases logits by distance. ``absolute``: whether it adds to the embedding, and so is made for
+    a width and a context. ``ends``: whether it has no positions beyond that context.
+    """
 
     slopes: ClassVar[bool] = False
+    absolute: ClassVar[bool] = False
+    ends: ClassVar[bool] = False
 
 
 @part("position", "lab.model.position:NoPE")
@@ -36,6 +42,25 @@ class ALiBiSettings(PositionSettings):
     slopes = True
 
     name: Literal["alibi"] = "alibi"
+
+
+@part("position", "lab.model.position:Sinusoidal")
+class SinusoidalSettings(PositionSettings):
+    """Fixed sines and cosines, added to the embedding."""
+
+    absolute = True
+
+    name: Literal["sinusoidal"] = "sinusoidal"
+
+
+@part("position", "lab.model.position:Learned")
+class LearnedSettings(PositionSettings):
+    """A trained vector for each position of C, added to the embedding; there is none beyond."""
+
+    absolute = True
+    ends = True
+
+    name: Literal["learned"] = "learned"
 
 
 @part("attention", "lab.model.attention:Attention")
@@ -63,8 +88,8 @@ class ModelSettings(Settings):
     eps: Positive = key("of the norms (TinyLlama: 1e-5)")
 
 
-class ScaleSettings(Settings):
-    """Shape, context, windows, budget and batch of a run."""
+class ShapeSettings(Settings):
+    """Shape and context of a decoder."""
 
     vocabulary: Count = key("token ids of embedding and head; the tokenizer's")
     context: int = key("C, in tokens: a block is C + 1", ge=2)
@@ -74,6 +99,20 @@ class ScaleSettings(Settings):
     heads: Count = key("query heads")
     kv_heads: Count = key("key and value heads; divides heads")
     head_dim: Count = key("width of one head")
+
+    @model_validator(mode="after")
+    def _heads_divide(self) -> "ShapeSettings":
+        if self.heads % self.kv_heads:
+            raise ValueError(
+                f"heads is {self.heads} and kv_heads is {self.kv_heads}: each key head serves heads / "
+                "kv_heads query heads; choose kv_heads that divides heads"
+            )
+        return self
+
+
+class ScaleSettings(ShapeSettings):
+    """Shape, context, windows, budget and batch of a run."""
+
     window: Count = key("keys that a query of a windowed variant sees, itself included")
     narrow_window: Count = key("keys that a query of the narrow window sees")
     tokens: Count = key("budget of the run: tokens trained on")
@@ -82,12 +121,3 @@ class ScaleSettings(Settings):
     learning_rate: Positive = key("peak")
     warmup_steps: int = key("optimiser steps of linear warm-up", ge=0)
     validation_blocks: Count = key("blocks of the validation loss")
-
-    @model_validator(mode="after")
-    def _heads_divide(self) -> "ScaleSettings":
-        if self.heads % self.kv_heads:
-            raise ValueError(
-                f"heads is {self.heads} and kv_heads is {self.kv_heads}: each key head serves heads / "
-                "kv_heads query heads; choose kv_heads that divides heads"
-            )
-        return self

@@ -41,6 +41,10 @@ OBSERVED = (
     "loss_nats",
     "correct",
 )
+# Columns that a table has only if a row has a use for them.
+#   layer, head      that were observed, counted from 0
+#   value            what was observed, if it is no mean loss and no answer
+BESIDE = ("layer", "head", "value")
 
 
 @dataclass(frozen=True)
@@ -188,6 +192,11 @@ class Measure(Settings, ABC):
 
     def fits(self, context: int) -> None:
         """Raises UserError if the settings do not fit a context C."""
+
+    def reads_inside(self, context: int) -> bool:
+        """Whether it has something to say of a decoder that reads no more than C tokens; then its items are those of
+        all, and it scores them as far as that goes."""
+        return False
 
     @abstractmethod
     def items(self, source: Source) -> Iterator[Item]:

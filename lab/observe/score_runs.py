@@ -1,8 +1,10 @@
 """Score many runs on one set of held-out documents, which is read once for all that share tokenizer and context."""
 
-from collections.abc import Callable, Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from lab.base.parts import build
 from lab.data.settings import EvaluationSettings
@@ -50,8 +52,11 @@ def score_runs(
     return [(label, step) for (label, _), step in zip(sources, steps, strict=True)]
 
 
-def sources_of(runs: Sequence[Model], evaluation: EvaluationSettings) -> list[tuple[str, Source]]:
+def sources_of(runs: Sequence[Model], evaluation: EvaluationSettings, split: str = "test") -> list[tuple[str, Source]]:
     """For each run what its rows of an evaluation are called, and the documents, read once for all that share them.
+
+    Args:
+        split: of the documents; another than ``test`` is called by its name.
 
     Raises UserError if the documents are not there.
     """
@@ -59,17 +64,43 @@ def sources_of(runs: Sequence[Model], evaluation: EvaluationSettings) -> list[tu
     sources: dict[tuple[str, str, int], Source] = {}
     corpora: dict[str, Corpus] = {}
     for run in runs:
-        role, settings = (
-            ("corpus", run.config.data.corpus) if evaluation.corpus is None else ("evaluation", evaluation.corpus)
-        )
+        role, settings = ("corpus", run.corpus) if evaluation.corpus is None else ("evaluation", evaluation.corpus)
         if repr(settings) not in corpora:
             corpora[repr(settings)] = build(role, settings)
         corpus, tokenizer, context = corpora[repr(settings)], run.tokenizer(), run.context
-        digest = corpus.manifest()["digest"]
+        manifest = corpus.manifest()
+        digest = manifest["digest"]
+        if split == "test":
+            warn_of_training_text(run, manifest)
         place = (digest, tokenizer.digest, context)
         if place not in sources:
             sources[place] = Source(
-                partial(held_out, corpus, "test", tokenizer), tokenizer, context, corpus.cluster, corpus.clusters
+                partial(held_out, corpus, split, tokenizer), tokenizer, context, corpus.cluster, corpus.clusters
             )
-        found.append((f"{evaluation.label}-{digest[:8]}", sources[place]))
+        found.append((f"{evaluation.label if split == 'test' else split}-{digest[:8]}", sources[place]))
     return found
+
+
+def warn_of_training_text(run: Model, evaluation: Mapping[str, Any]) -> None:
+    """Say on stderr if texts that are scored are texts that the run was trained on.
+
+    Args:
+        evaluation: manifest of the documents that are scored.
+    """
+    trained = run.facts.get("corpus", {}).get("splits", {}).get("train", [])
+    scored = set(hashes(evaluation.get("splits", {}).get("test", [])))
+    both = scored & set(hashes(trained))
+    if both:
+        print(
+            f"{run.path} was trained on {len(both)} of the {len(scored)} texts that are scored: these are not held out",
+            file=sys.stderr,
+        )
+
+
+def hashes(entries: Any) -> Iterator[str]:
+    """Every sha256 in the entries of a manifest, however they lie in it."""
+    inside = entries.values() if isinstance(entries, Mapping) else entries if isinstance(entries, list) else ()
+    if isinstance(entries, Mapping) and isinstance(entries.get("sha256"), str):
+        yield entries["sha256"]
+    for each in inside:
+        yield from hashes(each)

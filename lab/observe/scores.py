@@ -8,7 +8,7 @@ from typing import Any
 
 from lab.base.errors import UserError
 from lab.base.tables import read_table, write_table
-from lab.observe.measure import OBSERVED, Row
+from lab.observe.measure import BESIDE, OBSERVED, Row
 
 # What names a row beside what is observed.
 #   measure     its name; one choice of measure= may give rows of several
@@ -25,13 +25,19 @@ Key = tuple[Any, ...]
 
 def proof(rows: Iterable[Row]) -> str:
     """sha256 of rows, in whatever order."""
-    told = sorted(json.dumps([row[column] for column in COLUMNS]) for row in rows)
+    told = sorted(json.dumps([row[column] for column in COLUMNS] + _beside(row)) for row in rows)
     return hashlib.sha256("\n".join(told).encode()).hexdigest()
+
+
+def _beside(row: Row) -> list[tuple[str, Any]]:
+    """The columns that a row has only if it has a use for them."""
+    return [(column, row[column]) for column in BESIDE if row.get(column) is not None]
 
 
 def key(row: Row) -> Key:
     """What tells one observation from all others."""
-    return tuple(row[column] for column in (*NAMED, "segment", "length_tokens", "distance_tokens", "start_position"))
+    where = ("segment", "length_tokens", "distance_tokens", "start_position", "layer", "head")
+    return tuple(row.get(column) for column in (*NAMED, *where))
 
 
 class Scores:
@@ -44,7 +50,7 @@ class Scores:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._rows: dict[Key, Row] = {}
-        rows = read_table(path, COLUMNS) if path.exists() else []
+        rows = read_table(path, COLUMNS, numbers=BESIDE) if path.exists() else []
         self.add(rows)
         if len(self._rows) != len(rows):
             raise UserError(f"{path} holds an observation twice; delete it and score the run again")
@@ -61,7 +67,7 @@ class Scores:
     def add(self, rows: Iterable[Row]) -> None:
         """Take up rows; one of the same key is replaced."""
         for row in rows:
-            full = {column: row.get(column) for column in COLUMNS}
+            full = {column: row.get(column) for column in COLUMNS} | dict(_beside(row))
             self._rows[key(full)] = full
 
     def drop(self, rows: Sequence[Row]) -> None:
@@ -72,6 +78,7 @@ class Scores:
     def write(self) -> None:
         """To the disk, whole or not at all; no rows are no file. Raises UserError if it cannot be written."""
         if self._rows:
-            write_table(self.path, self.rows)
+            used = [column for column in BESIDE if any(column in row for row in self.rows)]
+            write_table(self.path, [dict.fromkeys((*COLUMNS, *used)) | row for row in self.rows])
         else:
             self.path.unlink(missing_ok=True)

@@ -22,7 +22,7 @@ from lab.model.decoder import Decoder
 from lab.model.kernels.case import Case
 from lab.model.memory import is_out_of_memory
 from lab.model.precision import DTYPES, exact_products
-from lab.observe.measure import Item, Measure, Row, Source
+from lab.observe.measure import Ids, Item, Measure, Row, Source
 from lab.observe.scores import Scores, proof
 from lab.runs.environment import digest_of_code, hardware, packages
 from lab.runs.run import Model
@@ -60,7 +60,7 @@ def rows_of(
     measured, complete = manifest.get("measured", {}), manifest.get("scored", {})
     labels = {tuple(record.get(column) for column in SCORING): label for label, record in measured.items()}
 
-    def label_of(row: Row) -> str:
+    def of_row(row: Row) -> str:
         place = tuple(row[column] for column in SCORING)
         return labels.get(place, "/".join(map(str, (row["measure"], *place))))
 
@@ -71,14 +71,14 @@ def rows_of(
         if label in complete and setting in settings and precision == dtype
     }
     for row in rows:
-        by_label.setdefault(label_of(row), []).append(row)
+        by_label.setdefault(of_row(row), []).append(row)
     for label, each in by_label.items():
         check_scored(run, label, each, manifest)
     if step is None:
         step = max((row["step"] for row in rows), default=0)
     wanted = (evaluation, "none")
     chosen = [row for row in rows if row["step"] == step and (evaluation is None or row["evaluation"] in wanted)]
-    for label in dict.fromkeys(map(label_of, chosen)):
+    for label in dict.fromkeys(map(of_row, chosen)):
         if label not in complete:
             raise UserError(f"{path}: {label.split('/')[0]} is not scored to its end; score the run again, it goes on")
     return chosen
@@ -126,24 +126,27 @@ def score_run(
             damaged, or not what was written.
     """
     context = run.context
-    scores = Scores(run.path / "scores.csv")
-    if not scores.rows and run.manifest.get("measured"):
-        run.update_manifest(measured={}, scored={}, documents={})  # who deletes scores.csv scores anew
+    scores = scores_of(run)
     decoder = None
     for measure in measures.values():
         measure.fits(context)  # of all, before the first is scored
     for measure in measures.values():
+        if run.config.model.position.ends and not measure.reads_inside(context):
+            told = f"{run.path}: {run.config.model.position.name} positions end at C = {context:,}"
+            print(f"{told}; {measure.label()} looks beyond, and is left out")
+            continue
         named = {
             "setting": setting_of(measure),
             "evaluation": evaluation if measure.reads_documents else "none",
             "step": step,
             "precision": dtype,
         }
-        label = "/".join(str(value) for value in (measure.label(), *named.values()))
+        label = label_of(measure.label(), named)
         rows = scores.select(**named)
         manifest = run.manifest
         check_scored(run, label, rows, manifest)
         items = list(measure.items(source))
+        refuse_searched(run, items)
         note_documents(run, str(named["evaluation"]), items)
         done = {row["document"] for row in rows}
         left = [item for item in items if item.name not in done]
@@ -163,10 +166,7 @@ def score_run(
             "settings": measure.identity(),
             "clusters": source.clusters if measure.reads_documents else "trials",
             "code": code_of(measure),
-            "python": platform.python_version(),
-            "packages": packages(),
-            "hardware": hardware(),
-            "kernel": kernel_of(decoder, device, dtype),
+            **environment_of(decoder, device, dtype),
         }
         if rows and left != items and (other := differing(before, record)):
             print(f"{run.path}: {measure.label()} was begun with another {other} and is scored again", file=sys.stderr)
@@ -179,6 +179,51 @@ def score_run(
         score_items(decoder, measure, scores, left, named, source, f"{run.path.name} {measure.label()}", check)
         _note(run, "scored", label, proof(scores.select(**named)))
     return decoder is not None
+
+
+def scores_of(run: Model) -> Scores:
+    """The scores of a run that is held; who deletes scores.csv scores anew. Raises UserError if it is damaged."""
+    scores = Scores(run.path / "scores.csv")
+    if not scores.rows and run.manifest.get("measured"):
+        run.update_manifest(measured={}, scored={}, documents={})
+    return scores
+
+
+def label_of(measure: str, named: Mapping[str, Any]) -> str:
+    """What a scoring is called in the manifest."""
+    return "/".join(str(value) for value in (measure, *named.values()))
+
+
+def environment_of(decoder: Decoder, device: str, dtype: str) -> dict[str, Any]:
+    """What of the surroundings decides an observation's bits. Raises UserError as :func:`kernel_of`."""
+    return {
+        "python": platform.python_version(),
+        "packages": packages(),
+        "hardware": hardware(),
+        "kernel": kernel_of(decoder, device, dtype),
+    }
+
+
+def store_rows(run: Model, measure: str, record: Mapping[str, Any], rows: Sequence[Row]) -> None:
+    """Take the rows of one whole scoring into ``scores.csv``, in place of those that it had.
+
+    Args:
+        measure: what the scoring is called; its rows may have further names.
+        record: what they were made with; its columns SCORING are the rows' too.
+
+    Raises:
+        UserError: scores.csv is damaged, or not what was written.
+    """
+    named = {column: record[column] for column in SCORING}
+    label, scores = label_of(measure, named), scores_of(run)
+    before = scores.select(**named)
+    check_scored(run, label, before, run.manifest)
+    scores.drop(before)
+    scores.add(row | named for row in rows)
+    _note(run, "scored", label, None)
+    _note(run, "measured", label, record)
+    scores.write()
+    _note(run, "scored", label, proof(scores.select(**named)))
 
 
 def check_scored(run: Model, label: str, rows: Sequence[Row], manifest: Mapping[str, Any]) -> None:
@@ -198,6 +243,22 @@ def check_scored(run: Model, label: str, rows: Sequence[Row], manifest: Mapping[
     )
 
 
+def digest_of_ids(ids: Ids) -> str:
+    """By which a document is known: of the sha256 of its token ids."""
+    return hashlib.sha256(ids.tobytes()).hexdigest()[:16]
+
+
+def refuse_searched(run: Model, items: Sequence[Item]) -> None:
+    """Raises UserError if what the run is was searched on a document that is to be scored."""
+    searched = run.searched_on
+    for item in items:
+        if digest_of_ids(item.ids) in searched:
+            raise UserError(
+                f"{run.path} was found by a search on {item.name}, which is to be scored: score it on other documents, "
+                "or search on others"
+            )
+
+
 def note_documents(run: Model, evaluation: str, items: Sequence[Item]) -> None:
     """Write down what was read, the sha256 of each document's token ids by name.
 
@@ -206,7 +267,7 @@ def note_documents(run: Model, evaluation: str, items: Sequence[Item]) -> None:
     """
     noted = run.manifest.get("documents", {})
     before = noted.get(evaluation, {})
-    found = {item.name: hashlib.sha256(item.ids.tobytes()).hexdigest()[:16] for item in items}
+    found = {item.name: digest_of_ids(item.ids) for item in items}
     for name, digest in found.items():
         if before.get(name, digest) != digest:
             raise UserError(f"{run.path} was scored on another {name} of {evaluation}; restore that document")

@@ -4,10 +4,11 @@ One file a study in lab/analysis/, without torch until it observes; the choices 
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
+from lab.base.errors import UserError
 from lab.base.parts import name_of
 from lab.base.settings import Settings
 from lab.observe.measure import Item, Row, Source, range_end
@@ -37,10 +38,78 @@ class Lines:
     positions: bool = False
 
 
-class Study(Settings, ABC):
-    """One question about a decoder. Its fields are its keys."""
+@dataclass(frozen=True)
+class Points:
+    """How a study's table is drawn: a panel for each value of a column, a point for each row.
 
-    lines: ClassVar[Lines]
+    Attributes:
+        by, along, upward, shade: columns of the table; ``by``: which panel.
+        labels: what they are, in that order.
+    """
+
+    title: str
+    by: str
+    along: str
+    upward: str
+    shade: str
+    labels: tuple[str, str, str, str]
+
+
+@dataclass(frozen=True)
+class Map:
+    """How a study's table is drawn: as colours.
+
+    Attributes:
+        down, across, value: columns of the table.
+        labels: what they are, in that order.
+    """
+
+    title: str
+    down: str
+    across: str
+    value: str
+    labels: tuple[str, str, str]
+
+
+@dataclass(frozen=True)
+class Headline:
+    """The column by which several runs are compared, along another, of numbers or of words; rows that agree in the
+    latter hold one value, and rows with nothing there are left out."""
+
+    along: str
+    value: str
+    along_label: str
+    value_label: str
+
+
+class Number(NamedTuple):
+    """What a study says of a run in one number, for claims to be held against.
+
+    Attributes:
+        quantity: what it is, in words; claims name it behind the study's name: ``formation: told_apart in layer 4``.
+        document: that it is of; "": of all that was read.
+    """
+
+    quantity: str
+    value: float
+    document: str = ""
+
+
+class Study(Settings, ABC):
+    """One question about a decoder. Its fields are its keys.
+
+    Attributes:
+        pictures: of its table.
+        headline: None: several runs are not compared.
+    """
+
+    pictures: ClassVar[tuple[Lines | Points | Map, ...]]
+    headline: ClassVar[Headline | None] = None
+
+    @property
+    def documents_of(self) -> str:
+        """The split that its documents are of: ``test`` unless it says otherwise."""
+        return "test"
 
     @classmethod
     def label(cls) -> str:
@@ -54,6 +123,14 @@ class Study(Settings, ABC):
     def items(self, source: Source) -> Iterator[Item]:
         """What is observed. Raises UserError if there is nothing."""
 
+    def numbers(self, fold: "Fold", rows: Sequence[Row]) -> Iterator[Number]:
+        """The quantities that claims may name, of what was observed and of the table made of it."""
+        return iter(())
+
+
+class DocumentStudy(Study):
+    """A study of a decoder over documents, and of nothing else."""
+
     @abstractmethod
     def observe(self, decoder: "Decoder", item: Item, context: int) -> "Observed":
         """Sums and counts over one item, for :meth:`lab.observe.fold.Fold.add`."""
@@ -61,6 +138,34 @@ class Study(Settings, ABC):
     @abstractmethod
     def rows(self, fold: "Fold", context: int) -> list[Row]:
         """The table, of all items together."""
+
+
+def numbers_by_layer(rows: Sequence[Row], columns: Sequence[str]) -> Iterator[Number]:
+    """Columns that hold one value a layer, ``layer_told_apart`` as "told_apart in layer 4"; that of the middle layer
+    is "in the middle layer", too."""
+    by_layer = {row["layer"]: row for row in rows}
+    middle = max(max(by_layer) // 2, min(by_layer))
+    for column in columns:
+        name = column.removeprefix("layer_")
+        for layer, row in by_layer.items():
+            yield Number(f"{name} in layer {layer}", float(row[column]))
+        yield Number(f"{name} in the middle layer", float(by_layer[middle][column]))
+
+
+def check_bins(bin_tokens: int, context: int) -> None:
+    """Raises UserError if bins of positions do not divide C."""
+    if context % bin_tokens:
+        raise UserError(f"bin_tokens is {bin_tokens}: it must divide C = {context}")
+
+
+def bin_of(index: int, bin_tokens: int) -> Row:
+    """Where a bin of positions lies: its columns in a table."""
+    start = index * bin_tokens
+    return {
+        "start_position": start,
+        "stop_position": start + bin_tokens,
+        "position": start + (bin_tokens - 1) / 2,
+    }
 
 
 def ranges(context: int, length: int) -> list[tuple[int, int]]:

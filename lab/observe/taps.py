@@ -23,6 +23,11 @@ from lab.model.decoder import Decoder
 EMBEDDING = "embedding"  # a parameter, not a module
 
 
+def states(decoder: Decoder) -> list[str]:
+    """The places of what enters the first block and leaves each: layer 0, layer 1, and so on."""
+    return [EMBEDDING, *(f"blocks.{index}" for index in range(len(decoder.blocks)))]
+
+
 class Seen(dict[str, Tensor]):
     """The tensors of the last pass by place. Raises UserError for a place that it did not reach or was not to read."""
 

@@ -121,9 +121,10 @@ def write_report(folder: Path, compared: Compared) -> None:
     drawn = Drawing(folder, compared.allowed)
     sections = [_answer(compared), _control(compared), _verdicts(compared)]
     sections += [_pictures(drawn, compared, evaluation) for evaluation in compared.evaluations]
-    caption = "Validation loss against tokens trained, a line a run"
-    drawn.add("training", training_figure(compared.training, compared.variants), caption)
-    sections.append(Section("Training", pictures=[Picture("training", caption)]))
+    if compared.training:
+        caption = "Validation loss against tokens trained, a line a run"
+        drawn.add("training", training_figure(compared.training, compared.variants), caption)
+        sections.append(Section("Training", pictures=[Picture("training", caption)]))
     sections += [*_details(compared), _made_with(compared)]
     title = f"{len(compared.variants)} variants that differ in {compared.factor}"
     write_page(folder, title, notices, sections)
@@ -261,9 +262,10 @@ def _pictures(drawn: Drawing, compared: Compared, evaluation: str) -> Section:
         if map_of_lines is not None:
             add(f"{name}_map", map_of_lines, f"{measure.contrast_label.capitalize()}, {titled(evaluation)}")
         differing = [row for row in headline(compared.differences, evaluation) if row["measure"] == name]
-        if differing and measure.curve is None:
+        if differing and (measure.curve is None or measure.answers):
             figure = difference_figure(differing, compared.variants, measure.difference_unit)
-            add(name, figure, f"{name} against {compared.reference}, {titled(evaluation)}")
+            shown = name if measure.curve is None else f"{name}_differences"
+            add(shown, figure, f"{name} against {compared.reference}, {titled(evaluation)}")
         details = [row for row in compared.details.get(measure.detail, []) if row["evaluation"] == evaluation]
         for variant in dict.fromkeys(row["variant"] for row in details):
             drawn_map = detail_figure([row for row in details if row["variant"] == variant], measure, variant)

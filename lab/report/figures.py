@@ -1,6 +1,7 @@
 """The pictures of a comparison, from its tables alone: one figure a question."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 
 import matplotlib as mpl
 import numpy as np
@@ -10,10 +11,12 @@ from matplotlib.ticker import MaxNLocator
 
 from lab.base.tables import Row
 from lab.observe.measure import Measure
-from lab.observe.study import Lines
+from lab.observe.study import Headline, Lines, Points
 from lab.report.pictures import style_of
 
 HIGHEST_PERPLEXITY = 1e5
+WIDEST = 13.0  # inches of a map, whatever it has
+MOST_TICKS = 20  # written along a side of a map
 OVER_SEEDS = "95 % interval over seeds and documents' clusters"
 FIXED_SEEDS = "95 % interval over documents' clusters, these seeds"
 
@@ -134,6 +137,90 @@ def lines_figure(rows: Sequence[Row], lines: Lines, context: int) -> Figure:
     return figure
 
 
+def points_figure(rows: Sequence[Row], points: Points) -> Figure:
+    """A study's table as points, a panel for each value of ``points.by``, shaded by another column."""
+    values = sorted({row[points.by] for row in rows})
+    across = min(4, len(values))
+    down = math.ceil(len(values) / across)
+    figure = Figure(figsize=(2.6 * across, 2.3 * down + 0.4), layout="constrained")
+    panels = figure.subplots(down, across, squeeze=False)
+    by, along, upward, shade = points.labels
+    drawn = None
+    for axes, value in zip(panels.flat, [*values, *[None] * (down * across - len(values))], strict=True):
+        if value is None:
+            axes.set_axis_off()
+            continue
+        own = [row for row in rows if row[points.by] == value]
+        drawn = axes.scatter(
+            [row[points.along] for row in own],
+            [row[points.upward] for row in own],
+            c=[row[points.shade] for row in own],
+            cmap="viridis",
+            s=6,
+        )
+        axes.set_title(f"{by} {value}", fontsize=8)
+        axes.tick_params(labelsize=6)
+    figure.supxlabel(along, fontsize=8)
+    figure.supylabel(upward, fontsize=8)
+    if drawn is not None:
+        bar = figure.colorbar(drawn, ax=list(panels.flat), shrink=0.6)
+        bar.set_label(shade, fontsize=8)
+        bar.ax.tick_params(labelsize=7)
+    return figure
+
+
+def headline_figure(rows: Sequence[Row], headline: Headline) -> Figure:
+    """What several runs are compared by: a line for each variant, with a band where it has an interval; along words
+    instead of numbers, marks with bars."""
+    if any(isinstance(row[headline.along], str) for row in rows):
+        return _marks_figure(rows, headline)
+    figure = Figure(figsize=(7, 4.2), layout="constrained")
+    axes = figure.subplots()
+    variants = list(dict.fromkeys(str(row["variant"]) for row in rows))
+    banded = False
+    for name in variants:
+        own = sorted((row for row in rows if row["variant"] == name), key=lambda row: float(row[headline.along]))
+        colour, style = style_of(name, variants)
+        along = [row[headline.along] for row in own]
+        axes.plot(along, [row["value"] for row in own], style, color=colour, label=name, marker="o", markersize=3)
+        if all(row["low"] is not None for row in own):
+            axes.fill_between(
+                along, [row["low"] for row in own], [row["high"] for row in own], color=colour, alpha=0.15, linewidth=0
+            )
+            banded = True
+    axes.set_xlabel(headline.along_label)
+    axes.set_ylabel(headline.value_label)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.grid(alpha=0.25)
+    title = "band: 95 % interval over runs (Student)" if banded else None
+    axes.legend(fontsize=8, frameon=False, title=title, title_fontsize=8)
+    return figure
+
+
+def _marks_figure(rows: Sequence[Row], headline: Headline) -> Figure:
+    words = list(dict.fromkeys(str(row[headline.along]) for row in rows))
+    variants = list(dict.fromkeys(str(row["variant"]) for row in rows))
+    figure = Figure(figsize=(7, 1.2 + 0.28 * len(words)), layout="constrained")
+    axes = figure.subplots()
+    for number, name in enumerate(variants):
+        colour, _ = style_of(name, variants)
+        shift = (number - (len(variants) - 1) / 2) * 0.6 / len(variants)
+        for row in (row for row in rows if row["variant"] == name):
+            at = words.index(str(row[headline.along])) + shift
+            axes.plot(row["value"], at, "o", color=colour, markersize=4)
+            if row["low"] is not None:
+                axes.plot([row["low"], row["high"]], [at, at], color=colour, linewidth=1.2)
+        axes.plot([], [], "o", color=colour, label=name)
+    axes.axvline(0, color="0.6", linewidth=0.8)
+    axes.set_yticks(range(len(words)), words, fontsize=8)
+    axes.invert_yaxis()
+    axes.set_xlabel(headline.value_label)
+    axes.set_ylabel(headline.along_label)
+    axes.grid(alpha=0.25, axis="x")
+    axes.legend(fontsize=8, frameon=False, title="bars: 95 % interval over runs, if three or more", title_fontsize=8)
+    return figure
+
+
 def grouped(rows: Sequence[Row]) -> list[list[Row]]:
     """Points along a logarithmic axis, in groups that span an eighth of where they begin: a picture shows no more."""
     groups: list[list[Row]] = []
@@ -177,13 +264,15 @@ def heat_map(
     table = np.full((len(lines), len(columns)), np.nan)
     for row in rows:
         table[lines.index(row[down]), columns.index(row[across])] = row[value]
-    figure = Figure(
-        figsize=(max(4.5, 0.62 * len(columns) + 2), max(2.2, 0.36 * len(lines) + 1.2)), layout="constrained"
-    )
+    wide, high = 0.62 * len(columns) + 2, 0.36 * len(lines) + 1.2
+    figure = Figure(figsize=(min(max(4.5, wide), WIDEST), min(max(2.2, high), WIDEST)), layout="constrained")
     axes = figure.subplots()
     image = axes.imshow(table, aspect="auto", cmap="viridis" if reverse else "viridis_r")
-    axes.set_yticks(range(len(lines)), [str(line) for line in lines])
-    axes.set_xticks(range(len(columns)), [f"{column:,}" for column in columns], rotation=45, ha="right")
+    each = math.ceil(len(lines) / MOST_TICKS)
+    axes.set_yticks(range(0, len(lines), each), [str(line) for line in lines[::each]])
+    each = math.ceil(len(columns) / MOST_TICKS)
+    named = [f"{column:,}" if isinstance(column, int | float) else str(column) for column in columns]
+    axes.set_xticks(range(0, len(columns), each), named[::each], rotation=45, ha="right")
     middle = (np.nanmin(table) + np.nanmax(table)) / 2
     if table.size <= 400:
         for (line, column), number in np.ndenumerate(table):
@@ -239,4 +328,39 @@ def difference_figure(differences: Sequence[Row], variants: Sequence[str], unit:
     told = OVER_SEEDS if differences[0]["over_seeds"] else FIXED_SEEDS
     axes.set_xlabel(f"minus {differences[0]['reference']} ({unit}); {told}; grey: range over seeds", fontsize=8)
     axes.grid(alpha=0.25, axis="x")
+    return figure
+
+
+def pairs_figure(
+    rows: Sequence[Row],
+    compared: Mapping[str, Sequence[float] | np.ndarray],
+    boundaries: Mapping[str, float],
+    title: str,
+) -> Figure:
+    """By how much each pair of RoPE's dimensions is interpolated, beside other rules.
+
+    Args:
+        rows: pair, factor, and length where there are several sets.
+        compared: factors of each pair by other rules.
+        boundaries: indices that a rule has, by name.
+    """
+    figure = Figure(figsize=(7, 4.2), layout="constrained")
+    axes = figure.subplots()
+    for name, factors in compared.items():
+        axes.plot(range(len(factors)), factors, ":", linewidth=1.2, label=name)
+    for length in dict.fromkeys(row["length"] for row in rows):
+        own = [row for row in rows if row["length"] == length]
+        label = "this one" if length is None else f"this one, {length:,} tokens"
+        axes.plot([row["pair"] for row in own], [row["factor"] for row in own], marker="o", markersize=3, label=label)
+    for name, index in boundaries.items():
+        axes.axvline(index, color="grey", linewidth=0.8)
+        axes.annotate(f" {name}", (index, 1), xycoords=("data", "axes fraction"), va="top", fontsize=8, color="grey")
+    axes.set_yscale("log")
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_formatter("{x:g}")
+    axes.set_xlabel("pair of dimensions, from the fastest")
+    axes.set_ylabel("factor that its frequency is divided by")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.legend(fontsize=8)
+    axes.set_title(title, fontsize=10)
     return figure

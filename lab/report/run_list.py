@@ -16,6 +16,7 @@ from lab.base.shown import plain
 from lab.cluster.queue import Queued, jobs_of_user, request_of
 from lab.runs.derived import Derived
 from lab.runs.environment import hardware
+from lab.runs.imported import STEP, Imported
 from lab.runs.lock import holder
 from lab.runs.run import Run
 
@@ -105,6 +106,8 @@ def describe(run: Run, verify: bool) -> dict[str, Any]:
     manifest = run.manifest
     if manifest.get("kind") == "derived":
         return describe_derived(Derived(run.path))
+    if manifest.get("kind") == "imported":
+        return describe_imported(Imported(run.path), verify)
     run.check_manifest()
     running = holder(run.path)
     state = str(manifest.get("state"))
@@ -141,6 +144,22 @@ def describe_derived(run: Derived) -> dict[str, Any]:
         "tokens/s": "-",
         "MB": f"{bytes_in(run.path) / 1e6:,.1f}",
         "last checkpoint": "its parent's",
+    }
+
+
+def describe_imported(model: Imported, verify: bool) -> dict[str, Any]:
+    """The row of an imported model, which was trained elsewhere."""
+    model.check_manifest()
+    flaw = model.store.checkpoint(STEP).flaw(verify)
+    return {
+        "run": model.path.name,
+        "state": f"imported from {plain(model.manifest['source']['name'])}",
+        "step": "-",
+        "of tokens": "-",
+        "loss": "-",
+        "tokens/s": "-",
+        "MB": f"{bytes_in(model.path) / 1e6:,.1f}",
+        "last checkpoint": f"broken: {flaw}" if flaw else ("verified" if verify else "complete"),
     }
 
 

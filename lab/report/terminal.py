@@ -88,3 +88,23 @@ def print_table(tables: Sequence[tuple[str, Sequence[Row]]]) -> None:
     """The short table on the terminal, whole, however narrow that is."""
     table = summary_table(tables)
     Console(width=max(80, Console(width=1000).measure(table).maximum)).print(table)
+
+
+def print_tasks(title: str, lines: Sequence[Row]) -> None:
+    """The table of :func:`lab.experiment.evaluating.task_lines` on the terminal."""
+    table = Table("task", "metric", title=title, title_justify="left", title_style="bold")
+    for column in ("value", "standard error", "95 % interval", "questions"):
+        table.add_column(column, justify="right")
+    table.add_column("better")
+    for row in lines:
+        low, high = row["low"], row["high"]
+        table.add_row(
+            row["task"],
+            row["metric"],
+            f"{row['value']:.4f}",
+            "" if row["stderr"] is None else f"{row['stderr']:.4f}",
+            "" if low is None else f"{low:.4f} to {high:.4f}",
+            "" if row["questions"] is None else f"{row['questions']:,}",
+            row["better"],
+        )
+    Console(width=max(80, Console(width=1000).measure(table).maximum)).print(table)

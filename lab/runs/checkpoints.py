@@ -282,6 +282,16 @@ class Checkpoints:
             discard(leftover)
 
 
+def seal_weights(folder: Path, step: int, run: str) -> str:
+    """Make a checkpoint of weights alone of the file weights.safetensors that stands in its folder; its sha256."""
+    path = folder / "weights.safetensors"
+    told = {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
+    listed: dict[str, Any] = {"step": step, "run": run, "files": {path.name: told}}
+    listed["sha256"] = _digest_of(listed)
+    _write_synced(folder / "checkpoint.json", (json.dumps(listed, indent=1) + "\n").encode())
+    return str(told["sha256"])
+
+
 def _set_aside(path: Path) -> None:
     # Renamed before it is deleted: a process killed midway leaves nothing that looks like a checkpoint.
     os.rename(path, path.with_name(f".{path.name}.removing"))

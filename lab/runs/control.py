@@ -42,15 +42,17 @@ CAUSES: dict[str, tuple[str, ...]] = {
     # Whether a child's data are its parent's; if they are, on or again is a choice.
     "start.data": tuple(f"{above}{key}" for above in ("", "start.parent.") for key in ["data", "tokenizer"])
     + ("scale.context", "start.parent.scale.context"),
+    # What an extension left open was found on the weights at hand.
+    "found": ("extension", "seed", "model.position", "model.attention", "start"),
     "extensions": ("start",),  # those that a child is trained with are its parent's
     # The blocks: order_identity in lab/runs/identity.py, how many of them are read, and where a child begins.
     "blocks.fingerprint": tuple(f"data.{key}" for key in ["corpus", "weights", "seed", "lanes", "tile"])
     + ("tokenizer", "scale.context", "blocks.count", "start.step", "start.data", "start.parent.scale.batch_tokens"),
-    "parameter_names": ("scale.layers", "model.position", "model.attention", "model.tied"),
+    "parameter_names": ("scale.layers", "model.position", "model.attention", "model.tied", "adapter"),
     "parameters": (*SHAPE, "parameter_names"),
     "flops_per_token": (*SHAPE, "scale.context", "model.attention"),  # the arguments in lab/model/flops.py
     # By seed, name and shape, not by model (lab/model/initialise.py); of a child they are what its parent had learnt.
-    "initial_weights": ("seed", *SHAPE, "start"),
+    "initial_weights": ("seed", *SHAPE, "start", "adapter", "weights"),  # weights: of imported models
     "kernel_served": ("kernel", "model.position", "model.attention"),  # chosen by setting, bias and window
     # Of a seed all runs are trained, and scored, on one kind of machine.
     "hardware": ("seed",),
@@ -209,9 +211,15 @@ def _table(runs: Sequence[Model], manifests: Sequence[dict[str, Any]]) -> Table:
 
 def _column(manifest: dict[str, Any]) -> dict[str, Any]:
     """All keys of one run. What belongs to an attempt is one value, or a tuple of all if it changed."""
-    keys = ("identity", "parameters", "tokens", "flops_per_token", "blocks", "initial_weights", "measured")
-    flat = flatten({key: manifest[key] for key in keys if key != "measured" or key in manifest})
+    trained = manifest.get("kind") != "imported"
+    keys = ["identity", "parameters", "initial_weights", *["tokens", "flops_per_token", "blocks"] * trained]
+    flat = flatten({key: manifest[key] for key in [*keys, *["measured"] * ("measured" in manifest)]})
     column = {_told_by(key.removeprefix("identity.")): value for key, value in flat.items()}
+    for key, value in flatten({"extension": (manifest.get("asked") or {}).get("extension", {})}).items():
+        if column.get(key, value) != value:
+            column[key.replace("extension.", "found.")], column[key] = column[key], value
+    if not trained:
+        return _hashable(column | {"seed": 0})  # that it was trained with nobody here knows
     attempts = manifest["attempts"]
     steps = manifest["tokens"] // column["scale.batch_tokens"]
     seen: dict[str, dict[Any, None]] = {}
@@ -224,6 +232,10 @@ def _column(manifest: dict[str, Any]) -> dict[str, Any]:
             seen.setdefault(key, {})[value] = None
     column |= {key: tuple(values) if len(values) > 1 else next(iter(values)) for key, values in seen.items()}
     column["resume.allow"] = sorted({word for attempt in attempts for word in attempt.get("allowed", ())})
+    return _hashable(column)
+
+
+def _hashable(column: dict[str, Any]) -> dict[str, Any]:
     return {key: _text(value) if isinstance(value, list) else value for key, value in column.items()}
 
 

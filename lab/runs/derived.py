@@ -3,15 +3,18 @@
 Its manifest names the other, with the digest, the step and the sha256 of the weights that it was made of.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from lab.base.errors import UserError
 from lab.base.settings import Settings
 from lab.base.shown import plain
+from lab.data.tokenizer import Tokenizer
 from lab.model.decoder import Decoder
 from lab.runs.checkpoints import Checkpoint
-from lab.runs.run import Model, extended, open_model
+from lab.runs.extensions import ExtensionSettings, extended, read_extensions
+from lab.runs.run import Model, open_model
 
 DEEPEST = 32  # derived runs of derived runs
 
@@ -20,6 +23,22 @@ class Derived(Model):
     """A derived run."""
 
     needed = (*Model.needed, "parent", "extensions")
+
+    @property
+    def config(self) -> Any:
+        return self.read_config(type(self.parent.config))
+
+    @property
+    def compute_dtype(self) -> str:
+        return self.parent.compute_dtype
+
+    @property
+    def steps(self) -> int:
+        return int(self.field("parent")["step"])
+
+    @property
+    def corpus(self) -> Settings:
+        return self.parent.corpus
 
     @property
     def parent(self) -> Model:
@@ -60,13 +79,36 @@ class Derived(Model):
         above = {
             key: value
             for key, value in self.parent.facts.items()
-            if key not in ("measured", "scored", "documents", "proof")
+            if key not in ("measured", "scored", "documents", "asked", "proof")
         }
         return above | {
             key: value
             for key, value in self.manifest.items()
-            if key in ("measured", "scored", "documents", *Model.needed)
+            if key in ("measured", "scored", "documents", "asked", *Model.needed)
         }
+
+    @property
+    def searched_on(self) -> frozenset[str]:
+        own = self.manifest.get("found", {}).get("documents_sha256", [])
+        return self.parent.searched_on.union(map(str, own))
+
+    @property
+    def table_folders(self) -> list[Path]:
+        return [self.path, *self.parent.table_folders]
+
+    @property
+    def extension_labels(self) -> list[str]:
+        """Its own as it was asked for: what was found differs from seed to seed, and is one method all the same."""
+        asked = self.manifest.get("asked")
+        stored = [asked["extension"]] if asked else self.manifest["extensions"][-1:]
+        own = read_extensions(stored, str(self.path / "manifest.json"))
+        return [*self.parent.extension_labels, *(each.label for each in own)]
+
+    def tokenizer(self) -> Tokenizer:
+        return self.parent.tokenizer()
+
+    def identity_of(self, config: Any, stored: Mapping[str, Any]) -> dict[str, Any]:
+        return self.parent.identity_of(config, stored)
 
     def check(self) -> None:
         super().check()
@@ -92,10 +134,11 @@ class Derived(Model):
         self.checkpoint(step)
         parent = self.parent
         inherited = len(parent.extensions)
-        return extended(parent.decoder(self.field("parent")["step"]), self.extensions[inherited:]).eval()
+        decoder = parent.decoder(self.field("parent")["step"])
+        return extended(decoder, self.extensions[inherited:], self.table_folders).eval()
 
 
-def extended_identity(parent: Model, extension: Settings) -> dict[str, Any]:
+def extended_identity(parent: Model, extension: ExtensionSettings) -> dict[str, Any]:
     """The parent's identity with an extension; one of an extended run holds the one before inside."""
     before = parent.identity.get("extension")
     told = extension.identity() | ({"after": before} if before else {})

@@ -4,7 +4,7 @@ import hashlib
 import json
 from typing import Any
 
-from lab.model.settings import ModelSettings, ScaleSettings
+from lab.model.settings import ModelSettings, ShapeSettings
 from lab.runs.settings import RunSettings
 
 FORMAT = 3  # of manifests; raised when what stands in them changes its meaning
@@ -42,6 +42,7 @@ def identity(
         "deterministic": trainer.deterministic,
         # It changes no bit unless blocks are compiled.
         **({"recompute": trainer.recompute} if trainer.compile and trainer.recompute != "none" else {}),
+        **({"adapter": config.adapter.identity()} if config.adapter is not None else {}),
         **({"start": ancestry} if ancestry else {}),
         **({"extensions": extensions} if extensions else {}),
     }
@@ -63,16 +64,16 @@ def digest(identity: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 
 
-def variant(model: ModelSettings, scale: ScaleSettings) -> str:
+def variant(model: ModelSettings, scale: ShapeSettings) -> str:
     """What a model is called, from what it is: ``rope``, ``narrow_window_nope``, ``window20_alibi``."""
     window, position = model.attention.window, model.position.name
     if window is None:
         return str(position)
-    named = {scale.narrow_window: "narrow_window", scale.window: "window"}
+    named = {getattr(scale, f"{name}window", None): f"{name}window" for name in ("narrow_", "")}
     return f"{named.get(window, f'window{window}')}_{position}"
 
 
-def shape_label(scale: ScaleSettings) -> str:
+def shape_label(scale: ShapeSettings) -> str:
     """E.g. ``8x192-C256``: layers x width, and the context."""
     return f"{scale.layers}x{scale.width}-C{scale.context}"
 

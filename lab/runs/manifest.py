@@ -30,7 +30,7 @@ class Origin(TypedDict):
 
     name: str
     digest: str
-    step: Positive
+    step: Count
     weights_sha256: str
 
 
@@ -96,7 +96,7 @@ class Start(TypedDict):
     """The start of a child in its identity."""
 
     parent: dict[str, Any]
-    step: Positive
+    step: Count
     data: str
 
 
@@ -143,7 +143,7 @@ class Measured(TypedDict):
 class Fields(TypedDict, total=False):
     """What may stand in a manifest; others are let pass."""
 
-    kind: Literal["derived"]
+    kind: Literal["derived", "imported"]
     digest: str
     identity: Identity
     state: str

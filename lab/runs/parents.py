@@ -29,6 +29,11 @@ class Start(ABC):
         """Extensions of the parent that the run is trained with."""
         return []
 
+    @property
+    def table_folders(self) -> list[Path]:
+        """Run directories that have the tables of these extensions."""
+        return []
+
     def first_block(self, order: Mapping[str, Any]) -> int:
         """The global block that the run reads first."""
         return 0
@@ -86,6 +91,8 @@ class FromRun(Start):
     def same_data(self, order: Mapping[str, Any]) -> bool:
         """Whether a run of this order identity reads the parent's blocks."""
         theirs = self.parent.identity
+        if "data" not in theirs:  # of an imported model
+            return False
         data = {key: value for key, value in theirs["data"].items() if key != "isolate_documents"}
         same = {"data": data, "tokenizer": theirs["tokenizer"], "context": theirs["scale"]["context"]}
         return flatten(same) == flatten(order)
@@ -102,6 +109,10 @@ class FromRun(Start):
     def extensions(self) -> list[dict[str, Any]]:
         return [each.plain() for each in self.parent.extensions]
 
+    @property
+    def table_folders(self) -> list[Path]:
+        return self.parent.table_folders
+
     def first_block(self, order: Mapping[str, Any]) -> int:
         if self.data == "again" or not self.same_data(order):
             return 0
@@ -116,7 +127,7 @@ class FromRun(Start):
         return dict(found[0]["cursors"]) if found else None
 
     def weights(self) -> tuple[Mapping[str, Tensor], str]:
-        return self.checkpoint.weights(), str(self.parent.path)
+        return self.parent.weights(self.step), str(self.parent.path)
 
     def record(self) -> dict[str, Any]:
         return {
@@ -143,6 +154,10 @@ class Remembered(Start):
     @property
     def extensions(self) -> list[dict[str, Any]]:
         return list(self.child.manifest.get("extensions", []))
+
+    @property
+    def table_folders(self) -> list[Path]:
+        return self.child.table_folders
 
     def first_block(self, order: Mapping[str, Any]) -> int:
         return int(self.child.field("first_block"))

@@ -12,11 +12,11 @@ A derived run has no training of its own: its manifest names a run beside it, wh
 
 import contextlib
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import yaml
@@ -25,7 +25,7 @@ from torch import Tensor
 
 from lab.base.errors import UserError
 from lab.base.files import discard, make_folder, read_text, refuse_link, sha256_of, write_whole
-from lab.base.parts import build, find
+from lab.base.parts import build
 from lab.base.settings import Settings, flatten
 from lab.base.shown import plain
 from lab.base.tables import Row, read_table
@@ -33,11 +33,13 @@ from lab.data.tokenizer import Tokenizer
 from lab.model.building import build_decoder, load_weights
 from lab.model.decoder import Decoder
 from lab.runs.checkpoints import Checkpoint, Checkpoints
+from lab.runs.extensions import ExtensionSettings, extended, read_extensions
 from lab.runs.identity import FORMAT, digest, identity, run_name, variant
 from lab.runs.lock import hold
 from lab.runs.manifest import read_manifest, write_manifest
 from lab.runs.settings import RunSettings
 
+Stored = TypeVar("Stored", bound=Settings)
 LARGEST_CONFIG = 2**20  # bytes of a config.yaml
 
 
@@ -62,6 +64,10 @@ class Model:
     @property
     def config(self) -> RunSettings:
         """The configuration as stored. Raises UserError if it cannot be read, or is not that of a run."""
+        return self.read_config(RunSettings)
+
+    def read_config(self, settings: type[Stored]) -> Stored:
+        """The configuration as stored, of such settings. Raises as :attr:`config`."""
         path = self.path / "config.yaml"
         try:
             content = yaml.safe_load(read_text(path, LARGEST_CONFIG))
@@ -70,7 +76,7 @@ class Model:
         if not isinstance(content, dict):
             raise UserError(f"{path} is damaged (it holds no mapping); restore it")
         try:
-            return RunSettings.check(content)
+            return settings.check(content)
         except UserError as error:
             raise UserError(f"{path} is damaged ({'; '.join(error.args)}); restore it") from None
 
@@ -101,20 +107,57 @@ class Model:
         return int(self.facts["tokens"]) // self.config.scale.batch_tokens
 
     @property
+    def corpus(self) -> Settings:
+        """The corpus that it was trained on. Raises UserError for a model that was not trained here."""
+        found: Settings = self.config.data.corpus
+        return found
+
+    @property
+    def compute_dtype(self) -> str:
+        """The type of its activations where nothing else says it: ``float32`` or ``bfloat16``."""
+        return str(self.config.trainer.compute_dtype)
+
+    @property
     def facts(self) -> dict[str, Any]:
         """What is known of how its weights came about, for control: the manifest, of a derived run its parent's too."""
         return self.manifest
 
     @property
-    def extensions(self) -> list[Settings]:
+    def extensions(self) -> list[ExtensionSettings]:
         """What changes its position encoding, in order."""
         return read_extensions(self.manifest.get("extensions", []), str(self.path / "manifest.json"))
+
+    @property
+    def searched_on(self) -> frozenset[str]:
+        """Of the documents that it was searched on, the sha256 that :mod:`lab.observe.scoring` knows them by."""
+        return frozenset()
+
+    @property
+    def table_folders(self) -> list[Path]:
+        """Run directories that have the tables of its extensions, its own first."""
+        return [self.path]
+
+    @property
+    def window(self) -> int | None:
+        """Keys that a query sees, itself included; None: all before it."""
+        window: int | None = self.config.model.attention.window
+        for each in self.extensions:
+            window = each.window_of(window)
+        return window
 
     @property
     def label(self) -> str:
         """What it is called in tables: its variant and its extensions."""
         config = self.config
-        return "+".join([variant(config.model, config.scale), *map(extension_label, self.extensions)])
+        adapter = getattr(config, "adapter", None)  # an imported model has none
+        return "+".join(
+            [variant(config.model, config.scale), *([adapter.name] if adapter else []), *self.extension_labels]
+        )
+
+    @property
+    def extension_labels(self) -> list[str]:
+        """What its extensions are called in tables."""
+        return [each.label for each in self.extensions]
 
     def check_manifest(self) -> None:
         """Raises UserError if the manifest lacks something, or is not of the digest that it says."""
@@ -128,13 +171,7 @@ class Model:
         self.check_manifest()
         stored = self.identity
         try:
-            found = identity(
-                self.config,
-                stored["data"]["corpus"]["digest"],
-                stored["tokenizer"]["digest"],
-                stored.get("start"),
-                stored.get("extensions"),
-            )
+            found = self.identity_of(self.config, stored)
         except (KeyError, TypeError) as error:
             raise UserError(f"{self.path / 'manifest.json'} lacks {error}; restore it, or leave the run out") from None
         # How a derived run reads its weights stands in its manifest alone.
@@ -147,6 +184,20 @@ class Model:
                 f"{made.get(name)}: restore it, or leave the run out"
             )
 
+    def identity_of(self, config: Any, stored: Mapping[str, Any]) -> dict[str, Any]:
+        """The identity that a configuration has, with those hashes that stand in a stored one.
+
+        Raises:
+            KeyError, TypeError: the stored one lacks some.
+        """
+        return identity(
+            config,
+            stored["data"]["corpus"]["digest"],
+            stored["tokenizer"]["digest"],
+            stored.get("start"),
+            stored.get("extensions"),
+        )
+
     # What it is made of.
 
     def checkpoint(self, step: int | None = None) -> Checkpoint:
@@ -156,6 +207,13 @@ class Model:
             UserError: there is none, or it is damaged.
         """
         raise NotImplementedError
+
+    def weights(self, step: int | None) -> Mapping[str, Tensor]:
+        """The weights of a checkpoint by name, what an adapter has learnt put into them. Raises as
+        :meth:`checkpoint`."""
+        if getattr(self.config, "adapter", None) is None:
+            return self.checkpoint(step).weights()
+        return {name: each.detach() for name, each in self.decoder(step).named_parameters()}
 
     def decoder(self, step: int | None = None) -> Decoder:
         """The trained decoder of a checkpoint, by default the newest, in evaluation mode on the CPU. Raises as
@@ -200,13 +258,19 @@ class Model:
                 found.append(path.parent)
         return found
 
-    def create(self, config: RunSettings, manifest: dict[str, Any]) -> None:
-        """Make the directory with configuration and manifest, at once or not at all."""
-        beside = self.path.with_name(f".{self.path.name}.new")
+    def create(self, config: Settings, manifest: dict[str, Any], beside: Path | None = None) -> None:
+        """Make the directory with configuration and manifest, at once or not at all.
+
+        Args:
+            beside: a folder next to it, with what else shall be in it; it becomes the directory.
+        """
+        given = beside is not None
+        beside = beside or self.path.with_name(f".{self.path.name}.new")
         make_folder(self.path.parent)
         try:
-            discard(beside)
-            beside.mkdir()
+            if not given:
+                discard(beside)
+                beside.mkdir()
             text = yaml.safe_dump(config.plain(), sort_keys=False, allow_unicode=True)
             write_whole(beside / "config.yaml", text.encode())
             write_manifest(beside, {"format": FORMAT} | manifest)
@@ -318,15 +382,25 @@ class Run(Model):
     def decoder(self, step: int | None = None) -> Decoder:
         checkpoint, config = self.checkpoint(step), self.config
         decoder = build_decoder(
-            config.model, config.scale, kernel=config.kernel, compute_dtype=config.trainer.compute_dtype, seed=None
+            config.model, config.scale, kernel=config.kernel, compute_dtype=self.compute_dtype, seed=None
         )
-        load_weights(decoder, checkpoint.weights(), str(checkpoint.path))
-        return extended(decoder, self.extensions).eval()
+        if config.adapter is None:
+            load_weights(decoder, checkpoint.weights(), str(checkpoint.path))
+        else:
+            adapter = build("adapter", config.adapter)
+            adapter(decoder)
+            load_weights(decoder, checkpoint.weights(), str(checkpoint.path))
+            adapter.merge(decoder)
+        return extended(decoder, self.extensions, self.table_folders).eval()
 
 
 def open_model(path: Path | str) -> Model:
-    """The run or derived run in a directory. Raises UserError if there is none, or it is of another format."""
+    """The run, derived run or imported model in a directory.
+
+    Raises UserError if there is none, or it is of another format.
+    """
     from lab.runs.derived import Derived  # a model, which opens another
+    from lab.runs.imported import Imported
 
     if plain(path) != str(path):
         raise UserError(f"{path}: its name holds signs that a terminal obeys; rename it")
@@ -336,30 +410,5 @@ def open_model(path: Path | str) -> Model:
         raise UserError(
             f"{path} is not a run directory: it has no manifest.json; name one, as python -m lab.status lists"
         )
-    model: Model = Derived(path) if read_manifest(Path(path)).get("kind") == "derived" else Run(path)
-    return model
-
-
-def read_extensions(stored: list[dict[str, Any]], source: str) -> list[Settings]:
-    """The settings of extensions as a manifest has them. Raises UserError, naming the ``source``, if they are not."""
-    try:
-        return [find("extension", each.get("name")).settings.check(each, "extension") for each in stored]
-    except UserError as error:
-        raise UserError(f"{source}: {'; '.join(error.args)}; restore it") from None
-
-
-def extension_label(extension: Settings) -> str:
-    """E.g. ``temperature=1.2``."""
-    told = ",".join(
-        f"{name}={value:g}" if isinstance(value, float) else f"{name}={value}"
-        for name, value in extension.arguments().items()
-    )
-    name = str(getattr(extension, "name", ""))
-    return told if told.startswith(f"{name}=") else f"{name}({told})"
-
-
-def extended(decoder: Decoder, extensions: list[Settings]) -> Decoder:
-    """A decoder whose position encoding the extensions have changed, in order."""
-    for each in extensions:
-        decoder.position = build("extension", each)(decoder.position)
-    return decoder
+    kinds: dict[str | None, type[Model]] = {"derived": Derived, "imported": Imported}
+    return kinds.get(read_manifest(Path(path)).get("kind"), Run)(path)

@@ -7,7 +7,7 @@ from pydantic import Field
 from lab.base.parts import one_of, part
 from lab.base.settings import Count, Positive, Seed, Settings, Text, key
 from lab.data.settings import DataSettings, TokenizerSettings
-from lab.model.settings import ModelSettings, ScaleSettings
+from lab.model.settings import ModelSettings, ScaleSettings, ShapeSettings
 
 
 class TrainerSettings(Settings):
@@ -35,9 +35,9 @@ class TrainerSettings(Settings):
     checkpoint_every: Count = key("optimiser steps between two checkpoints; the last step always has one")
     keep_last: Count = key("newest checkpoints kept")
     keep_every: Count | None = key("also keep those of every so many optimiser steps")
-    keep_weights: list[Literal["doubling", "validation"]] = key(
+    keep_weights: list[Literal["doubling", "validation"] | Count] = key(
         "keep the weights alone, to be scored, of optimiser steps 1, 2, 4, 8, ... (doubling), of those with a "
-        "validation loss (validation), or of both"
+        "validation loss (validation), and of steps that are named by their numbers"
     )
 
 
@@ -72,7 +72,20 @@ class RunSettings(Settings):
     schedule: one_of("schedule")  # type: ignore[valid-type]
     trainer: TrainerSettings
     start: one_of("start")  # type: ignore[valid-type]
+    adapter: one_of("adapter") | None = key(  # type: ignore[valid-type]
+        "numbers that are trained in place of the weights, which stay a parent's; null: the weights", default=None
+    )
     seed: Seed = key("of the initial weights and of the data order")
     kernel: Annotated[str, Field(min_length=1)] = key(
         "attention kernel: auto, matched (one for every variant), reference, sdpa, banded, varlen, flash, flex"
     )
+
+
+class ImportedSettings(Settings):
+    """An imported model. Stored as its config.yaml."""
+
+    model: ModelSettings
+    scale: ShapeSettings
+    tokenizer: TokenizerSettings
+    kernel: Annotated[str, Field(min_length=1)] = key("attention kernel, as of a run")
+    compute_dtype: Literal["float32", "bfloat16"] = key("of activations and products")

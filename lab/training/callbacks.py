@@ -278,16 +278,17 @@ class Saving(StepCallback):
 
 
 class KeepingWeights(StepCallback):
-    """Keeps the weights alone of the steps that ``rules`` name: ``doubling`` (1, 2, 4, ...), ``validation``."""
+    """Keeps the weights alone of the steps that ``rules`` name: ``doubling`` (1, 2, 4, ...), ``validation``, or a
+    number."""
 
-    def __init__(self, kept: Checkpoints, rules: Sequence[str], validate_every: int, steps: int) -> None:
+    def __init__(self, kept: Checkpoints, rules: Sequence[str | int], validate_every: int, steps: int) -> None:
         super().__init__()
         self.kept, self.rules, self.validate_every, self.steps = kept, rules, validate_every, steps
 
     def on_step(self, trainer: lightning.Trainer, module: Training, step: int) -> None:
         doubling = "doubling" in self.rules and step & (step - 1) == 0
         validated = "validation" in self.rules and (step % self.validate_every == 0 or step == self.steps)
-        if doubling or validated:
+        if doubling or validated or step in self.rules:
             trainer.save_checkpoint(self.kept.path(step), weights_only=True)
 
 

@@ -92,7 +92,7 @@ def fit(
     factor = build("schedule", config.schedule, steps=steps)
     module = Training(
         decoder,
-        partial(_make_optimizer, config.optimizer),
+        partial(make_optimizer, config.optimizer, config.adapter),
         factor,
         settings.gradient_clip,
         settings.compile is True,
@@ -167,8 +167,12 @@ def fit(
     return module
 
 
-def _make_optimizer(settings: Settings, decoder: Decoder) -> torch.optim.Optimizer:
+def make_optimizer(settings: Settings, adapter: Settings | None, decoder: Decoder) -> torch.optim.Optimizer:
+    """The optimiser of a decoder, which keeps what its adapter must keep after each step."""
     optimizer: torch.optim.Optimizer = build("optimizer", settings, model=decoder)
+    if adapter is not None:
+        constrain = build("adapter", adapter).constrain
+        optimizer.register_step_post_hook(lambda *_: constrain(decoder))
     return optimizer
 
 

@@ -85,3 +85,11 @@ class WandbSettings(Settings):
     name: Literal["wandb"] = "wandb"
     project: Text = key("where the run goes")
     offline: bool = key("true: nothing is sent")
+
+
+@part("adapter", "lab.training.adapters:HeadScaling")
+class HeadScalingSettings(Settings):
+    """One factor on the attention logits of each head, at least 1, trained with all else frozen (arXiv 2404.12224)."""
+
+    name: Literal["head_scaling"] = "head_scaling"
+    initial: float = key("value of all factors, at best the best single one, 1 + k ln s", ge=1)

@@ -13,6 +13,7 @@ from commands import lab, the_one_line
 from measure.tiny_decoders import CONTEXT, VARIANTS, document, source_of, tiny
 from torch.nn import functional
 
+from lab.analysis.first_tokens import FirstTokens
 from lab.analysis.loss_by_frequency import LossByFrequency
 from lab.analysis.state_norms import StateNorms
 from lab.base.errors import UserError
@@ -39,6 +40,40 @@ def test_ranges_begin_with_the_window_and_double() -> None:
     assert ranges(8, 8) == [(0, 8)]
     assert ranges(8, 64) == [(0, 8), (8, 16), (16, 32), (32, 64)]
     assert ranges(8, 48) == [(0, 8), (8, 16), (16, 32), (32, 48)]
+
+
+@pytest.mark.parametrize(("position", "window"), VARIANTS)
+def test_attention_on_the_first_tokens_is_that_of_each_query_and_head_taken_one_at_a_time(position, window) -> None:
+    study, decoder = FirstTokens(first=3, longest=4, bin_tokens=4, documents=None), tiny(position, window)
+    rows = study.rows(fold_of(study, decoder), CONTEXT)
+    shares: dict[tuple[int, int], list[float]] = {}
+    for ids in read():
+        tokens = torch.tensor(ids[None, :32].astype(np.int64))
+        for layer, block in enumerate(decoder.blocks):
+            attention, given = block.attention, {}
+            hook = attention.register_forward_hook(lambda _, args, __, given=given: given.update(x=args[0]))
+            with torch.inference_mode():
+                decoder(tokens)
+                hook.remove()
+                query, key = (
+                    projected(given["x"]).view(32, -1, attention.head_dim).transpose(0, 1)[None]
+                    for projected in (attention.query, attention.key)
+                )
+                query, key = (each[0].double() for each in decoder.position.rotate(query, key, torch.arange(32)))
+            for head in range(attention.heads):
+                own = key[head * attention.kv_heads // attention.heads]
+                for at in range(32):
+                    first = 0 if attention.window is None else max(0, at - attention.window + 1)
+                    logits = own[first : at + 1] @ query[head, at] / attention.head_dim**0.5
+                    if decoder.position.slopes is not None:
+                        logits -= decoder.position.slopes[head].double() * torch.arange(at - first, -1, -1)
+                    share = torch.softmax(logits, 0)[: max(0, 3 - first)].sum()
+                    shares.setdefault((layer, at // 4), []).append(float(share))
+    assert [(row["layer"], row["start_position"] // 4) for row in rows] == sorted(shares)
+    for row in rows:
+        own = shares[row["layer"], row["start_position"] // 4]
+        assert row["share"] == pytest.approx(np.mean(own), rel=1e-5, abs=1e-7)
+        assert row["tokens"] == len(own) // decoder.blocks[0].attention.heads
 
 
 @pytest.mark.parametrize(("position", "window"), VARIANTS)

@@ -46,6 +46,34 @@ def test_the_attention_bench_compares_every_kernel_that_can_serve_a_case(
     assert {row["kernel"] for row in rows} == {"reference", "sdpa", "banded"}
 
 
+def test_the_bench_of_positional_vectors_holds_the_fold_the_replacement_and_the_sweep_against_plain_passes(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    path = tmp_path / "bench.csv"
+    few = ("--windows", "2", "--contexts", "2", "--rounds", "2")
+    run(monkeypatch, "positions", "experiment=smoke", *few, "--csv", str(path))
+    shown = capsys.readouterr().out
+    assert re.search(r"fold of additive fit .* plain passes", shown)
+    assert re.search(r"sweep, whole passes .* sweep, shared lower layers", shown)
+    rows = read_table(path)
+    assert len(rows) == 6 * 2
+    assert all(row["seconds"] > 0 for row in rows)
+
+
+def test_the_bench_of_extensions_holds_each_rule_against_the_plain_decoder(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    path = tmp_path / "bench.csv"
+    run(monkeypatch, "extend", "experiment=smoke", "--rounds", "2", "--csv", str(path))
+    shown = capsys.readouterr().out
+    assert "one pass" in shown
+    assert "steps of decoding behind 240 tokens" in shown
+    rows = read_table(path)
+    assert len(rows) == 2 * 7 * 2
+    assert {row["contestant"] for row in rows} >= {"plain", "yarn", "dynamic ntk per position"}
+    assert all(row["seconds"] > 0 for row in rows)
+
+
 def test_the_bench_of_taps_holds_a_pass_that_is_read_against_one_that_is_not(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from lab.base.errors import UserError
-from lab.data.sources.documents import SPLITS, Entry, Sotu, TaftCarter
+from lab.data.sources.documents import SPLITS, Entry, Sotu, SotuLongest, TaftCarter
 from lab.data.stream.tokenised import tokenised
 
 
@@ -58,6 +58,19 @@ def test_the_first_test_split_is_kept_by_name():
     assert {eleven.cluster(entry.name) for entry in entries(eleven, "test")} == {"William Howard Taft", "Jimmy Carter"}
     assert not entries(eleven, "train")
     assert not entries(eleven, "validation")
+
+
+def test_the_longest_message_of_each_president_whatever_the_split_the_longest_first(sotu):
+    longest, lengths = SotuLongest(), {}
+    for entry in (entry for split in SPLITS for entry in entries(sotu, split)):
+        lengths.setdefault(sotu.cluster(entry.name), {})[entry.name] = len(entry.text)
+    found = entries(longest, "test")
+    assert len(found) == len(lengths)
+    for entry in found:
+        own = lengths[longest.cluster(entry.name)]
+        assert own[entry.name] == max(own.values()) == len(entry.text)
+    assert [len(entry.text) for entry in found] == sorted((len(entry.text) for entry in found), reverse=True)
+    assert not entries(longest, "train")
 
 
 def test_every_document_of_sotu_is_a_chunk_that_ends_after_it(sotu):

@@ -213,7 +213,7 @@ def answers(hub, home, *settings, offline=False):
     environment = os.environ | address | {"HF_HUB_OFFLINE": str(int(offline))}
     given = json.dumps([{"path": "owner/set", "revision": COMMIT} | each for each in settings])
     done = subprocess.run(
-        [sys.executable, "-c", READ, given], env=environment, capture_output=True, text=True, timeout=120, check=True
+        [sys.executable, "-c", READ, given], env=environment, capture_output=True, text=True, timeout=600, check=True
     )
     return [json.loads(line) for line in done.stdout.splitlines()], done.stderr
 

@@ -94,6 +94,28 @@ def asked_for_help_and_composed(command: str) -> list[str]:
     return asked_for_help(command) + ([f"python -m lab.train {' '.join(keys)} --help"] if keys else [])
 
 
+def of_few_vectors(command: str) -> list[str]:
+    """On a run of seconds, of RoPE, with vectors of few windows."""
+    if "lab.extend " in command:
+        few = "vectors.windows=8 vectors.longest=4 search.documents=2 extension.force=true"
+    else:
+        few = "study.vectors.windows=8 study.vectors.longest=4"
+    return (on_a_derived_run if "runs/A-" in command else on_a_run)(f"{command} {few}")
+
+
+def searched_a_little(command: str) -> list[str]:
+    """Few candidates."""
+    few = ("population=4", "mutants=1", "crossovers=1", "parents=2", "generations=1")
+    return on_a_run(" ".join([command, *(f"search.evolution.{each}" for each in few), "search.processes=1"]))
+
+
+def tuned_a_little(command: str) -> list[str]:
+    """From the derived run that there is, a few steps."""
+    named = re.sub(r"start\.run=runs/A-\S+", "start.run=runs/A-temperature-6ce182bf", command)
+    few = "scale.context=128 scale.tokens=2048 scale.warmup_steps=1 trainer.keep_weights=[1]"
+    return on_a_derived_run(f"{named} {few}")
+
+
 def as_one_process(command: str) -> list[str]:
     """What is trained, without what starts the processes."""
     arguments = re.split(r"slurm/train\.sbatch|-m lab\.train", command)[1]
@@ -135,10 +157,20 @@ RULES = [
     Rule(r"^torchrun ", as_one_process, "needs eight GPUs"),
     Rule(r'^eval "\$\(lab completion', evaluated, "takes a second and needs nothing"),
     Rule(r"^python -m pytest ", named, "is dear, and run by make test"),
+    Rule("runs/IMPORTED|TinyLlama", asked_for_help, "needs a model that is far away"),
+    Rule(LAB + "import_model ", asked_for_help, "needs models of the reader's own"),
+    Rule(LAB + "evaluate ", asked_for_help, "needs questions that are far away"),
+    Rule(LAB + "export .*format=gguf", asked_for_help, "needs a tokenizer that GGUF has a word for"),
+    Rule(LAB + "train .*experiment=rope_finetune", tuned_a_little, "takes an hour on the pilot's runs"),
+    Rule(LAB + "extend .*extension=longrope", searched_a_little, "takes hours with the published numbers"),
     Rule(LAB + "train .*start=run", trained_on, "takes seconds on a run of seconds"),
+    Rule(LAB + "extend .*vector_replacement", of_few_vectors, "takes minutes with all windows"),
+    Rule(LAB + "analyze .*study=(formation|beyond|interpolation)", of_few_vectors, "takes minutes with all windows"),
     Rule(LAB + "(extrapolate|compare) .*runs/A[*]", on_a_derived_run, "takes seconds on runs of seconds"),
     Rule(LAB + "generate .*runs/A-", on_a_derived_run, "takes seconds on a run of seconds"),
-    Rule(f"({LAB}|[|] python -m lab[.])(generate|extend|analyze) ", on_a_run, "takes seconds on a run of seconds"),
+    Rule(
+        f"({LAB}|[|] python -m lab[.])(generate|extend|analyze|export) ", on_a_run, "takes seconds on a run of seconds"
+    ),
     Rule(LAB + "train .*experiment=smoke", as_it_is, "takes seconds and needs nothing"),
     Rule(LAB + "train .*data=redpajama", asked_for_help, "needs the manifest of a corpus that is far away"),
     Rule(LAB + "train -m .*data=files", asked_for_help_of_one, "needs files of the reader's own"),
@@ -174,7 +206,7 @@ def run(line: str, folder: Path) -> subprocess.CompletedProcess[str]:
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=900,
         check=False,
     )
 
@@ -416,7 +448,7 @@ def test_a_notebook_runs_and_is_stored_with_what_it_shows(path: Path, tmp_path: 
     cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
     assert any("image/png" in output.get("data", {}) for cell in cells for output in cell.outputs)
     assert path.stat().st_size < 100_000
-    NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    NotebookClient(notebook, timeout=900, resources={"metadata": {"path": str(tmp_path)}}).execute()
 
 
 # ---------------------------------------------------------------------------------------------- links and layout ------

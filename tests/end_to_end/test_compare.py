@@ -170,7 +170,7 @@ def test_the_report_opens_without_errors_and_with_all_its_pictures(compared: Pat
     assert min(long) >= 200  # a verdict is not broken into a word a line
     assert 1 <= printed <= 12
     assert told == []
-    assert len(widths) == 7
+    assert len(widths) == 8
     assert min(widths) > 200
     assert overflow <= 0
 

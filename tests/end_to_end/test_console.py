@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -24,7 +24,7 @@ BIN = Path(sys.executable).parent
 
 
 def run(*command: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=120, check=False)
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=600, check=False)
 
 
 # One door.
@@ -117,7 +117,7 @@ def completed(line: str, cwd: Path) -> list[str]:
         env=given,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
         check=False,
     )
     assert (told.stdout, told.stderr) == ("", "")
@@ -168,11 +168,18 @@ def test_each_of_several_choices_is_completed() -> None:
     assert candidates("train", "model=nope,window_r") == ["model=nope,window_rope"]
 
 
-def test_a_key_press_takes_less_than_a_second_and_loads_neither_torch_nor_hydra(tmp_path: Path) -> None:
+def seconds_of_children(called: Callable[[], object]) -> float:
+    """The CPU seconds of the processes that a call starts."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    assert completed("lab train model=ro", tmp_path) == ["rope"]
+    called()
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 1
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+def test_a_key_press_takes_no_longer_than_twenty_starts_of_python_and_loads_neither_torch_nor_hydra(tmp_path: Path):
+    start = min(seconds_of_children(lambda: run(sys.executable, "-c", "", cwd=tmp_path)) for _ in range(3))
+    assert seconds_of_children(lambda: completed("lab train model=ro", tmp_path)) < 20 * start
+    assert completed("lab train model=ro", tmp_path) == ["rope"]
     program = (
         "import sys; from lab.experiment.completion import candidates; assert candidates('train', 'mod'); "
         "assert candidates('plan', 'model='); print({'torch', 'hydra', 'omegaconf'} & set(sys.modules))"
@@ -214,7 +221,7 @@ class Bash:
 
     def until(self, expected: str) -> str:
         """What a pattern's group, or the whole of it, is on the screen; fails if it does not come."""
-        shown, deadline = "", time.monotonic() + 20
+        shown, deadline = "", time.monotonic() + 120
         while (found := re.search(expected, shown)) is None:
             ready, _, _ = select.select([self.terminal], [], [], max(0, deadline - time.monotonic()))
             assert ready, f"{expected!r} did not come: {shown!r}"

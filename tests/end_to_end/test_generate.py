@@ -246,7 +246,7 @@ def test_a_prompt_passes_through_a_real_shell_as_an_argument_and_through_a_pipe(
     by_pipe = f"printf '%s\\n' {shlex.quote(prompt)} | {command}"
     script = f"{by_argument} > argument & {by_pipe} > pipe & wait"
     result = subprocess.run(
-        ["bash", "-c", script], cwd=tmp_path, env=path_with_lab, capture_output=True, timeout=120, check=False
+        ["bash", "-c", script], cwd=tmp_path, env=path_with_lab, capture_output=True, timeout=600, check=False
     )
     assert (result.stdout, result.stderr) == (b"", b"")
     text = (tmp_path / "argument").read_text()
@@ -391,7 +391,7 @@ def test_text_comes_through_a_pipe_as_it_is_said_and_ctrl_c_ends_it_with_what_is
         said += some
     assert process.poll() is None
     process.send_signal(signal.SIGINT)
-    rest, told = process.communicate(timeout=60)
+    rest, told = process.communicate(timeout=300)
     assert process.returncode == 130
     assert told == b""
     assert said.startswith(b"We the people")
@@ -402,7 +402,7 @@ def test_text_comes_through_a_pipe_as_it_is_said_and_ctrl_c_ends_it_with_what_is
 def test_a_reader_that_has_enough_ends_it_silently(seven: dict[str, Path], path_with_lab: dict[str, str]) -> None:
     options = f"run={seven['window_alibi']} tokens=1000000 greedy=true prompt='We the people'"
     script = f"lab generate {options} | head -c 10; echo ${{PIPESTATUS[0]}}"
-    result = subprocess.run(["bash", "-c", script], env=path_with_lab, capture_output=True, timeout=60, check=False)
+    result = subprocess.run(["bash", "-c", script], env=path_with_lab, capture_output=True, timeout=300, check=False)
     assert result.stdout == b"We the peo141\n"
     assert result.stderr == b""
 
@@ -420,7 +420,7 @@ def test_a_table_that_is_stopped_is_not_written(
         told += os.read(ours, 1000)
     time.sleep(0.3)
     process.send_signal(signal.SIGINT)
-    out, _ = process.communicate(timeout=60)
+    out, _ = process.communicate(timeout=300)
     told += read_all(ours)
     assert process.returncode == 130
     assert out == b""

@@ -8,7 +8,7 @@ import torch
 from oracles.attention_loops import attention_loops
 from oracles.rotation import rotation
 
-from lab.extension.temperature import Temperature
+from lab.extension.extension import Scaled
 from lab.model.attention import Attention
 from lab.model.decoder import Decoder
 from lab.model.decoding import Cache
@@ -71,7 +71,7 @@ def test_the_product_has_the_factor_and_a_bias_has_not(
 ) -> None:
     position = kind(HEADS, HEAD_DIM)
     for factor in factors:
-        position = Temperature(factor)(position)
+        position = Scaled(position, factor)
     model = decoder(position, window, kernel)
     layer = model.blocks[0].attention
     layer.query.weight *= 20  # so that attention is sharp, and a factor shows
@@ -93,8 +93,8 @@ def test_one_changes_no_bit_and_a_cache_changes_nothing(
 ) -> None:
     tokens = torch.randint(0, 61, (2, TIME), generator=torch.Generator().manual_seed(2))
     plain = decoder(kind(HEADS, HEAD_DIM), window, kernel)
-    assert torch.equal(decoder(Temperature(1.0)(kind(HEADS, HEAD_DIM)), window, kernel)(tokens), plain(tokens))
-    warm = decoder(Temperature(1.7)(kind(HEADS, HEAD_DIM)), window, kernel)
+    assert torch.equal(decoder(Scaled(kind(HEADS, HEAD_DIM), 1.0), window, kernel)(tokens), plain(tokens))
+    warm = decoder(Scaled(kind(HEADS, HEAD_DIM), 1.7), window, kernel)
     cache, parts = Cache(warm), []
     for first, last in ((0, 5), (5, 6), (6, 7), (7, 30), (30, TIME)):
         parts.append(warm.logits(warm.hidden(tokens[:, first:last], cache=cache)))
@@ -105,7 +105,7 @@ def test_one_changes_no_bit_and_a_cache_changes_nothing(
 @pytest.mark.parametrize("kind", POSITIONS)
 def test_what_it_does_not_change_it_hands_on(kind: type[PositionEncoding]) -> None:
     inner = kind(HEADS, HEAD_DIM)
-    outer = Temperature(1.7)(inner)
+    outer = Scaled(inner, 1.7)
     assert outer.slopes is inner.slopes
     assert outer.depends_on_length == inner.depends_on_length
     assert (outer.heads, outer.head_dim) == (HEADS, HEAD_DIM)

@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 import yaml
 from commands import lab
+from scipy import stats
 
 from lab.base.errors import UserError
+from lab.base.parts import parts_of
 from lab.base.tables import read_table, write_table
 from lab.evidence.claims import Claim, Study, judge, read_claims, verdicts
 from lab.evidence.weighing import Layout
@@ -107,7 +109,68 @@ def test_the_labs_own_claims_are_of_measures_that_there_are():
     names = [claim.name for study in studies for claim in study.claims]
     assert "nope_fails" in names
     assert len(set(names)) == len(names)
-    assert {claim.measure for study in studies for claim in study.claims} <= {each.label() for each in measures()}
+    known = {each.label() for each in measures()} | set(parts_of("study"))
+    assert {claim.measure.partition(":")[0] for study in studies for claim in study.claims} <= known
+
+
+def test_a_number_of_no_document_has_an_interval_over_five_seeds_or_more():
+    values = [0.2, 0.21, 0.19, 0.22, 0.18]
+    first = documents({"nope": {1: 0.0}}, authors=1)[0] | {"cluster": "", "document": "", "evaluation": "train-1"}
+    told = [
+        first | {"measure": f"formation: {name}", "seed": seed, "mean": value + more}
+        for seed, value in enumerate(values)
+        for name, more in (("first", 0.0), ("other", 1.0))
+    ]
+    claim = Claim.check(CLAIM | {"measure": "formation: first", "above": 0.15, "unit": ""})
+    found, interval = judge(claim, Layout(told))
+    assert found == "holds"
+    expected = stats.ttest_1samp(values, 0.0).confidence_interval(0.95)
+    assert (interval.low, interval.high) == pytest.approx((expected.low, expected.high))
+    assert (interval.seeds, interval.clusters) == (5, 0)
+    assert claim.told == "formation: first of nope above 0.15"
+    assert judge(claim, Layout([row for row in told if row["seed"] < 4]))[0] == "cannot tell"
+    less = claim.with_values(minus_measure="formation: other", above=None, below=-0.5)
+    assert judge(less, Layout(told))[0] == "holds"
+
+
+def test_what_stands_in_several_tables_is_paired_by_seed_and_by_what_all_were_scored_on():
+    rows = documents({"nope": {16: 0.5}})
+    for number, row in enumerate(rows):  # seeds differ by far more than variants do
+        rows[number] = row | {"mean": row["mean"] + 10 * row["seed"]}
+    other = [row | {"variant": "rope", "mean": row["mean"] - 0.3} for row in reversed(rows)]
+    assert verdict(rows + other, minus="rope", above=0.25) == "holds"
+    assert verdict(rows + other[:-1], minus="rope", above=0.25) == "holds"  # one document fewer of one cluster
+    assert (
+        verdict(rows + [row for row in other if row["seed"]], minus="rope", above=0.25) == "cannot tell"
+    )  # four in common
+    apart = [row | {"cluster": f"another {row['cluster']}"} for row in other]
+    assert verdict(rows + apart, minus="rope", above=0.25) == "not run"
+    assert verdict([row | {"measure": "copy"} for row in other] + rows, above=0.25) == "cannot tell"
+
+
+def test_a_claim_on_what_is_not_there_cannot_be_told():
+    rows = documents({"nope": {16: 0.5}})
+    claims = [
+        Claim.check(CLAIM | {"name": "sink", "length": 16, "above": 1.0}),
+        Claim.check(CLAIM | {"name": "of_sink", "length": 16, "above": 0.1, "given": "sink"}),
+    ]
+    found = list(verdicts([Study(study="s", conditions="none", claims=claims)], rows))
+    assert [row["verdict"] for row in found] == ["contradicted", "cannot tell"]
+    assert found[1]["given"] == "It fails."
+    claims[0] = claims[0].with_values(above=0.1)
+    found = list(verdicts([Study(study="s", conditions="none", claims=claims)], rows))
+    assert [row["verdict"] for row in found] == ["holds", "holds"]
+
+
+@pytest.mark.parametrize(
+    ("second", "told"), [({"name": "fails"}, "two claims are called fails"), ({"given": "x"}, "name a claim before it")]
+)
+def test_claims_name_themselves_and_each_other(tmp_path, second, told):
+    each = CLAIM | {"length": 1, "above": 0.1}
+    content = {"study": "s", "conditions": "none", "claims": [each, each | {"name": "other"} | second]}
+    (tmp_path / "wrong.yaml").write_text(yaml.safe_dump(content))
+    with pytest.raises(UserError, match=told):
+        read_claims(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -140,6 +203,30 @@ def test_the_command_writes_a_page_and_its_table(tmp_path):
     rows = read_table(tmp_path / "claims.csv")
     assert {row["claim"]: row["verdict"] for row in rows}["alibi_holds"] == "holds"
     assert {row["claim"]: row["verdict"] for row in rows}["rope_fails"] == "not run"
+
+
+def test_a_table_with_a_name_has_variants_of_that_name_and_is_held_against_another(tmp_path):
+    write_table(tmp_path / "before.csv.gz", documents({"rope": {16: 5.0}}, noise=0))
+    write_table(tmp_path / "after.csv.gz", documents({"rope": {16: 4.0}}, noise=0))
+    claim = CLAIM | {"variant": "rope, trained 1 %", "minus": "rope", "length": 16, "above": None, "below": -0.5}
+    content = {"study": "s", "conditions": "none", "claims": [claim]}
+    table = {"file": "estimates.csv", "caption": "Means.", "measure": CLAIM["measure"]}
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "s.yaml").write_text(yaml.safe_dump(content | {"tables": [table]}))
+    row = {"evaluation": "held_out-1", "measure": CLAIM["measure"], "seed": None}
+    each = [("rope", 16, 5.0), ("rope", 32, 6.0), ("nope", 16, 4.5)]
+    estimates = [row | {"variant": name, "length_tokens": length, "mean": mean} for name, length, mean in each]
+    write_table(tmp_path / "estimates.csv", [*estimates, estimates[0] | {"seed": 0, "mean": 9.0}])
+    given = ("--claims", "own", "--study", "s", "--output", "page.md", "--documents")
+    done = lab("claims", *given, "before.csv.gz", "trained 1 %=after.csv.gz", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    page = (tmp_path / "page.md").read_text()
+    assert "| -1.000" in page
+    assert "**holds**" in page
+    assert "| | 16 | 32 |" in page
+    assert "| rope | 5.000 | 6.000 |" in page
+    assert "| nope | 4.500 | - |" in page
+    assert "9.000" not in page
 
 
 def test_a_damaged_table_of_documents_is_told_in_one_line(tmp_path):

@@ -214,11 +214,23 @@ def test_runs_that_were_scored_on_other_documents_are_refused(tmp_path):
         gather(control, SETTINGS, None, 0.1)
 
 
+def test_what_runs_were_scored_on_instead_is_told_with_a_document_that_is_in_one_alone(tmp_path):
+    given = {"a": ["d0", "d1", "d2"], "b": ["d0", "d2"]}
+    runs = [a_run(tmp_path, name, {"excess": {64: [1.0] * len(each)}}, each) for name, each in given.items()]
+    path = runs[1].path / "scores.csv"
+    write_table(path, [row | {"evaluation": "held_out-2"} for row in Scores(path).rows])
+    runs[1] = scored(runs[1].path)
+    control = Control(tuple(runs), "model", {"a": {0: runs[0]}, "b": {0: runs[1]}}, {}, {})
+    told = r"in common \(.*a on held_out-1; .*b on held_out-2; d1 is in one of them alone\)"
+    with pytest.raises(UserError, match=told):
+        gather(control, SETTINGS, None, 0.1)
+
+
 def test_a_reference_that_is_no_variant_and_runs_without_scores_are_refused(tmp_path):
     control = compared(tmp_path, seeds=1)
     with pytest.raises(UserError, match=r"reference is 'rope': choose one of the variants one, two, three"):
         gather(control, SETTINGS, "rope", 0.1)
-    with pytest.raises(UserError, match=r"have no scores in common"):
+    with pytest.raises(UserError, match=r"no scores in common \(.*one-0 on nothing with these settings\)"):
         gather(control, {"excess": "cccc3333"}, None, 0.1)
     (control.runs[0].path / "scores.csv").unlink()
     with pytest.raises(UserError, match=r"one-0 has no scores; score it with"):

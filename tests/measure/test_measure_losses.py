@@ -104,6 +104,8 @@ def test_the_excess_is_that_of_one_target_at_a_time(position, window, longest):
     restarted = slow_scores.restarted(decoder, ids, CONTEXT)
     less = slow_scores.restarted(decoder, ids, CONTEXT, less=CONTEXT // 8)[: -CONTEXT // 8]
     rows = rows_of(excess(longest=longest), decoder, ids)
+    along = [row for row in rows if row["measure"] == "excess_by_position"]
+    rows = [row for row in rows if row not in along]
     assert places(rows, "measure", *PLACE) == [
         ("whole_prefix", 0, length, length // 2, length, length // 2),
         ("restarted", 0, CONTEXT, length // 2, length, length // 2),
@@ -114,13 +116,18 @@ def test_the_excess_is_that_of_one_target_at_a_time(position, window, longest):
     equal(losses(rows), [*map(np.mean, (whole, restarted, np.subtract(whole, restarted), gain_inside))])
     assert len(whole) == len(restarted) == length // 2
     assert abs(losses(rows)[2]) > 1e-6
+    eighth = CONTEXT // 8
+    starts = range(length // 2, length, eighth)
+    assert places(along, *PLACE) == [(0, length, start, start + eighth, eighth) for start in starts]
+    by_target = np.subtract(whole, restarted).reshape(-1, eighth)
+    equal(losses(along), by_target.mean(axis=1))
 
 
 @pytest.mark.parametrize("context", [8, 32])
 def test_a_restarted_target_counts_once_is_given_more_than_seven_eighths_and_at_most_a_context(context):
     length = 8 * context
     ids = np.arange(length + 1, dtype=np.uint32)
-    (_, row, _, _) = excess().score(tiny(kind=TellingTargets), Item("text", ids), context)
+    (_, row, *_) = excess().score(tiny(kind=TellingTargets), Item("text", ids), context)
     assert row["loss_nats"] == np.mean(range(length // 2 + 1, length + 1))
     decoder = tiny(kind=Telling)
     rows = excess().score(decoder, Item("text", ids), context)

@@ -5,7 +5,7 @@ import pytest
 from lab.base.errors import UserError
 from lab.base.tables import read_table
 from lab.observe.measure import OBSERVED
-from lab.observe.scores import COLUMNS, NAMED, Scores, key
+from lab.observe.scores import COLUMNS, NAMED, Scores, key, proof
 
 
 def row(document: str = "a", start: int = 0, loss: float = 1.5, **changes) -> dict:
@@ -172,4 +172,23 @@ def test_a_file_with_more_columns_is_read_without_them(tmp_path):
     path.write_text(f"{lines[0]},extra\n{lines[1]},5\n")
     assert Scores(path).rows == [full(row("a"))]
     Scores(path).write()
+    assert list(read_table(path)[0]) == list(COLUMNS)
+
+
+def test_a_value_a_layer_and_a_head_are_columns_only_where_a_row_has_them(tmp_path):
+    path = tmp_path / "scores.csv"
+    scores = Scores(path)
+    scores.add([row(), row(document="b") | {"layer": 0, "head": 3, "value": 0.25}])
+    before = proof(scores.rows)
+    scores.add([row(document="b") | {"layer": 1, "head": 3, "value": 0.5}])
+    assert len(scores.rows) == 3
+    scores.write()
+    again = Scores(path)
+    assert again.rows == scores.rows
+    assert "value" not in again.rows[0]
+    assert list(read_table(path)[0])[-3:] == ["layer", "head", "value"]
+    again.drop(again.select(document="b")[1:])
+    assert proof(again.rows) == before
+    again.drop(again.select(document="b"))
+    again.write()
     assert list(read_table(path)[0]) == list(COLUMNS)

@@ -36,6 +36,7 @@ from lab.runs.settings import RunSettings
 CONTEXT, STEP = 64, 8
 BY_POSITION = LossByPosition(longest=2, segments=1, bin_tokens=64, documents=None)
 EXCESS = Excess(longest=2, segments=2, documents=None, batch_tokens=1024)
+EXCESS_ROWS = {"whole_prefix", "restarted", "excess", "inside_gain", "excess_by_position"}
 
 
 def untrained(config: RunSettings) -> Decoder:
@@ -143,9 +144,7 @@ def test_rows_are_what_the_measures_observe_of_the_runs_decoder_named_in_full(ru
             }
             expected += [named | row for row in observed]
     assert [{column: value for column, value in row.items() if value is not None} for row in rows(run)] == expected
-    assert {row["measure"] for row in rows(run)} == {
-        *("loss_by_position", "whole_prefix", "restarted", "excess", "inside_gain")
-    }
+    assert {row["measure"] for row in rows(run)} == {"loss_by_position"} | EXCESS_ROWS
 
 
 def test_the_manifest_spells_out_what_was_measured_and_keeps_the_rest(run):
@@ -240,7 +239,8 @@ def test_scoring_that_is_stopped_in_its_second_measure_does_not_score_the_first_
         score_run(run, measures, "held_out-1234", source_of(*SOURCE), "cpu", STEP, log)
     assert log.asked == ["a", "b", "c", "e", "a", "b"]
     assert scored(run, measures) == ["c", "e"]
-    assert len(rows(run)) == 4 * 2 + 4 * (1 + 1 + 2 + 1)
+    # Of a document two bins; of a segment four means, and the excess of eight eighths of C.
+    assert len(rows(run)) == 4 * 2 + (4 + 8) * (1 + 1 + 2 + 1)
 
 
 def test_rows_reach_the_disk_while_scoring_goes_on(run, monkeypatch):
@@ -304,9 +304,7 @@ def test_rows_of_a_measure_that_are_all_gone_are_noticed(run):
     for read in (lambda: scored(run, measures), lambda: found_rows(run, *measures.values())):
         with pytest.raises(UserError, match="the rows of loss_by_position held_out-1234 are gone"):
             read()
-    assert {row["measure"] for row in found_rows(run, EXCESS)} == {
-        *("whole_prefix", "restarted", "excess", "inside_gain")
-    }
+    assert {row["measure"] for row in found_rows(run, EXCESS)} == EXCESS_ROWS
 
 
 @pytest.mark.parametrize("column", ["evaluation", "step", "precision"])
@@ -617,7 +615,7 @@ def test_rows_are_found_by_setting_evaluation_and_step_and_those_of_made_up_item
 
     assert found(BY_POSITION) == {("loss_by_position", "held_out-1234")}
     assert found(BY_POSITION, keys, evaluation="kjv-5678") == {("loss_by_position", "kjv-5678"), ("passkey", "none")}
-    assert {name for name, _ in found(EXCESS)} == {"whole_prefix", "restarted", "excess", "inside_gain"}
+    assert {name for name, _ in found(EXCESS)} == EXCESS_ROWS
     assert found(BY_POSITION, EXCESS, keys, step=9) == found() == set()
 
 

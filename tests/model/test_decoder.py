@@ -133,7 +133,7 @@ def test_all_blocks_share_one_graph_of_a_length_and_masks_are_made_outside_of_it
 
 def test_temperature_is_a_factor_on_the_scores():
     warm, large = decoder(), decoder()
-    warm.position = Temperature(1.5)(warm.position)
+    Temperature(1.5)(warm)
     for other in large.blocks:
         with torch.no_grad():
             other.attention.query.weight *= 1.5

@@ -272,7 +272,7 @@ class Observer:
 @pytest.fixture(scope="module")
 def killed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list]:
     command = [sys.executable, str(Path(__file__).with_name("killed_fold.py")), str(tmp_path_factory.mktemp("f")), "5"]
-    result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
     assert result.returncode == 0, result.stderr
     return json.loads(result.stdout)
 

@@ -37,11 +37,11 @@ def stopped(folder: Path, number: int, *settings: str, checkpoints: int = 1) -> 
     """A run that gets a signal when it has this many checkpoints."""
     command = [sys.executable, "-m", "lab.train", *settings, *SMOKE, "scale.tokens=4096000"]
     process = subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 900
     while len(list(folder.glob("runs/*/checkpoints/step=*"))) < checkpoints and time.monotonic() < deadline:
         time.sleep(0.05)
     process.send_signal(number)
-    out, err = process.communicate(timeout=120)
+    out, err = process.communicate(timeout=600)
     return subprocess.CompletedProcess(command, process.returncode, out, err)
 
 
@@ -75,7 +75,7 @@ def test_an_interrupted_sweep_starts_no_further_run(tmp_path: Path) -> None:
 
 def test_a_few_runs_killed_at_chosen_and_random_times_end_bit_identical() -> None:
     command = [sys.executable, "tests/kill/kill_test.py", "--runs", "8", "--processes", "2", "--seed", "7"]
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=500)
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=900)
     assert result.returncode == 0, result.stdout + result.stderr
     assert "8 of 8 interrupted runs" in result.stdout
 
@@ -220,7 +220,7 @@ def begun(folder: Path, *settings: str, environment: dict[str, str] | None = Non
     # A shell's background job has Ctrl-C switched off, and the tests may be in one.
     listening = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
     process = subprocess.Popen(command, cwd=folder, env=environment, preexec_fn=listening, text=True, **pipes)
-    deadline = time.monotonic() + 300
+    deadline = time.monotonic() + 900
     while not list(folder.glob("runs/*/checkpoints/step=*")) and process.poll() is None:
         assert time.monotonic() < deadline
         time.sleep(0.05)
@@ -243,7 +243,7 @@ def test_sigterm_again_and_again_until_the_run_has_ended_ends_it_with_code_75(tm
 @pytest.mark.parametrize("place", ["mid-write:2", "after-rename:2"])
 def test_two_signals_at_once_while_a_checkpoint_is_written_save_it(tmp_path: Path, place: str, signals: str) -> None:
     process = begun(tmp_path, environment=os.environ | {"LAB_KILL_AT": f"{place}={signals}"})
-    out, err = process.communicate(timeout=300)
+    out, err = process.communicate(timeout=900)
     assert process.returncode == 75, out + err
     first = signals.partition("+")[0]
     assert f"SIG{first}: stopping after this step" in err
@@ -277,7 +277,7 @@ def test_workers_end_with_a_trainer_that_is_killed(tmp_path: Path) -> None:
     assert len(children) >= 2
     process.kill()
     process.communicate()
-    deadline = time.monotonic() + 3
+    deadline = time.monotonic() + 30
     while any(alive(child) for child in children) and time.monotonic() < deadline:
         time.sleep(0.02)
     assert [child for child in children if alive(child)] == []

@@ -8,7 +8,9 @@ import pytest
 
 from lab.base.console import Console
 from lab.base.tables import read_table
+from lab.evidence.claims import Claim, Study
 from lab.evidence.quantities import curves
+from lab.measure.excess import ALONG
 from lab.observe.measure import measures
 from lab.report import comparison_page
 from lab.report.claims_page import write_claims_page
@@ -34,7 +36,7 @@ def lines_of(measure: str, lines: tuple[str, ...]) -> list[dict]:
     rows = [
         {"measure": line, "document": name, "cluster": name, "segment": 0, "tokens": 16, "loss_nats": 3.0 + at}
         | {"length_tokens": length, "distance_tokens": length, "start_position": length, "stop_position": length + 16}
-        for line in lines
+        for line in ([ALONG] if measure == "excess" else lines)
         for length in (32, 64, 128)
         for at, name in enumerate("abcde")
     ]
@@ -97,7 +99,7 @@ def test_the_report_has_every_table_and_a_picture_of_every_measure(compared, tmp
     tables = {"control", "estimates", "differences", "curves", "effective_context", "training", "passkeys"}
     assert {f"{name}.csv" for name in tables} == {name for name in files if name.endswith(".csv")}  # none of no rows
     curved = [measure.label() for measure in measures() if measure.curve]
-    pictures = {"training", "held_out_excess", "held_out_copy_map", "none_passkey"}
+    pictures = {"training", "held_out_excess_differences", "held_out_copy_map", "none_passkey"}
     pictures |= {f"held_out_{name}" for name in curved} | {f"none_passkey_{name}" for name in VARIANTS}
     assert {name for name in files if name.endswith((".png", ".svg"))} == {f"{name}.png" for name in pictures}
     page, text = ((tmp_path / "report" / name).read_text() for name in ("report.html", "report.md"))
@@ -149,8 +151,11 @@ def test_no_number_is_shown_as_minus_nothing(compared: Compared, tmp_path) -> No
     figure = heat_map([{"a": 1, "b": 2, "v": -0.001}, {"a": 1, "b": 3, "v": 1.0}], "a", "b", "v", ("", "", ""))
     assert {text.get_text() for text in figure.axes[0].texts} == {"0.00", "1.00"}
     claim = {"study": "s", "sentence": "x", "quantity": "q", "source": "n", "evaluation": "e", "verdict": "holds"}
+    claim |= {"given": "", "claim": "c"}
     claim |= nothing | {"over_seeds": 1, "seeds": 5, "clusters": 6, "clusters_told": "authors"}
-    write_claims_page(tmp_path / "claims.md", [claim], "a command", {"s": "none"})
+    bound = {"name": "c", "sentence": "x", "source": "n", "variant": "nope", "measure": "excess", "above": 0.0}
+    study = Study(study="s", conditions="none", claims=[Claim.check(bound)])
+    write_claims_page(tmp_path / "claims.md", [claim], "a command", [study])
     assert "+0.000 (+0.000 to +0.000)" in (tmp_path / "claims.md").read_text()
 
 

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 
 from lab.base.errors import UserError
 from lab.evidence.quantities import curves
+from lab.measure.excess import ALONG
 from lab.observe.measure import Measure, measures
 from lab.report import terminal
 from lab.report.figures import contrast_figure, curve_figure, detail_figure, difference_figure, grouped
@@ -75,11 +76,12 @@ def legend(figure: Figure) -> str:
 # Curves.
 
 WITH_CURVE = [name for name, measure in MEASURES.items() if measure.curve is not None]
+DRAWN = {"excess": ALONG}  # whose curve is of other rows than its quantity
 
 
 @pytest.mark.parametrize("name", WITH_CURVE)
 def test_every_curve_is_drawn_one_line_a_variant_with_its_axes(name):
-    rows = of_variants({"rope": [scores(name)], "nope": [scores(name, 1)]})
+    rows = of_variants({"rope": [scores(DRAWN.get(name, name))], "nope": [scores(DRAWN.get(name, name), 1)]})
     figure = curve_figure(rows, MEASURES[name], ["rope", "nope"], CONTEXT)
     axes, curve = figure.axes[0], MEASURES[name].curve
     assert [line.get_label() for line in axes.get_lines()][:2] == ["rope", "nope"]
@@ -144,8 +146,8 @@ def test_a_perplexity_beyond_all_bounds_is_drawn_at_the_highest():
 
 
 def test_a_measure_without_a_curve_is_not_drawn_as_one():
-    with pytest.raises(ValueError, match="excess has no curve"):
-        curve_figure([], MEASURES["excess"], ["rope"], CONTEXT)
+    with pytest.raises(ValueError, match="passkey has no curve"):
+        curve_figure([], MEASURES["passkey"], ["rope"], CONTEXT)
 
 
 def test_neighbours_far_along_the_axis_are_shown_as_one():
@@ -207,7 +209,7 @@ def drawn(folder, rows: list[dict]) -> dict[str, bytes]:
 
 
 def test_a_run_has_a_picture_of_each_curve_and_of_each_map_the_same_every_time(tmp_path):
-    rows = [row for name in WITH_CURVE for row in scores(name)] + scores("excess") + keys()
+    rows = [row for name in WITH_CURVE for row in scores(DRAWN.get(name, name))] + scores("excess") + keys()
     first = drawn(tmp_path / "run", rows)
     assert sorted(first) == sorted([f"{name}.png" for name in WITH_CURVE] + ["passkeys.png"])
     for content in first.values():

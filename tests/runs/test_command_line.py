@@ -26,6 +26,9 @@ GIVEN = {
     "generate": ["run=a"],
     "plan": [],
     "analyze": ["runs=a", "study=state_norms"],
+    "import_model": ["source=a"],
+    "export": ["run=a", "to=b"],
+    "evaluate": ["run=a", "tasks=[c]"],
 }
 
 

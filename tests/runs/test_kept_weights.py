@@ -63,7 +63,7 @@ def weights_of(run: Run, folder: str) -> dict[int, bytes]:
 
 @pytest.mark.parametrize(
     ("rules", "steps"),
-    [("[]", []), ("[doubling]", DOUBLING), ("[validation]", VALIDATED)],
+    [("[]", []), ("[doubling]", DOUBLING), ("[validation]", VALIDATED), ("[3,5,doubling]", sorted({3, 5, *DOUBLING}))],
 )
 def test_the_steps_are_those_that_the_rules_name(here: Lab, tmp_path: Path, rules: str, steps: list[int]) -> None:
     run = train(here, tmp_path, f"trainer.keep_weights={rules}")

@@ -492,7 +492,7 @@ def test_an_unfinished_parent_is_a_parent_at_a_step_that_is_given(here: Lab, cop
         (("scale.heads=4",), "has blocks.0.attention.query.weight of shape (32, 32), and this decoder (64, 32)"),
         (("model.tied=true",), "has head.weight, which this decoder has no place for: give the same tied"),
         (("tokenizer=sotu_4k",), "embedding of shape (1024, 32), and this decoder (4096, 32)"),
-        (("scale.vocabulary=4096",), "scale.vocabulary is 4096 but the tokenizer"),
+        (("scale.vocabulary=4096",), "embedding of shape (1024, 32), and this decoder (4096, 32)"),
     ],
 )
 def test_a_start_that_cannot_be_is_refused_with_what_does_not_fit(

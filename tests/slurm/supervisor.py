@@ -172,7 +172,7 @@ class Slurm:
     def run(self, *command: str) -> subprocess.CompletedProcess[str]:
         try:
             return subprocess.run(
-                command, env=self.environment, capture_output=True, text=True, timeout=20, check=False
+                command, env=self.environment, capture_output=True, text=True, timeout=300, check=False
             )
         except subprocess.TimeoutExpired:
             return subprocess.CompletedProcess(command, 1, "", "no answer")

@@ -207,7 +207,7 @@ def test_scripts_that_a_wheel_has_written_out_train_with_the_lab_that_is_install
     installed = slurm.run(
         *("python", "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation", "--target", str(site)),
         str(source),
-        timeout=300,
+        timeout=900,
     )
     assert installed.returncode == 0, installed.stderr
     shutil.rmtree(source)

@@ -47,7 +47,7 @@ def the_one_line(result: subprocess.CompletedProcess[str]) -> str:
 
 def status(cluster: Cluster, folder: Path) -> list[dict[str, dict[str, str]]]:
     """The two tables of lab.status, by job and column."""
-    result = cluster.run(sys.executable, "-m", "lab.status", "runs", cwd=folder, timeout=300)
+    result = cluster.run(sys.executable, "-m", "lab.status", "runs", cwd=folder, timeout=900)
     assert result.returncode == 0, result.stderr
     tables: list[dict[str, dict[str, str]]] = []
     columns: list[str] = []

@@ -199,7 +199,7 @@ def test_ranks_tell_each_other_of_signals_at_every_micro_batch_by_a_method_that_
     name = "_broadcast_sigterm_tensor"
     assert callable(getattr(loop, name, None)), changed(name, f"is gone from {loop.__name__}")
     command = [sys.executable, "-c", RANKS, str(tmp_path)]
-    told = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, timeout=120, check=False)
+    told = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, timeout=600, check=False)
     assert told.returncode == 0, told.stderr
     for rank in "01":
         loud, silent = ((tmp_path / f"{how}{rank}").read_text() for how in ("loud", "silent"))

@@ -1,0 +1,44 @@
+"""Keys of lab.extend; by themselves, because studies and extensions have no part in training. No torch here."""
+
+from typing import Literal
+
+from lab.analysis.decomposition import Decomposition
+from lab.base.parts import one_of
+from lab.base.settings import Count, Positive, Settings, key
+from lab.data.settings import EvaluationSettings
+from lab.experiment.settings import THREADS, Accelerator, Paths
+from lab.extension.evolution import Evolution
+
+
+class SearchSettings(Settings):
+    """How what is to be found is found: on validation documents, the run's own unless evaluation names a corpus."""
+
+    documents: Count | None = key("read, at most: the first that are long enough; null: all")
+    length: Count | None = key("tokens of each document that factors of RoPE are searched on; null: s L")
+    evolution: Evolution = key("of factors of RoPE")
+    temperature: Literal["none", "su", "yarn"] = key(
+        "attention factor while factors are searched, and of those found: 1; sqrt(1 + ln s / ln L); 0.1 ln s + 1"
+    )
+    screening: Literal["none", "bfloat16"] = key(
+        "bfloat16: candidates are scored in it, and the best of them again in float32; an approximation"
+    )
+    early_stopping: bool = key(
+        "a candidate that is worse than all parents over its first documents is not scored on the others; an "
+        "approximation"
+    )
+    processes: Count | None = key("that score candidates, one thread each; null: one a core", decides=False)
+    ratios: list[float] = key("r that are tried where the layer is searched, each with its alpha")
+    alphas: list[Positive] = key("alpha of each r")
+
+
+class ExtendSettings(Settings):
+    """lab.extend."""
+
+    run: Paths = key("directory of the run whose weights are read otherwise; of several, directories or patterns")
+    extension: one_of("extension")  # type: ignore[valid-type]
+    evaluation: EvaluationSettings
+    vectors: Decomposition = key("how positional vectors are made, for extensions that need them")
+    search: SearchSettings = key("how what is to be found is found")
+    show: bool = key("print the frequencies that RoPE has by an extension, and draw them")
+    accelerator: Accelerator = key("auto, cpu or gpu")
+    threads: Count | None = key(THREADS)
