@@ -239,6 +239,51 @@ rope: $(if $(SMOKE),rope-runs) .venv/installed ## docs/rope-extension.md: RoPE's
 rope-runs: .venv/installed
 	$(BIN)/python -m lab.train -m experiment=smoke measure=none runs=$(ROPE_RUNS) model=rope seed=$(subst $(space),$(comma),$(ROPE_SEEDS))
 
+# What a decoder of biographies stores and what it can be asked. SMOKE=1: the whole of it on 20 people, into build/knowledge.
+KNOWLEDGE_SEEDS := 0 1 2 3 4
+KNOWLEDGE_JOBS ?= $(shell nproc)
+KNOWLEDGE := docs
+KNOWLEDGE_RUNS := runs/knowledge
+# 229 times of each of 500 people, 58.5 tokens an entry.
+KNOWLEDGE_SIZE := data.corpus.people=500 scale.tokens=6709248
+KNOWLEDGE_TWICE := scale.tokens=13418496
+KNOWLEDGE_ASKED :=
+KNOWLEDGE_ARMS := single permute5 multi5 multi5_permute multi5_permute_adjacent
+ifdef SMOKE
+KNOWLEDGE_SEEDS := 0 1
+KNOWLEDGE := build/knowledge
+KNOWLEDGE_RUNS := build/knowledge/runs
+KNOWLEDGE_SIZE := data.corpus.people=20 scale.tokens=61440 scale.warmup_steps=10 scale.validation_blocks=2
+KNOWLEDGE_TWICE := scale.tokens=122880
+KNOWLEDGE_ASKED := scale.tokens=10240
+KNOWLEDGE_ARMS := single multi5_permute
+endif
+knowledge_single := data.corpus.wordings=1 data.corpus.orders=0
+knowledge_permute5 := data.corpus.wordings=1 data.corpus.orders=5
+knowledge_multi5 := data.corpus.wordings=5 data.corpus.orders=0
+knowledge_multi5_permute := data.corpus.wordings=5 data.corpus.orders=1
+knowledge_multi5_permute_adjacent := $(knowledge_multi5_permute) data.corpus.adjacent=true
+KNOWLEDGE_EACH := $(foreach seed,$(KNOWLEDGE_SEEDS),$(foreach arm,$(KNOWLEDGE_ARMS),knowledge-arm-$(arm).$(seed)) knowledge-mixed.$(seed))
+.PHONY: knowledge $(KNOWLEDGE_EACH)
+
+knowledge: .venv/installed ## docs/knowledge.md: what a decoder of biographies can be asked (hours, not measured yet; SMOKE=1: minutes)
+	$(MAKE) --jobs $(KNOWLEDGE_JOBS) $(KNOWLEDGE_EACH)
+	$(BIN)/python -m lab.compare runs='$(KNOWLEDGE_RUNS)/*' factor=data reference=single allow=[scale.tokens,tokens,blocks] 'measure=[answers,biography_recall]' \
+		output=$(KNOWLEDGE)/knowledge/read
+	$(BIN)/python -m lab.compare runs='$(KNOWLEDGE_RUNS)_asked/*' factor=data reference=single 'measure=[answers,biography_recall]' \
+		output=$(KNOWLEDGE)/knowledge/asked
+	$(BIN)/python -m lab.claims --study knowledge --output $(KNOWLEDGE)/knowledge.md --documents $(KNOWLEDGE)/knowledge/read/documents.csv.gz \
+		asked=$(KNOWLEDGE)/knowledge/asked/documents.csv.gz
+
+$(KNOWLEDGE_EACH): seed = $(patsubst .%,%,$(suffix $@))
+$(KNOWLEDGE_EACH): arm = $(basename $(@:knowledge-arm-%=%))
+$(filter knowledge-arm-%,$(KNOWLEDGE_EACH)):
+	OMP_NUM_THREADS=1 $(BIN)/python -m lab.train experiment=biographies $(KNOWLEDGE_SIZE) $(knowledge_$(arm)) seed=$(seed) runs=$(KNOWLEDGE_RUNS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m lab.train experiment=questions start=run start.run=$$(echo $(KNOWLEDGE_RUNS)/rope-*-$(arm)-seed$(seed)-????????) $(KNOWLEDGE_ASKED) runs=$(KNOWLEDGE_RUNS)_asked
+$(filter knowledge-mixed.%,$(KNOWLEDGE_EACH)):
+	OMP_NUM_THREADS=1 $(BIN)/python -m lab.train experiment=biographies $(KNOWLEDGE_SIZE) $(KNOWLEDGE_TWICE) data.corpus.content=both \
+		'data.weights={entries: 1, questions: 1}' seed=$(seed) runs=$(KNOWLEDGE_RUNS)
+
 REAL := runs/real_model
 SMOLLM2 := data/cache/smollm2
 REAL_SCORE = $(BIN)/python -m lab.extrapolate runs='$(REAL)/$(1)-*' evaluation=sotu_longest scoring.longest=2 scoring.documents=11 scoring.segments=1

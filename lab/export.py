@@ -2,6 +2,7 @@
 
   python -m lab.export run=runs/A to=exported/A
   python -m lab.export run=runs/A to=A.gguf format=gguf      RoPE with full attention only
+  python -m lab.export run=runs/B to=exported/B format=peft  what adapter=lora has trained, for PEFT
 
 AutoModelForCausalLM.from_pretrained("exported/A") then loads it; with ALiBi it needs trust_remote_code=True, as
 transformers has no class for it and the folder brings one, a page long.

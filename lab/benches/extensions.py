@@ -22,7 +22,8 @@ from lab.experiment.candidate_losses import Asked, Losses, scoring
 from lab.experiment.compose import settings_of
 from lab.experiment.settings import TrainSettings
 from lab.experiment.setup import Setup
-from lab.extension.rope_rules import DynamicNTK, LongRoPE, PositionInterpolation, RopeRule, YaRN
+from lab.extension.longrope import LongRoPE
+from lab.extension.rope_rules import DynamicNTK, PositionInterpolation, RopeRule, YaRN
 from lab.model.decoder import Decoder
 from lab.model.decoding import Cache
 from lab.runs.environment import hardware

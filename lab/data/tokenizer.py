@@ -180,3 +180,26 @@ def train_tokenizer(
     if size != vocabulary:
         raise UserError(f"the texts give only {size} of {vocabulary} tokens; give more text or a smaller vocabulary")
     return tokenizer
+
+
+UNKNOWN = "<|unknown|>"
+
+
+def word_tokenizer(texts: Iterable[str], end_of_document: str = END_OF_DOCUMENT) -> tokenizers.Tokenizer:
+    """A token for each word of some texts, and one for each mark.
+
+    Ids are the end of document (0), unknown words (1), then the words, sorted. For small vocabularies of made texts;
+    decoding gives the text back, but for unknown words.
+    """
+    made = tokenizers.Tokenizer(models.WordLevel({end_of_document: 0, UNKNOWN: 1}, unk_token=UNKNOWN))
+    # The space before a word is written as a part of it.
+    spaced = pre_tokenizers.Metaspace("▁", prepend_scheme="always")
+    made.pre_tokenizer = pre_tokenizers.Sequence(
+        [spaced, pre_tokenizers.Split(tokenizers.Regex(r"[^\w▁]"), behavior="isolated")]
+    )
+    made.decoder = decoders.Metaspace("▁", prepend_scheme="always")
+    words = sorted({word for text in texts for word, _ in made.pre_tokenizer.pre_tokenize_str(text)})
+    vocabulary = {word: number for number, word in enumerate([end_of_document, UNKNOWN, *words])}
+    made.model = models.WordLevel(vocabulary, unk_token=UNKNOWN)
+    made.add_special_tokens([end_of_document])
+    return made

@@ -160,10 +160,17 @@ class HarnessModel(TemplateLM):
             )
 
     def _batches(self, sizes: Mapping[str, int]) -> Iterator[list[str]]:
-        """Keys of requests of like length, the longest first, of at most ``batch_tokens`` together."""
+        """Keys of requests of like length, the longest first, of at most ``batch_tokens`` together.
+
+        What is padded makes a text longer: where positions turn by the length of a whole text, only requests that turn
+        alike are read together.
+        """
+        position = self.decoder.position
+        turned = {key: position.version(size) if position.depends_on_length else 0 for key, size in sizes.items()}
         batch: list[str] = []
         for key in sorted(sizes, key=lambda each: -sizes[each]):
-            if batch and (len(batch) + 1) * sizes[batch[0]] > self.batch_tokens:
+            full = bool(batch) and (len(batch) + 1) * sizes[batch[0]] > self.batch_tokens
+            if batch and (full or turned[key] != turned[batch[0]]):
                 yield batch
                 batch = []
             batch.append(key)

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from lab.base.interruption import SIGNALS, end_with_parent
-from lab.extension.rope_rules import LongRoPE
+from lab.extension.longrope import LongRoPE
 from lab.model.decoder import Decoder
 from lab.model.precision import DTYPES
 from lab.observe.losses import losses_in_one_pass, on_device

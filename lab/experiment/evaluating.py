@@ -169,7 +169,12 @@ def _asked(model: "harness.HarnessModel", tasks: Sequence[Any], settings: Evalua
     os.environ["DISABLE_MULTIPROC"] = "1"
     try:
         found = lm_eval.simple_evaluate(
-            model, tasks=tasks, num_fewshot=settings.shots, limit=settings.limit, bootstrap_iters=BOOTSTRAPPED
+            model,
+            tasks=tasks,
+            task_manager=TaskManager(include_defaults=False),  # they are loaded: the harness's own are not read again
+            num_fewshot=settings.shots,
+            limit=settings.limit,
+            bootstrap_iters=BOOTSTRAPPED,
         )
     except (UserError, Interrupted):
         raise

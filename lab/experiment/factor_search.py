@@ -20,7 +20,8 @@ from lab.base.tables import Row
 from lab.experiment.candidate_losses import Asked, mean, scoring
 from lab.experiment.extend_settings import ExtendSettings, SearchSettings
 from lab.extension.evolution import Candidate, Scored, best_of, evolve, on_grid
-from lab.extension.rope_rules import NTK, LongRoPE, PositionInterpolation, RopeRule, YaRN, rope_rule
+from lab.extension.longrope import LongRoPE
+from lab.extension.rope_rules import NTK, PositionInterpolation, RopeRule, YaRN, rope_rule
 from lab.observe.measure import Item
 from lab.observe.scoring import ROOMS, digest_of_ids
 from lab.runs.environment import digest_of_code, hardware

@@ -8,9 +8,16 @@ from lab.base.files import discard, make_folder, refuse_link
 from lab.exchange.card import card
 from lab.exchange.exporting import export
 from lab.exchange.gguf_writing import export_gguf
+from lab.exchange.peft_writing import export_peft
 from lab.experiment.settings import ExportSettings
 from lab.runs.finding import step_of
 from lab.runs.run import open_model
+
+READERS = {
+    "huggingface": "transformers",
+    "gguf": "llama.cpp",
+    "peft": "PEFT, which adds it to its parent as that is exported",
+}
 
 
 def hand_on(settings: ExportSettings) -> None:
@@ -36,7 +43,10 @@ def hand_on(settings: ExportSettings) -> None:
             export_gguf(model, beside, step)
         else:
             beside.mkdir()
-            export(model, beside, step, card(model, step))
+            if settings.format == "peft":
+                export_peft(model, beside, step)
+            else:
+                export(model, beside, step, card(model, step))
         beside.rename(to)
     finally:
         with contextlib.suppress(OSError):
@@ -45,4 +55,4 @@ def hand_on(settings: ExportSettings) -> None:
             for each in above:
                 with contextlib.suppress(OSError):
                     each.rmdir()
-    print(f"{to}: {model.label}, for {'llama.cpp' if settings.format == 'gguf' else 'transformers'}")
+    print(f"{to}: {model.label}, for {READERS[settings.format]}")

@@ -114,6 +114,8 @@ def make_run(setup: Setup) -> int:
     copy_tables(setup.start.extensions, setup.start.table_folders, beside)
     setup.run.create(setup.config, manifest, beside)
     print(f"{setup.run.path}: {manifest['parameters']:,} parameters, {setup.trained_tokens:,} tokens")
+    if setup.config.adapter is not None:
+        print(f"{setup.config.adapter.name}: {setup.adapter.told(setup.decoder)}")
     return 0
 
 

@@ -12,6 +12,7 @@ from lab.base.errors import UserError
 from lab.base.files import make_folder, writable, write_whole
 from lab.base.parts import build, find
 from lab.base.progress import progress
+from lab.data.biographies.corpus import Biographies
 from lab.data.llama_tokenizer import convert
 from lab.data.sources.documents import SPLITS, Corpus, Sotu
 from lab.data.sources.file_list import manifest_of
@@ -19,7 +20,7 @@ from lab.data.sources.overlap import runs_of_words, shared
 from lab.data.stream.shards import items_of
 from lab.data.stream.tokenised import examined
 from lab.data.stream.writing import unwritten, write_blocks
-from lab.data.tokenizer import END_OF_DOCUMENT, Tokenizer, train_tokenizer
+from lab.data.tokenizer import END_OF_DOCUMENT, Tokenizer, train_tokenizer, word_tokenizer
 from lab.experiment.child import inherit
 from lab.experiment.compose import checked, composed
 from lab.experiment.settings import TrainSettings
@@ -80,8 +81,10 @@ def report(output: Path, end_of_document: str, corpus: Corpus, called: str) -> N
     print(f"sha256 {tokenizer.digest}")
 
 
-def make_tokenizer(overrides: Sequence[str], vocabulary: int, characters: int, output: Path, overwrite: bool) -> None:
-    """Train byte-level BPE on the training split of a corpus."""
+def make_tokenizer(
+    overrides: Sequence[str], vocabulary: int | None, words: bool, characters: int, output: Path, overwrite: bool
+) -> None:
+    """Train byte-level BPE on the training split of a corpus, or give each of its words a token."""
     refuse_existing(output, overwrite)
     if characters < 1:
         raise UserError(f"--characters is {characters}: give 1 or more")
@@ -89,8 +92,10 @@ def make_tokenizer(overrides: Sequence[str], vocabulary: int, characters: int, o
     corpus: Corpus = build("corpus", settings)
     if output.parent.is_dir():
         writable(output)
-    with progress("reading", "documents", texts(corpus, "train", characters), delay=1, leave=False) as read:
-        made = train_tokenizer(read, vocabulary)
+    # What is made, and not read, can tell all its words, those of texts that nobody has drawn yet too.
+    every = corpus.everything() if words and isinstance(corpus, Biographies) else texts(corpus, "train", characters)
+    with progress("reading", "documents", every, delay=1, leave=False) as read:
+        made = word_tokenizer(read) if words or vocabulary is None else train_tokenizer(read, vocabulary)
     write(made, output)
     report(output, END_OF_DOCUMENT, corpus, settings.label)
 

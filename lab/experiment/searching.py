@@ -17,7 +17,8 @@ from lab.base.tables import Row
 from lab.experiment.analysis import Folding
 from lab.experiment.extend_settings import ExtendSettings, SearchSettings
 from lab.experiment.factor_search import length_of, searched
-from lab.extension.rope_rules import LongRoPE, RopeRule, rope_rule
+from lab.extension.longrope import LongRoPE
+from lab.extension.rope_rules import RopeRule, rope_rule
 from lab.extension.settings import AttentionScalingSettings, VectorReplacementSettings
 from lab.extension.vector_replacement import replacement_table
 from lab.model.decoder import Decoder

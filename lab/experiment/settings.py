@@ -140,7 +140,10 @@ class ExportSettings(Settings):
 
     run: Text = key("directory of a run, of one derived of it, or of an imported model")
     to: Text = key("folder to make, or with format=gguf the file")
-    format: Literal["huggingface", "gguf"] = key("huggingface: a folder for transformers; gguf: a file for llama.cpp")
+    format: Literal["huggingface", "gguf", "peft"] = key(
+        "huggingface: a folder for transformers; gguf: a file for llama.cpp; peft: of a run with adapter=lora, its "
+        "updates alone, a folder for PEFT"
+    )
     checkpoint: Count | Literal["last"] = key("last of a finished run, or the number of an optimiser step")
 
 

@@ -87,6 +87,8 @@ class Setup:
         self.start: Start = self._started()
         with torch.device("meta"):
             self.shape = self._built(seed=config.seed)
+            if config.adapter is not None:
+                build("adapter", config.adapter)(self._built(seed=None), config.seed)  # or its shapes do not fit
         self.kernel = self.choose_kernel()
         if self.measures:
             kernel_of(self.shape, self.device, given.scoring.dtype)  # or it could not be scored in the end
@@ -117,7 +119,12 @@ class Setup:
         self._go_on_in_the_data()
         self.evaluation: Corpus = build("evaluation", given.evaluation.corpus) if given.evaluation.corpus else corpus
         self.source = Source(
-            self.held_out, self.tokenizer, scale.context, self.evaluation.cluster, self.evaluation.clusters
+            self.held_out,
+            self.tokenizer,
+            scale.context,
+            self.evaluation.cluster,
+            self.evaluation.clusters,
+            trained_on=lambda: corpus,
         )
         self.identity = self._identity(self.start)
         self.digest = digest(self.identity)
@@ -164,9 +171,14 @@ class Setup:
             self._adapt(decoder)
         return decoder
 
+    @cached_property
+    def adapter(self) -> Any:
+        """What adds numbers to the decoder that are trained in place of its weights; None: nothing does."""
+        return None if self.config.adapter is None else build("adapter", self.config.adapter)
+
     def _adapt(self, decoder: Decoder) -> None:
-        if self.config.adapter is not None:
-            build("adapter", self.config.adapter)(decoder)
+        if self.adapter is not None:
+            self.adapter(decoder, self.config.seed)
 
     @cached_property
     def decoder(self) -> Decoder:
@@ -215,7 +227,7 @@ class Setup:
     @property
     def evaluation_label(self) -> str:
         """What the held-out documents are called in scores.csv: name and digest."""
-        return f"{self.given.evaluation.label}-{self.evaluation.manifest()['digest'][:8]}"
+        return f"{self.given.evaluation.label}-{self.evaluation.held_out_digest[:8]}"
 
     @property
     def blocks_folder(self) -> Path:

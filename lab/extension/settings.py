@@ -7,7 +7,7 @@ from pydantic import Field
 
 from lab.base.parts import part
 from lab.base.settings import Count, Positive, Text, key
-from lab.extension import rope_rules  # noqa: F401  (parts)
+from lab.extension import longrope, rope_rules  # noqa: F401  (parts)
 from lab.runs.extensions import ExtensionSettings
 
 

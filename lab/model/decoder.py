@@ -113,11 +113,17 @@ class Decoder(nn.Module):
         self.compute_dtype = compute_dtype
         self.position = position
         self.embedding = nn.Parameter(torch.empty(vocabulary, width))
+        self.adapted: Callable[[Decoder], Tensor] | None = None  # an adapter's embedding, while it is trained
         self.blocks = nn.ModuleList(Block(attention(), width, hidden, eps) for _ in range(layers))
         self.norm = RMSNorm(width, eps)
         self.head = None if tied else Linear(width, vocabulary)
         if seed is not None:
             initialise(self, seed, width, layers)
+
+    @property
+    def table(self) -> Float[Tensor, "vocabulary width"]:
+        """The embedding as it is read, by a tied head too: with what an adapter adds to it."""
+        return self.embedding if self.adapted is None else self.adapted(self)
 
     def hidden(
         self,
@@ -137,7 +143,7 @@ class Decoder(nn.Module):
         asked = tokens.shape[1]
         if cache is not None:
             tokens = cache.unread(tokens, self.position)
-        x = functional.embedding(tokens, self.embedding).to(self.compute_dtype)
+        x = functional.embedding(tokens, self.table).to(self.compute_dtype)
         x = self.position.embed(x, cache.length if cache is not None else 0)
         return self.continued(x, 0, documents, cache)[:, -asked:]
 
@@ -174,7 +180,7 @@ class Decoder(nn.Module):
 
     def unembed(self, hidden: Float[Tensor, "*rest width"]) -> Float[Tensor, "*rest vocabulary"]:
         """The head's products, in the activations' type."""
-        weight = self.embedding if self.head is None else self.head.weight
+        weight = self.table if self.head is None else self.head.weight
         return functional.linear(hidden, weight.to(hidden.dtype))
 
     def forward(

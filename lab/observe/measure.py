@@ -17,6 +17,7 @@ from lab.base.parts import name_of, parts_of
 from lab.base.settings import Settings
 
 if TYPE_CHECKING:
+    from lab.data.sources.documents import Corpus
     from lab.data.tokenizer import Tokenizer
     from lab.model.decoder import Decoder
 
@@ -49,11 +50,21 @@ BESIDE = ("layer", "head", "value")
 
 @dataclass(frozen=True)
 class Item:
-    """What is scored at a time: a document, or a trial that a measure made up; names are unique in a measure."""
+    """What is scored at a time: a document, or a trial that a measure made up; names are unique in a measure.
+
+    Several short documents that are scored together are an item with ``parts``, their names; its rows say which of them
+    they are of, as ``document``.
+    """
 
     name: str
     ids: Ids
     details: dict[str, Any] = field(default_factory=dict)
+    parts: tuple[str, ...] = ()
+
+    @property
+    def documents(self) -> tuple[str, ...]:
+        """The names that its rows have as ``document``."""
+        return self.parts or (self.name,)
 
 
 class Source:
@@ -65,6 +76,7 @@ class Source:
         context: C in tokens.
         cluster: of a document by its name: its author, or what else documents are alike in; None: each is its own.
         clusters: what to call clusters: ``authors``, ``plays of one author``.
+        trained_on: gives the corpus that the decoders were trained on.
     """
 
     def __init__(
@@ -74,11 +86,13 @@ class Source:
         context: int,
         cluster: Callable[[str], str] | None = None,
         clusters: str = "documents",
+        trained_on: Callable[[], "Corpus"] | None = None,
     ) -> None:
         self.tokenizer = tokenizer
         self.context = context
         self.cluster = cluster or str
         self.clusters = clusters
+        self.trained_on = trained_on
         self._read: list[Item] = []
         self._rest = documents
 

@@ -14,6 +14,7 @@ from lab.observe.measure import Measure, Source
 from lab.observe.scoring import score_run
 from lab.runs.finding import step_of
 from lab.runs.run import Model
+from lab.runs.settings import RunSettings
 
 
 def score_runs(
@@ -61,24 +62,36 @@ def sources_of(runs: Sequence[Model], evaluation: EvaluationSettings, split: str
     Raises UserError if the documents are not there.
     """
     found: list[tuple[str, Source]] = []
-    sources: dict[tuple[str, str, int], Source] = {}
+    sources: dict[tuple[str, str, int, str], Source] = {}
     corpora: dict[str, Corpus] = {}
     for run in runs:
         role, settings = ("corpus", run.corpus) if evaluation.corpus is None else ("evaluation", evaluation.corpus)
         if repr(settings) not in corpora:
             corpora[repr(settings)] = build(role, settings)
         corpus, tokenizer, context = corpora[repr(settings)], run.tokenizer(), run.context
-        manifest = corpus.manifest()
-        digest = manifest["digest"]
+        digest = corpus.held_out_digest
         if split == "test":
-            warn_of_training_text(run, manifest)
-        place = (digest, tokenizer.digest, context)
+            warn_of_training_text(run, corpus.manifest())
+        own = repr(run.corpus) if isinstance(run.config, RunSettings) else ""
+        place = (digest, tokenizer.digest, context, own)
         if place not in sources:
             sources[place] = Source(
-                partial(held_out, corpus, split, tokenizer), tokenizer, context, corpus.cluster, corpus.clusters
+                partial(held_out, corpus, split, tokenizer),
+                tokenizer,
+                context,
+                corpus.cluster,
+                corpus.clusters,
+                trained_on=partial(_trained_on, run, corpora),
             )
         found.append((f"{evaluation.label if split == 'test' else split}-{digest[:8]}", sources[place]))
     return found
+
+
+def _trained_on(run: Model, corpora: dict[str, Corpus]) -> Corpus:
+    settings = run.corpus
+    if repr(settings) not in corpora:
+        corpora[repr(settings)] = build("corpus", settings)
+    return corpora[repr(settings)]
 
 
 def warn_of_training_text(run: Model, evaluation: Mapping[str, Any]) -> None:

@@ -149,7 +149,7 @@ def score_run(
         refuse_searched(run, items)
         note_documents(run, str(named["evaluation"]), items)
         done = {row["document"] for row in rows}
-        left = [item for item in items if item.name not in done]
+        left = [item for item in items if not done.issuperset(item.documents)]
         before = manifest.get("measured", {}).get(label, {})
         if rows and before.get("code") != code_of(measure):
             print(f"{run.path}: {measure.label()} was scored by other code and is scored again", file=sys.stderr)
@@ -316,8 +316,10 @@ def score_items(
             check(item.name)
             with contextlib.nullcontext() if measure.needs_gradients else torch.inference_mode():
                 rows = measure.score(decoder, item, source.context)
-            place = {"document": item.name, "cluster": source.cluster(item.name) if documents else item.name}
-            scores.add({"measure": measure.label(), **row, **named, **place} for row in rows)
+            for row in rows:
+                document = row.get("document", item.name)
+                place = {"document": document, "cluster": source.cluster(document) if documents else document}
+                scores.add([{"measure": measure.label(), **row, **named, **place}])
             if time.perf_counter() - written > WRITE_SECONDS:
                 scores.write()
                 written = time.perf_counter()

@@ -198,7 +198,7 @@ def _table(runs: Sequence[Model], manifests: Sequence[dict[str, Any]]) -> Table:
     columns = []
     for run, manifest in zip(runs, manifests, strict=True):
         try:
-            columns.append(_column(manifest))
+            columns.append(_column(manifest, [each.plain() for each in run.asked]))
         except KeyError as error:
             raise UserError(f"{run.path / 'manifest.json'} lacks {error}; restore it, or leave the run out") from None
     parameters = [set(manifest["initial_weights"]) for manifest in manifests]
@@ -209,15 +209,20 @@ def _table(runs: Sequence[Model], manifests: Sequence[dict[str, Any]]) -> Table:
     return {key: tuple(column.get(key, ABSENT) for column in columns) for key in keys}
 
 
-def _column(manifest: dict[str, Any]) -> dict[str, Any]:
-    """All keys of one run. What belongs to an attempt is one value, or a tuple of all if it changed."""
+def _column(manifest: dict[str, Any], asked: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """All keys of one run. What belongs to an attempt is one value, or a tuple of all if it changed.
+
+    Args:
+        asked: its extensions as they were asked for, in order; what was found in their place are keys ``found``.
+    """
     trained = manifest.get("kind") != "imported"
     keys = ["identity", "parameters", "initial_weights", *["tokens", "flops_per_token", "blocks"] * trained]
     flat = flatten({key: manifest[key] for key in [*keys, *["measured"] * ("measured" in manifest)]})
     column = {_told_by(key.removeprefix("identity.")): value for key, value in flat.items()}
-    for key, value in flatten({"extension": (manifest.get("asked") or {}).get("extension", {})}).items():
-        if column.get(key, value) != value:
-            column[key.replace("extension.", "found.")], column[key] = column[key], value
+    for place, extension in zip(_extensions(manifest["identity"]), reversed(asked), strict=False):
+        for key, value in flatten({place: extension}).items():
+            if column.get(key, value) != value:
+                column[key.replace("extension.", "found.", 1)], column[key] = column[key], value
     if not trained:
         return _hashable(column | {"seed": 0})  # that it was trained with nobody here knows
     attempts = manifest["attempts"]
@@ -233,6 +238,16 @@ def _column(manifest: dict[str, Any]) -> dict[str, Any]:
     column |= {key: tuple(values) if len(values) > 1 else next(iter(values)) for key, values in seen.items()}
     column["resume.allow"] = sorted({word for attempt in attempts for word in attempt.get("allowed", ())})
     return _hashable(column)
+
+
+def _extensions(identity: Mapping[str, Any], above: str = "") -> Iterator[str]:
+    """Where an identity has its extensions, those of its parents too, the last one first."""
+    place, told = f"{above}extension", identity.get("extension")
+    while told:
+        yield place
+        place, told = f"{place}.after", told.get("after")
+    if "parent" in identity.get("start", ()):
+        yield from _extensions(identity["start"]["parent"], above + PARENT)
 
 
 def _hashable(column: dict[str, Any]) -> dict[str, Any]:

@@ -97,12 +97,10 @@ class Derived(Model):
         return [self.path, *self.parent.table_folders]
 
     @property
-    def extension_labels(self) -> list[str]:
-        """Its own as it was asked for: what was found differs from seed to seed, and is one method all the same."""
+    def asked(self) -> list[ExtensionSettings]:
         asked = self.manifest.get("asked")
         stored = [asked["extension"]] if asked else self.manifest["extensions"][-1:]
-        own = read_extensions(stored, str(self.path / "manifest.json"))
-        return [*self.parent.extension_labels, *(each.label for each in own)]
+        return [*self.parent.asked, *read_extensions(stored, str(self.path / "manifest.json"))]
 
     def tokenizer(self) -> Tokenizer:
         return self.parent.tokenizer()

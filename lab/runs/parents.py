@@ -130,12 +130,17 @@ class FromRun(Start):
         return self.parent.weights(self.step), str(self.parent.path)
 
     def record(self) -> dict[str, Any]:
-        return {
+        record = {
             "name": self.parent.path.resolve().name,
             "digest": self.parent.digest,
             "step": self.step,
             "weights_sha256": self.checkpoint.weights_digest(),
         }
+        # Of what a search found on the way here: what it was asked for, and on what.
+        asked = [each.plain() for each in self.parent.asked]
+        found = {"asked": asked} if asked != self.extensions else {}
+        searched_on = sorted(self.parent.searched_on)
+        return record | found | ({"searched_on": searched_on} if searched_on else {})
 
 
 class Remembered(Start):

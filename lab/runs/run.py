@@ -128,8 +128,15 @@ class Model:
         return read_extensions(self.manifest.get("extensions", []), str(self.path / "manifest.json"))
 
     @property
+    def asked(self) -> list[ExtensionSettings]:
+        """Its extensions as they were asked for: what was found differs from seed to seed, and is one method all the
+        same."""
+        return self.extensions
+
+    @property
     def searched_on(self) -> frozenset[str]:
-        """Of the documents that it was searched on, the sha256 that :mod:`lab.observe.scoring` knows them by."""
+        """Of the documents that it, or a run before it, was searched on, the sha256 that :mod:`lab.observe.scoring`
+        knows them by."""
         return frozenset()
 
     @property
@@ -157,7 +164,7 @@ class Model:
     @property
     def extension_labels(self) -> list[str]:
         """What its extensions are called in tables."""
-        return [each.label for each in self.extensions]
+        return [each.label for each in self.asked]
 
     def check_manifest(self) -> None:
         """Raises UserError if the manifest lacks something, or is not of the digest that it says."""
@@ -301,6 +308,15 @@ class Run(Model):
 
     needed = (*Model.needed, "tokens", "initial_weights", "attempts")
 
+    @property
+    def asked(self) -> list[ExtensionSettings]:
+        stored = (self.manifest.get("parent") or {}).get("asked")
+        return super().asked if stored is None else read_extensions(stored, str(self.path / "manifest.json"))
+
+    @property
+    def searched_on(self) -> frozenset[str]:
+        return frozenset(map(str, (self.manifest.get("parent") or {}).get("searched_on", ())))
+
     @staticmethod
     def name(config: RunSettings, digest: str) -> str:
         """E.g. ``nope-8x192-C256-sotu-seed0-1a2b3c4d``."""
@@ -388,7 +404,7 @@ class Run(Model):
             load_weights(decoder, checkpoint.weights(), str(checkpoint.path))
         else:
             adapter = build("adapter", config.adapter)
-            adapter(decoder)
+            adapter(decoder, config.seed)
             load_weights(decoder, checkpoint.weights(), str(checkpoint.path))
             adapter.merge(decoder)
         return extended(decoder, self.extensions, self.table_folders).eval()

@@ -25,13 +25,18 @@ class HeadScaling:
         self.initial = initial
         self._handles: list[RemovableHandle] = []
 
-    def __call__(self, decoder: Decoder) -> None:
+    def __call__(self, decoder: Decoder, seed: int = 0) -> None:
+        """Add the factors to a decoder; nothing is drawn from ``seed``."""
         for parameter in decoder.parameters():
             parameter.requires_grad_(False)
         for attention in attentions(decoder):
             factors = torch.full((attention.heads,), self.initial, device=attention.query.weight.device)
             attention.head_scale = nn.Parameter(factors)
             self._handles.append(attention.query.register_forward_hook(_scaled(attention)))
+
+    def told(self, decoder: Decoder) -> str:
+        """How many numbers are trained."""
+        return counted(decoder)
 
     @staticmethod
     @torch.no_grad()
@@ -52,6 +57,14 @@ class HeadScaling:
         self._handles.clear()
         for parameter in decoder.parameters():
             parameter.requires_grad_(True)
+
+
+def counted(decoder: Decoder) -> str:
+    """How many numbers an adapter trains, of how many parameters that the decoder itself has."""
+    trained, own = (
+        sum(each.numel() for each in decoder.parameters() if each.requires_grad is wanted) for wanted in (True, False)
+    )
+    return f"{trained:,} of {own:,} parameters"
 
 
 def attentions(decoder: Decoder) -> list[Attention]:

@@ -23,6 +23,8 @@ from lab.training.strategies import shard
 class Training(lightning.LightningModule):
     """Mean next-token loss over micro-batches, accumulated to one optimiser step.
 
+    Where a micro-batch holds prompts, its loss is the mean over its other tokens, whatever their number.
+
     Args:
         decoder: trained in place.
         make_optimizer: from the decoder to its optimiser.
@@ -75,9 +77,22 @@ class Training(lightning.LightningModule):
         hidden = self.decoder.hidden(tokens[:, :-1], documents=None if documents is None else documents[:, :-1])
         return self.decoder.next_token_losses(hidden, tokens[:, 1:])
 
+    @staticmethod
+    def learned(losses: Tensor, batch: Batch) -> tuple[Tensor, int]:
+        """The sum of those losses [batch, C] that are learned, and their number; those of prompts are not."""
+        if "learned" not in batch:
+            return losses.sum(), losses.numel()
+        counted = batch["learned"][:, 1:]
+        return (losses * counted).sum(), int(counted.sum())
+
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         point("accumulation")
-        loss = self.token_losses(batch).mean()
+        losses = self.token_losses(batch)
+        if "learned" in batch:
+            total, count = self.learned(losses, batch)
+            loss = total / max(1, count)
+        else:
+            loss = losses.mean()
         self._losses.append(loss.detach())
         blocks = batch["blocks"].tolist()
         self._blocks += blocks
@@ -118,8 +133,7 @@ class Training(lightning.LightningModule):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         point("validation")
-        losses = self.token_losses(batch).double()
-        self._validation[int(batch["blocks"][0])] = (losses.sum(), losses.numel())
+        self._validation[int(batch["blocks"][0])] = self.learned(self.token_losses(batch).double(), batch)
 
     def on_validation_epoch_end(self) -> None:
         mine = {first: (total.item(), count) for first, (total, count) in self._validation.items()}

@@ -2,10 +2,10 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from lab.base.parts import part
-from lab.base.settings import Fraction, Positive, Settings, Text, key
+from lab.base.settings import Count, Fraction, Positive, Settings, Text, key
 
 Betas = Annotated[list[Annotated[float, Field(ge=0, lt=1)]], Field(min_length=2, max_length=2)]
 
@@ -93,3 +93,28 @@ class HeadScalingSettings(Settings):
 
     name: Literal["head_scaling"] = "head_scaling"
     initial: float = key("value of all factors, at best the best single one, 1 + k ln s", ge=1)
+
+
+Matrix = Literal["query", "key", "value", "output", "gate", "up", "down"]
+
+
+@part("adapter", "lab.training.lora:LoRA")
+class LoRASettings(Settings):
+    """Low-rank updates of matrices of every block, and of the embedding, trained with all else frozen (arXiv
+    2106.09685)."""
+
+    name: Literal["lora"] = "lora"
+    rank: Count = key("of the update of each matrix")
+    matrices: list[Matrix] = key("of each block, that are updated: query, key, value, output, gate, up, down")
+    embedding_rank: int = key(
+        "of the update of the token embedding, 0: none; a tied head is updated with it, another stays as it is", ge=0
+    )
+    alpha: Positive = key("updates are multiplied by alpha / rank, that of the embedding by alpha / embedding_rank")
+
+    @model_validator(mode="after")
+    def _updates(self) -> "LoRASettings":
+        if not self.matrices and not self.embedding_rank:
+            raise ValueError("matrices is [] and embedding_rank 0, so nothing would be trained: name matrices")
+        if len(set(self.matrices)) < len(self.matrices):
+            raise ValueError(f"matrices is [{', '.join(self.matrices)}]: name each once")
+        return self

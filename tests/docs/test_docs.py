@@ -2,8 +2,9 @@
 
 Every line of a ```bash block is run, in a folder of its page that is empty at first, in the form that the first fitting
 row of RULES gives it. To write a command of a new kind, add a row. A row that fits no command fails, too. In a page's
-folder `runs/A` is a run, `runs/A-temperature-6ce182bf` one derived of it and `lines.txt` a file of prompts, made when a
-command needs them. The recipes of CONTRIBUTING.md are followed in a copy of the tree.
+folder `runs/A` is a run, `runs/A-temperature-6ce182bf` one derived of it, `runs/B` one that was trained from another,
+and `lines.txt` a file of prompts, made when a command needs them. The recipes of CONTRIBUTING.md are followed in a copy
+of the tree.
 """
 
 import functools
@@ -109,6 +110,18 @@ def searched_a_little(command: str) -> list[str]:
     return on_a_run(" ".join([command, *(f"search.evolution.{each}" for each in few), "search.processes=1"]))
 
 
+MAKE_A_CHILD = (
+    "test -d runs/B || { python -m lab.extend run=runs/A extension=position_interpolation extension.factor=4 &&"
+    ' python -m lab.train start=run start.run="$(echo runs/A-position_interpolation-*)" scale.context=256'
+    " scale.tokens=2048 scale.warmup_steps=1 measure=none logger=csv runs=made && mv made/* runs/B; }"
+)
+
+
+def searched_a_little_on_a_child(command: str) -> list[str]:
+    """Of a run that was trained with a rule."""
+    return [MAKE_A_RUN, COPY_IT, MAKE_A_CHILD, searched_a_little(command)[-1]]
+
+
 def tuned_a_little(command: str) -> list[str]:
     """From the derived run that there is, a few steps."""
     named = re.sub(r"start\.run=runs/A-\S+", "start.run=runs/A-temperature-6ce182bf", command)
@@ -162,6 +175,7 @@ RULES = [
     Rule(LAB + "evaluate ", asked_for_help, "needs questions that are far away"),
     Rule(LAB + "export .*format=gguf", asked_for_help, "needs a tokenizer that GGUF has a word for"),
     Rule(LAB + "train .*experiment=rope_finetune", tuned_a_little, "takes an hour on the pilot's runs"),
+    Rule(LAB + "extend .*runs/B ", searched_a_little_on_a_child, "takes hours with the published numbers"),
     Rule(LAB + "extend .*extension=longrope", searched_a_little, "takes hours with the published numbers"),
     Rule(LAB + "train .*start=run", trained_on, "takes seconds on a run of seconds"),
     Rule(LAB + "extend .*vector_replacement", of_few_vectors, "takes minutes with all windows"),

@@ -268,7 +268,7 @@ def test_an_unknown_choice_on_the_command_line_is_one_line_that_names_those_ther
     assert "context_gain" in line
     line = the_one_line(lab("compare", "runs=runs/*", "colour=red", cwd=compared))
     assert "colour" in line
-    assert "at the top has evaluation, measure, scoring, runs, factor, reference, allow" in line
+    assert "at the top has evaluation, measure, scoring, runs, factor, reference, checkpoint, allow" in line
 
 
 def test_a_mistake_that_would_end_the_comparison_is_told_before_anything_is_scored(

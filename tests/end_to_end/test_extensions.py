@@ -168,6 +168,28 @@ def test_values_that_were_found_differ_from_seed_to_seed_and_are_one_variant(
     assert ("extension.k", "factor") in told
 
 
+def test_children_of_what_was_found_are_one_variant_over_seeds_too(
+    runs: Path, extend: Callable[..., Path], tmp_path: Path
+) -> None:
+    keys = ("extension.factor=4", "extension.k=fit", "search.documents=4", "threads=1")
+    for seed in (0, 1):
+        starts = [path_of(runs, f"nope-2x32-C64-sotu-seed{seed}-????????")]
+        starts.append(extend("nope", "attention_scaling", *keys, seed=seed))
+        for start in starts:
+            short = ("scale.tokens=2048", "scale.warmup_steps=1", f"runs={tmp_path}")
+            result = lab("train", "start=run", f"start.run={start}", *short, *QUICK, cwd=runs)
+            assert result.returncode == 0, result.stderr
+    children = [open_model(path.parent) for path in tmp_path.glob("*/manifest.json")]
+    label = "nope+attention_scaling(factor=4,k=fit)"
+    assert sorted(each.label for each in children) == ["nope", "nope", label, label]
+    assert len({str(each.extensions) for each in children}) == 3
+    result = lab("compare", f"runs='{tmp_path}/*'", "factor=extension", *SCORE, "output=of_children", cwd=runs)
+    assert result.returncode == 0, result.stderr + result.stdout
+    with open(runs / "of_children" / "control.csv", newline="") as file:
+        told = {(row["key"], row["kind"]) for row in csv.DictReader(file)}
+    assert {("start.parent.found.k", "follows"), ("start.parent.extension.k", "factor")} <= told
+
+
 def test_a_child_is_trained_with_replaced_vectors_and_goes_on_without_its_parent(
     runs: Path, derived: dict[str, Path], tmp_path: Path
 ) -> None:

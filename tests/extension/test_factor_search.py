@@ -19,7 +19,7 @@ from lab.experiment.extend_settings import ExtendSettings
 from lab.experiment.importing import import_model
 from lab.experiment.scoring import extrapolate
 from lab.experiment.settings import ImportSettings, ScoreSettings
-from lab.extension.rope_rules import LongRoPE
+from lab.extension.longrope import LongRoPE
 from lab.observe.losses import losses_in_one_pass, on_device
 from lab.runs.derived import Derived
 from lab.runs.imported import Imported

@@ -15,11 +15,11 @@ from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 from lab.base.errors import UserError
 from lab.base.parts import build
 from lab.exchange.names import here
+from lab.extension.longrope import LongRoPE
 from lab.extension.rope_rules import (
     NTK,
     DynamicNTK,
     Llama3,
-    LongRoPE,
     NTKByParts,
     PositionInterpolation,
     RopeRule,

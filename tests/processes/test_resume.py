@@ -12,7 +12,9 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+import torch
 from commands import lab, the_one_line
+from safetensors.torch import load_file
 
 ROOT = Path(__file__).parents[2]
 SMOKE = ("experiment=smoke", "measure=none", "logger=csv", "scale.tokens=40960", "trainer.checkpoint_every=4")
@@ -100,6 +102,33 @@ def test_a_run_that_is_killed_while_it_keeps_weights_keeps_those_of_a_whole_one(
     assert sorted(kept("whole")) == [f"step={step:08d}" for step in (1, 2, 3, 4, 6, 8, 9)]
     assert kept("killed") == kept("whole")
     assert manifest_of(tmp_path / "killed")["proof"] == manifest_of(tmp_path / "whole")["proof"]
+
+
+@pytest.mark.parametrize("adapter", ["head_scaling", "lora"])
+def test_a_run_with_an_adapter_that_is_killed_again_and_again_ends_bit_identical(
+    tmp_path: Path, whole: Path, adapter: str
+) -> None:
+    (parent,) = [path.parent for path in whole.glob("*/manifest.json")]
+    ranks = ["adapter.embedding_rank=5"] * (adapter == "lora")
+    own = ("measure=none", "logger=csv", "scale.tokens=16384", "trainer.checkpoint_every=4", "optimizer.weight_decay=0")
+    command = ("train", "start=run", f"start.run={parent}", f"adapter={adapter}", *ranks, *own)
+    # While the second checkpoint is written, and after that in the middle of step 8.
+    for place in ("mid-write:2", "accumulation:7"):
+        killed = os.environ | {"LAB_KILL_AT": place}
+        result = lab(*command, "runs=killed", cwd=tmp_path, environment=killed)
+        assert result.returncode == -signal.SIGKILL, result.stderr
+    for folder in ("killed", "whole"):
+        result = lab(*command, f"runs={folder}", cwd=tmp_path)
+        assert result.returncode == 0, result.stderr
+    assert len(manifest_of(tmp_path / "killed")["attempts"]) == 3
+    assert outcome(tmp_path / "killed") == outcome(tmp_path / "whole")
+    assert manifest_of(tmp_path / "killed")["proof"] == manifest_of(tmp_path / "whole")["proof"]
+    weights = load_file(max(tmp_path.glob("killed/*/checkpoints/step=*")) / "weights.safetensors")
+    before = load_file(max(parent.glob("checkpoints/step=*")) / "weights.safetensors")
+    trained = {name for name in weights if name not in before}
+    assert trained
+    assert all(weights[name].any() for name in trained)
+    assert all(torch.equal(weights[name], before[name]) for name in before)
 
 
 def test_workers_and_written_blocks_change_nothing(tmp_path: Path, whole: Path) -> None:

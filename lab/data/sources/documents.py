@@ -33,13 +33,15 @@ HELD_OUT = {
 class Entry:
     """A document as it was read: `text` is None if it cannot be used, and then `reason` says why.
 
-    `next_offset` is where the document after it starts in its chunk.
+    `next_offset` is where the document after it starts in its chunk. Its first `prompt` characters are read and not
+    learned: no loss is taken of the tokens that begin there.
     """
 
     name: str
     text: str | None
     reason: str
     next_offset: int
+    prompt: int = 0
 
 
 class Corpus(ABC):
@@ -47,11 +49,13 @@ class Corpus(ABC):
 
     A chunk is what the order shuffles and deals out: see lab/data/stream/order.py. `on_error` says what to do with a
     document that cannot be used: "stop" raises, "skip" passes over it. Another value raises UserError.
-    Attributes: `chunk_word`, what to call chunks in a message; `clusters`, what to call the clusters of its documents.
+    Attributes: `chunk_word`, what to call chunks in a message; `clusters`, what to call the clusters of its documents;
+    `exact`, whether a tokenizer that cannot give its texts back letter by letter is refused.
     """
 
     chunk_word = "documents"
     clusters = "documents"
+    exact = False
 
     def __init__(self, on_error: str) -> None:
         self.on_error = on_error
@@ -101,8 +105,18 @@ class Corpus(ABC):
         `digest` is the sha256 of the rest as canonical JSON (sorted keys, no spaces).
         """
         contents = self._contents()
-        canonical = json.dumps(contents, sort_keys=True, separators=(",", ":")).encode()
-        return {**contents, "digest": hashlib.sha256(canonical).hexdigest()}
+        return {**contents, "digest": digest_of(contents)}
+
+    @property
+    def held_out_digest(self) -> str:
+        """The digest by which what is held out is called in scores: the manifest's, unless corpora that differ have the
+        same held out."""
+        return str(self.manifest()["digest"])
+
+
+def digest_of(contents: dict[str, Any]) -> str:
+    """sha256 of canonical JSON: sorted keys, no spaces."""
+    return hashlib.sha256(json.dumps(contents, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 class Sotu(Corpus):

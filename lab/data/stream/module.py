@@ -20,7 +20,7 @@ from lab.base.shown import show_warnings
 from lab.data.sources.documents import Corpus
 from lab.data.stream.blocks import StoredBlocks
 from lab.data.stream.order import Block, BlockStream, Cursor, sampled_blocks
-from lab.data.stream.packing import Packed, document_numbers
+from lab.data.stream.packing import Packed, document_numbers, learned
 from lab.data.tokenizer import Tokenizer
 
 Batch = dict[str, Any]
@@ -99,7 +99,8 @@ class ValidationBatches(Dataset[Batch]):
 
 def batch(numbers: Any, blocks: Any, documents: bool) -> dict[str, Int64[Tensor, "..."]]:
     """`tokens` [micro_batch, C + 1], `blocks` [micro_batch], their numbers, and, if `documents`, the document that
-    each token belongs to [micro_batch, C + 1]."""
+    each token belongs to [micro_batch, C + 1]; where there are prompts, which tokens are `learned`
+    [micro_batch, C + 1]."""
     tensors = {
         "tokens": torch.from_numpy(np.stack([block.tokens for block in blocks]).astype(np.int64)),
         "blocks": torch.tensor(list(numbers)),
@@ -107,6 +108,8 @@ def batch(numbers: Any, blocks: Any, documents: bool) -> dict[str, Int64[Tensor,
     if documents:
         numbered = [document_numbers(block.starts, len(block.tokens)) for block in blocks]
         tensors["documents"] = torch.from_numpy(np.stack(numbered).astype(np.int64))
+    if any(len(block.prompts) for block in blocks):
+        tensors["learned"] = torch.from_numpy(np.stack([learned(block.prompts, len(block.tokens)) for block in blocks]))
     return tensors
 
 

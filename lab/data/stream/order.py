@@ -28,7 +28,7 @@ import hashlib
 import itertools
 import logging
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
@@ -37,7 +37,7 @@ from jaxtyping import UInt32
 from lab.base.errors import UserError
 from lab.data.settings import LANES
 from lab.data.sources.documents import Corpus, Entry
-from lab.data.stream.packing import Packed, Packer
+from lab.data.stream.packing import NO_PROMPTS, Packed, Packer
 from lab.data.stream.tokenised import tokenised
 from lab.data.stream.weights import furthest_behind, whole_weights
 from lab.data.tokenizer import Tokenizer
@@ -96,18 +96,20 @@ class Cursor:
 
     def record(self) -> dict[str, object]:
         """As plain values and arrays, for a checkpoint."""
+        prompts = self.remainder.prompts.tolist()
         return {
             "item": self.item,
             "remainder": self.remainder.tokens,
             "starts": self.remainder.starts,
             "places": [list(place) for place in self.places],
             "tokens": list(self.tokens),
-        }
+        } | ({"prompts": prompts} if prompts else {})
 
     @classmethod
     def of(cls, record: Mapping) -> "Cursor":
         """The cursor of a `record`."""
-        remainder = Packed(record["remainder"], record["starts"])
+        prompts = np.array(record.get("prompts", []), dtype=np.int32).reshape(-1, 2)
+        remainder = Packed(record["remainder"], record["starts"], prompts)
         places = tuple(Place(*place) for place in record["places"])
         return cls(record["item"], remainder, places, tuple(record["tokens"]))
 
@@ -124,6 +126,7 @@ class Block:
     starts: np.ndarray
     cursor: Cursor | None
     skipped: Mapping[str, str]
+    prompts: np.ndarray = field(default_factory=lambda: NO_PROMPTS)
 
 
 class Lane:
@@ -154,7 +157,7 @@ class Lane:
         # `_blocks` are those just before `self.item`, so this counts from their end.
         packed = self._blocks[item - self.item]
         skipped, self._skipped = self._skipped, {}
-        return Block(packed.tokens.copy(), packed.starts, self._cursor, skipped)
+        return Block(packed.tokens.copy(), packed.starts, self._cursor, skipped, packed.prompts)
 
     def _take_document(self) -> None:
         subset = furthest_behind(self._tokens, self.stream.weights)
@@ -165,7 +168,7 @@ class Lane:
             self._skipped[taken.entry.name] = taken.entry.reason
             return
         self._cursor = before
-        self._blocks = self._packer.add(taken.tokens)
+        self._blocks = self._packer.add(taken.tokens, taken.prompt)
         self.item += len(self._blocks)
         self._tokens[subset] += len(taken.tokens) + 1
 
@@ -309,7 +312,7 @@ def _packed(
     while (taken := next(sources[subset := furthest_behind(tokens, shares)], None)) is not None:
         if taken.tokens is not None:
             tokens[subset] += len(taken.tokens) + 1
-            yield from packer.add(taken.tokens)
+            yield from packer.add(taken.tokens, taken.prompt)
 
 
 def _shuffled(corpus: Corpus, split: str, subset: str) -> Iterator[Entry]:

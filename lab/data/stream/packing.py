@@ -1,20 +1,25 @@
 """Documents to blocks."""
 
 import bisect
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Int32, UInt32
+from jaxtyping import Bool, Int32, UInt32
+
+NO_PROMPTS = np.empty((0, 2), dtype=np.int32)
 
 
 class Packed(NamedTuple):
-    """The token ids of a block, and the places in it at which documents start.
+    """The token ids of a block, the places in it at which documents start, and those, [first, behind last), that are
+    prompts: read, and not learned.
 
     A block that begins inside a document has no start at 0.
     """
 
     tokens: UInt32[np.ndarray, "block_length"]
     starts: Int32[np.ndarray, "documents"]
+    prompts: Int32[np.ndarray, "prompts 2"] = NO_PROMPTS
 
 
 class Packer:
@@ -29,24 +34,43 @@ class Packer:
         self.end = np.array([end_of_document], dtype=np.uint32)
         self.remainder = remainder or Packed(np.empty(0, dtype=np.uint32), np.empty(0, dtype=np.int32))
 
-    def add(self, document: UInt32[np.ndarray, "tokens"]) -> list[Packed]:
-        """Append one document (without its end token) and return the blocks that it completes, maybe none."""
+    def add(self, document: UInt32[np.ndarray, "tokens"], prompt: int = 0) -> list[Packed]:
+        """Append one document (without its end token), whose first `prompt` tokens are not learned, and return the
+        blocks that it completes, maybe none."""
+        begin = len(self.remainder.tokens)
         tokens = np.concatenate([self.remainder.tokens, document, self.end])
-        starts = [*self.remainder.starts.tolist(), len(self.remainder.tokens)]
+        starts = [*self.remainder.starts.tolist(), begin]
+        prompts = self.remainder.prompts
+        if prompt:
+            prompts = np.concatenate([prompts, np.array([[begin, begin + prompt]], dtype=np.int32)])
         blocks = []
         first = 0  # of the starts that are not yet in a block
         for edge in range(self.block_length, len(tokens) + 1, self.block_length):
-            blocks.append(_cut(tokens, starts, first, edge - self.block_length, edge))
+            blocks.append(_cut(tokens, starts, prompts, first, edge - self.block_length, edge))
             first += len(blocks[-1].starts)
-        self.remainder = _cut(tokens, starts, first, len(blocks) * self.block_length, len(tokens))
+        self.remainder = _cut(tokens, starts, prompts, first, len(blocks) * self.block_length, len(tokens))
         return blocks
 
 
-def _cut(tokens: np.ndarray, starts: list[int], first: int, begin: int, end: int) -> Packed:
-    """The tokens [begin, end) with the starts among them, of which `starts[first]` is the first."""
+def _cut(tokens: np.ndarray, starts: list[int], prompts: np.ndarray, first: int, begin: int, end: int) -> Packed:
+    """The tokens [begin, end) with the starts among them, of which `starts[first]` is the first, and the prompts as far
+    as they lie there."""
     last = bisect.bisect_left(starts, end, first)
     inside = np.array([start - begin for start in starts[first:last]], dtype=np.int32)
-    return Packed(tokens[begin:end], inside)
+    if len(prompts):
+        prompts = prompts.clip(begin, end) - np.int32(begin)
+        prompts = prompts[prompts[:, 0] < prompts[:, 1]]
+    return Packed(tokens[begin:end], inside, prompts)
+
+
+def learned(
+    prompts: Int32[np.ndarray, "prompts 2"] | Sequence[Sequence[int]], length: int
+) -> Bool[np.ndarray, "length"]:
+    """For each place of a block whether its token is learned, that is, in no prompt."""
+    counted = np.ones(length, dtype=bool)
+    for first, behind in prompts:
+        counted[first:behind] = False
+    return counted
 
 
 def document_numbers(starts: Int32[np.ndarray, "documents"], length: int) -> Int32[np.ndarray, "length"]:

@@ -4,10 +4,10 @@
     lane=0003/item=00001024.safetensors  the blocks from item 1024 of lane 3 on
 
 A shard holds `tokens` [blocks, C + 1] (uint16 where the vocabulary allows, else uint32), `starts` of documents and
-`edges` [blocks + 1] between the blocks' starts. Its metadata holds the sum of its blocks' fingerprints, the
-documents skipped, the cursor of its last block, from which the next shard goes on, and a sha256 of all that is not
-in the fingerprints. A shard is there whole or not at all, so writing can be killed and started again at any time,
-and the files are the same, byte for byte.
+`edges` [blocks + 1] between the blocks' starts. Its metadata holds the sum of its blocks' fingerprints, the documents
+skipped, the prompts where there are any, the cursor of its last block, from which the next shard goes on, and a sha256
+of all that is not in the fingerprints. A shard is there whole or not at all, so writing can be killed and started again
+at any time, and the files are the same, byte for byte.
 """
 
 import hashlib
@@ -30,11 +30,13 @@ class Shard(NamedTuple):
     starts: np.ndarray
     edges: np.ndarray
     skipped: dict[str, dict[str, str]]  # by item
+    prompts: dict[str, list[list[int]]]  # by item
     cursor: Cursor
 
     def block(self, index: int, item: int) -> Block:
         starts = self.starts[self.edges[index] : self.edges[index + 1]]
-        return Block(self.tokens[index].astype(np.uint32), starts, None, self.skipped.get(str(item), {}))
+        prompts = np.array(self.prompts.get(str(item), []), dtype=np.int32).reshape(-1, 2)
+        return Block(self.tokens[index].astype(np.uint32), starts, None, self.skipped.get(str(item), {}), prompts)
 
 
 def items_of(lane: int, count: int, lanes: int) -> int:
@@ -91,7 +93,7 @@ def read_shard(path: Path, lane: int, start: int, lanes: int) -> Shard:
     record = header["cursor"]
     record["remainder"] = np.array(record["remainder"], dtype=np.uint32)
     record["starts"] = np.array(record["starts"], dtype=np.int32)
-    return Shard(tokens, starts, edges, header["skipped"], Cursor.of(record))
+    return Shard(tokens, starts, edges, header["skipped"], header.get("prompts", {}), Cursor.of(record))
 
 
 def seal(header: dict[str, Any], starts: np.ndarray, edges: np.ndarray) -> str:

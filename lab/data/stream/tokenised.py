@@ -38,11 +38,15 @@ def _pool() -> ThreadPoolExecutor:
 
 @dataclass(frozen=True)
 class Tokenised(Generic[Mark]):
-    """A document's token ids without the end token; None if it was skipped. `mark` is whatever came with it."""
+    """A document's token ids without the end token; None if it was skipped. `mark` is whatever came with it.
+
+    `prompt` tokens at its start are not learned.
+    """
 
     entry: Entry
     tokens: UInt32[np.ndarray, "tokens"] | None
     mark: Mark
+    prompt: int = 0
 
 
 def tokenised(documents: Iterable[tuple[Entry, Mark]], tokenizer: Tokenizer) -> Iterator[Tokenised[Mark]]:
@@ -59,15 +63,34 @@ def tokenised(documents: Iterable[tuple[Entry, Mark]], tokenizer: Tokenizer) -> 
         waiting.append((entry, mark, tokens))
         while waiting and (not started or behind >= AHEAD_CHARACTERS or len(waiting) == AHEAD_DOCUMENTS):
             started = True
-            yield _done(waiting.popleft())
+            yield _done(waiting.popleft(), tokenizer)
             behind -= len(waiting[0][0].text or "") if waiting else 0
     for each in waiting:
-        yield _done(each)
+        yield _done(each, tokenizer)
 
 
-def _done(waiting: Waiting[Mark]) -> Tokenised[Mark]:
-    entry, mark, tokens = waiting
-    return Tokenised(entry, None if tokens is None else tokens.result(), mark)
+def _done(waiting: Waiting[Mark], tokenizer: Tokenizer) -> Tokenised[Mark]:
+    entry, mark, result = waiting
+    if result is None:
+        return Tokenised(entry, None, mark)
+    tokens = result.result()
+    return Tokenised(entry, tokens, mark, prompt_tokens(entry, tokens, tokenizer))
+
+
+def prompt_tokens(entry: Entry, tokens: UInt32[np.ndarray, "tokens"], tokenizer: Tokenizer) -> int:
+    """How many tokens of a document spell its prompt.
+
+    Raises UserError if one token spells the prompt's end and what follows together.
+    """
+    if not entry.prompt or entry.text is None:
+        return 0
+    prompt = tokenizer.encode(entry.text[: entry.prompt])
+    if not np.array_equal(prompt, tokens[: len(prompt)]):
+        raise UserError(
+            f"{tokenizer.path}: one of its tokens spells the end of a question and the beginning of its answer "
+            f"({entry.name}); take a tokenizer that keeps words apart"
+        )
+    return len(prompt)
 
 
 def examined(corpus: Corpus, tokenizer: Tokenizer) -> dict[str, float]:
@@ -76,14 +99,22 @@ def examined(corpus: Corpus, tokenizer: Tokenizer) -> dict[str, float]:
     More than a hundredth unknown or lost is told. Raises UserError for more than half, or if the same text has other
     tokens each time.
     """
-    texts = []
+    texts, whole = [], []
     for subset in corpus.subsets("train"):
         characters = 0
         for entry in corpus.documents("train", subset):
             texts.append((entry.text or "")[: SAMPLED_CHARACTERS - characters])
             characters += len(texts[-1])
+            whole += [texts[-1]] if texts[-1] == entry.text else []
             if characters >= SAMPLED_CHARACTERS:
                 break
+    if corpus.exact and (
+        text := next((each for each in whole if tokenizer.decode(tokenizer.encode(each)) != each), "")
+    ):
+        raise UserError(
+            f"{tokenizer.path}: it cannot give back the text {text[:60]!r} ..., and answers are compared letter by "
+            "letter; take another tokenizer, such as tokenizer=biographies_words"
+        )
     found = tokenizer.examine(texts)
     if max(found.values()) > 0.01:
         told = (

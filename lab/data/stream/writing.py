@@ -53,6 +53,13 @@ def write_shard(stream: BlockStream, folder: Path, lane: int, start: int, stop: 
     starts = np.concatenate([block.starts for block in blocks])
     edges = np.cumsum([0] + [len(block.starts) for block in blocks])
     header = {"blocks": len(blocks), "fingerprint": total.hex, "skipped": skipped, "cursor": record}
+    prompts = {
+        str(item): block.prompts.tolist()
+        for item, block in zip(range(start, stop), blocks, strict=True)
+        if len(block.prompts)
+    }
+    if prompts:
+        header["prompts"] = prompts
     header["sha256"] = seal(header, starts, edges)
     content = save(
         {"tokens": tokens, "starts": starts, "edges": edges},

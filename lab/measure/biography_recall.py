@@ -1,0 +1,103 @@
+"""Recall of biographies: does a decoder know by heart what it was trained on?"""
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from lab.base.parts import part
+from lab.base.settings import Count, key
+from lab.measure.answers import ATTRIBUTES
+from lab.observe.measure import Compared, Item, Measure, Row, Source
+
+if TYPE_CHECKING:
+    from lab.model.decoder import Decoder
+
+
+@part("measure")
+class BiographyRecall(Measure):
+    """Share of values that are the likeliest, token by token, where a person's own training entry states them
+    (Allen-Zhu and Li 2023, arXiv 2309.14316).
+
+    An entry is read alone, not in a window with others, where a decoder could copy. Of every person, whatever the
+    group: ``biography_recall`` all tokens of a value, ``biography_recall_first`` its first; ``segment`` is the
+    attribute's number. ``loss_nats`` is the mean over the value's tokens; ``biography_name`` holds that of the name.
+    Capacity in bits follows from these two.
+    """
+
+    unit = "values not known"
+    difference_unit = "of the values"
+    length_is = "entry"
+
+    name: Literal["biography_recall"] = "biography_recall"
+    people: Count | None = key("read of each group, at most")
+    entries: Count = key("read of each person, at most: the first of those trained on")
+
+    def items(self, source: Source) -> Iterator[Item]:
+        from lab.observe.people import biographies_of, marked, pages
+
+        corpus = biographies_of(source, "measure=biography_recall")
+        for number, (group, people) in enumerate(pages(corpus, self.people)):
+            entries = [
+                (person.name, place, marked(source.tokenizer, written))
+                for person in people
+                for place, written in enumerate(corpus.written(person)[: self.entries])
+            ]
+            names = tuple(person.name for person in people)
+            # The people, who are the same however they are written about.
+            ids = np.frombuffer("\n".join(names).encode(), dtype=np.uint8).astype(np.uint32)
+            details = {"entries": entries, "end": source.tokenizer.end_of_document}
+            yield Item(f"recall/{group}/{number}", ids, details, names)
+
+    def score(self, decoder: "Decoder", item: Item, context: int) -> list[Row]:
+        import torch
+
+        from lab.observe.losses import observed
+        from lab.observe.people import padded
+
+        entries = item.details["entries"]
+        ids = padded([each.ids for _, _, each in entries], item.details["end"]).astype(np.int64)
+        tokens = torch.from_numpy(ids).to(decoder.embedding.device)
+        logits = decoder.logits(decoder.hidden(tokens[:, :-1])).float()
+        losses = torch.nn.functional.cross_entropy(logits.transpose(1, 2), tokens[:, 1:], reduction="none").cpu()
+        right = (logits.argmax(dim=-1) == tokens[:, 1:]).cpu()
+        rows: list[Row] = []
+        for number, (person, place, entry) in enumerate(entries):
+            of_entry = {"document": person, "start_position": place}
+            for segment, attribute in enumerate(ATTRIBUTES):
+                first, behind = entry.values[attribute]
+                where = slice(first - 1, behind - 1)  # a token is foretold one place before it
+                told = of_entry | {"segment": segment} | observed(losses[number, where])
+                rows.append(told | {"correct": int(right[number, where].all())})
+                rows.append(
+                    of_entry
+                    | {"measure": "biography_recall_first", "segment": segment}
+                    | {"correct": int(right[number, first - 1])}
+                )
+            first, behind = entry.name
+            name = observed(losses[number, first - 1 : behind - 1])
+            rows.append(of_entry | {"measure": "biography_name", "segment": len(ATTRIBUTES)} | name)
+        return rows
+
+    @classmethod
+    def compared(cls, row: Row, context: int) -> Compared | None:
+        if row["measure"] != cls.label():
+            return None
+        return Compared(context, 1.0 - row["correct"], 1)
+
+    @classmethod
+    def length_text(cls, length: int, context: int) -> str:
+        return "read alone"
+
+    @classmethod
+    def point(cls, row: Row) -> None:
+        return None
+
+    @classmethod
+    def notes(cls, rows: Sequence[Row]) -> list[tuple[str, str, str]]:
+        lines = []
+        for measure in ("biography_recall", "biography_recall_first"):
+            found = [row["correct"] for row in rows if row["measure"] == measure]
+            if found:
+                lines.append((f"{measure}, right", "", f"{np.mean(found):.1%}"))
+        return lines
