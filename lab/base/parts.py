@@ -20,8 +20,8 @@ from pydantic import Field, create_model
 from lab.base.errors import UserError
 from lab.base.settings import Settings, near
 
-# Where the parts of a role are declared: a file, or all files of a room, a part a file.
-DECLARED = {
+# Where the parts of a role are declared: a file, or all files of a room, or of several, a part a file.
+DECLARED: dict[str, str | tuple[str, ...]] = {
     "position": "lab.model.settings",
     "attention": "lab.model.settings",
     "corpus": "lab.data.settings",
@@ -34,7 +34,7 @@ DECLARED = {
     "adapter": "lab.training.settings",
     "extension": "lab.extension.settings",
     "measure": "lab.measure",
-    "study": "lab.analysis",
+    "study": ("lab.analysis", "lab.knowledge"),
 }
 
 
@@ -84,12 +84,14 @@ def part(role: str, place: str = "") -> Callable[[Declared], Declared]:
 
 def parts_of(role: str) -> dict[str, Part]:
     """The parts of a role by short name, in the order in which they are declared."""
-    declared = importlib.import_module(DECLARED[role])
-    for each in pkgutil.iter_modules(getattr(declared, "__path__", ())):
-        importlib.import_module(f"{declared.__name__}.{each.name}")
+    places = DECLARED[role]
+    declared = [importlib.import_module(each) for each in ([places] if isinstance(places, str) else places)]
+    for place in declared:
+        for each in pkgutil.iter_modules(getattr(place, "__path__", ())):
+            importlib.import_module(f"{place.__name__}.{each.name}")
     found = {each.name: each for (of, _), each in _parts.items() if of == role}
     # A room's files are imported by whoever comes first: their order is by name.
-    return dict(sorted(found.items())) if hasattr(declared, "__path__") else found
+    return dict(sorted(found.items())) if any(hasattr(place, "__path__") for place in declared) else found
 
 
 def find(role: str, name: Any) -> Part:

@@ -1,5 +1,7 @@
 """Make what is made once, before training: manifests of corpora, written blocks, tokenizers, job scripts."""
 
+import json
+import math
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -218,3 +220,39 @@ def show_overlap(overrides: Sequence[str], words: int) -> None:
                 )
     Console().print(splits)
     Console().print(held_out)
+
+
+def make_biographies(overrides: Sequence[str], output: Path, overwrite: bool) -> None:
+    """Write the documents of a biography corpus, and print what they hold and how often a run reads of a person."""
+    settings = checked(TrainSettings, composed("train", overrides))
+    corpus: Corpus = build("corpus", settings.data.corpus)
+    if not isinstance(corpus, Biographies):
+        raise UserError(f"data={settings.data.corpus.name} is no data=biographies: choose that")
+    tokenizer: Tokenizer = build("tokenizer", settings.tokenizer)
+    for split in SPLITS:
+        refuse_existing(output / f"{split}.jsonl", overwrite)
+    make_folder(output)
+    tokens: dict[str, int] = {}
+    table = Table("split", "documents", "tokens", "tokens a document", title=str(output), title_justify="left")
+    for split in SPLITS:
+        rows = []
+        for subset in corpus.subsets(split):
+            for entry in progress(split, "documents", corpus.documents(split, subset), delay=1, leave=False):
+                prompt = {"prompt": entry.prompt} if entry.prompt else {}
+                rows.append({"name": entry.name, "text": entry.text} | prompt)
+        write_whole(output / f"{split}.jsonl", "".join(json.dumps(row) + "\n" for row in rows).encode())
+        ids = tokenizer.encode_batch([row["text"] for row in rows])
+        tokens[split] = sum(map(len, ids)) + len(rows)  # the end of each document is a token
+        table.add_row(split, f"{len(rows):,}", f"{tokens[split]:,}", f"{tokens[split] / max(1, len(rows)):.1f}")
+    Console().print(table)
+    people = len(corpus.people) + len(corpus.celebrities)
+    name_bits, value_bits = math.log2(corpus.pools.names / people), math.log2(corpus.pools.biographies)
+    print(f"{people:,} people, {value_bits:.1f} bits of values and {name_bits:.1f} of name each: ", end="")
+    print(f"{people * (value_bits + name_bits):,.0f} bits in all")
+    entries = sum(len(corpus.recipe_of(person).entries) for person in [*corpus.people, *corpus.celebrities])
+    passes = settings.scale.tokens / tokens["train"]
+    if corpus.content == "entries" and not settings.data.corpus.text:
+        print(
+            f"scale.tokens={settings.scale.tokens:,} reads each of {entries:,} entries {passes:.1f} times, of a person "
+            f"{passes * entries / people:.1f} times on average"
+        )

@@ -41,9 +41,11 @@ class Answers(Measure):
         from lab.observe.people import biographies_of, pages, prompt_of
 
         corpus = biographies_of(source, "measure=answers")
+        training = corpus.members("training")
         frequent = {
-            attribute: Counter(person.value(attribute) for person in corpus.members("training")).most_common(1)[0][0]
+            attribute: Counter(person.value(attribute) for person in training).most_common(1)[0][0]
             for attribute in ATTRIBUTES
+            if training
         }
         for number, (group, people) in enumerate(pages(corpus, self.people)):
             asked = [[corpus.ask(person, attribute) for attribute in ATTRIBUTES] for person in people]
@@ -78,7 +80,7 @@ class Answers(Measure):
                 if attribute == "employer":
                     employer = tokenizer.decode(given[:-1]).strip().removesuffix(".")
                 if group == "held_out" and attribute in ATTRIBUTES:
-                    frequent = item.details["frequent"][attribute]
+                    frequent = item.details["frequent"].get(attribute)
                     right["answers_frequent"] = int(person.value(attribute) == frequent)
                 if group == "held_out" and attribute == "office_city":
                     right["answers_office"] = int(item.details["offices"].get(employer) == person.office_city)

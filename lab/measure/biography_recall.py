@@ -1,5 +1,6 @@
 """Recall of biographies: does a decoder know by heart what it was trained on?"""
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Literal
 
@@ -22,7 +23,9 @@ class BiographyRecall(Measure):
     An entry is read alone, not in a window with others, where a decoder could copy. Of every person, whatever the
     group: ``biography_recall`` all tokens of a value, ``biography_recall_first`` its first; ``segment`` is the
     attribute's number. ``loss_nats`` is the mean over the value's tokens; ``biography_name`` holds that of the name.
-    Capacity in bits follows from these two.
+    ``biography_bits``: what of a person is stored, in bits a parameter of the decoder if all people are so: the
+    capacity of Part 3.3 (Allen-Zhu and Li 2024, arXiv 2404.05405), N (log2(N0 / e^p1) + log2(S0 / e^p2)) / P with N
+    people of N0 names and S0 sets of values, P parameters, and p1, p2 the summed losses of name and values in nats.
     """
 
     unit = "values not known"
@@ -46,7 +49,14 @@ class BiographyRecall(Measure):
             names = tuple(person.name for person in people)
             # The people, who are the same however they are written about.
             ids = np.frombuffer("\n".join(names).encode(), dtype=np.uint8).astype(np.uint32)
-            details = {"entries": entries, "end": source.tokenizer.end_of_document}
+            everyone = len(corpus.people) + len(corpus.celebrities)
+            known = math.log2(corpus.pools.names) + math.log2(corpus.pools.biographies)
+            details = {
+                "entries": entries,
+                "end": source.tokenizer.end_of_document,
+                "people": everyone,
+                "bits": known,
+            }
             yield Item(f"recall/{group}/{number}", ids, details, names)
 
     def score(self, decoder: "Decoder", item: Item, context: int) -> list[Row]:
@@ -62,6 +72,7 @@ class BiographyRecall(Measure):
         losses = torch.nn.functional.cross_entropy(logits.transpose(1, 2), tokens[:, 1:], reduction="none").cpu()
         right = (logits.argmax(dim=-1) == tokens[:, 1:]).cpu()
         rows: list[Row] = []
+        parameters = sum(parameter.numel() for parameter in decoder.parameters())
         for number, (person, place, entry) in enumerate(entries):
             of_entry = {"document": person, "start_position": place}
             for segment, attribute in enumerate(ATTRIBUTES):
@@ -77,6 +88,11 @@ class BiographyRecall(Measure):
             first, behind = entry.name
             name = observed(losses[number, first - 1 : behind - 1])
             rows.append(of_entry | {"measure": "biography_name", "segment": len(ATTRIBUTES)} | name)
+            told = sum(
+                row["tokens"] * row["loss_nats"] for row in rows[-2 * len(ATTRIBUTES) - 1 :] if "loss_nats" in row
+            )
+            bits = item.details["people"] * (item.details["bits"] - told / math.log(2)) / parameters
+            rows.append(of_entry | {"measure": "biography_bits", "value": bits})
         return rows
 
     @classmethod
@@ -100,4 +116,7 @@ class BiographyRecall(Measure):
             found = [row["correct"] for row in rows if row["measure"] == measure]
             if found:
                 lines.append((f"{measure}, right", "", f"{np.mean(found):.1%}"))
+        bits = [row["value"] for row in rows if row["measure"] == "biography_bits"]
+        if bits:
+            lines.append(("stored, bits a parameter", "", f"{np.mean(bits):.3f}"))
         return lines

@@ -64,7 +64,8 @@ def prompt_of(tokenizer: "Tokenizer", asked: Asked) -> Prompt:
 
 
 def answers(decoder: "Decoder", prompts: Sequence[Prompt], batch: int = 256) -> list[Ids]:
-    """What greedy decoding continues each prompt with, as many tokens as its right answer has.
+    """What greedy decoding continues each prompt with, up to the first end of a document, if that comes within as many
+    tokens as the longest right answer has.
 
     Prompts of one length are read together, with cached keys and values.
     """
@@ -75,16 +76,17 @@ def answers(decoder: "Decoder", prompts: Sequence[Prompt], batch: int = 256) -> 
     by_length: dict[int, list[int]] = defaultdict(list)
     for number, prompt in enumerate(prompts):
         by_length[len(prompt.ids)].append(number)
-    found: list[Ids] = [prompts[0].answer] * len(prompts)
+    found: list[Ids] = [prompt.answer for prompt in prompts]
     device = decoder.embedding.device
+    most = max((len(prompt.answer) for prompt in prompts), default=0)
     for numbers in by_length.values():
         for first in range(0, len(numbers), batch):
             some = numbers[first : first + batch]
             tokens = torch.from_numpy(np.stack([prompts[each].ids for each in some]).astype(np.int64)).to(device)
-            most = max(len(prompts[each].answer) for each in some)
             given = greedy(decoder, tokens, most).cpu().numpy().astype(np.uint32)
             for row, each in enumerate(some):
-                found[each] = given[row, : len(prompts[each].answer)]
+                ends = np.flatnonzero(given[row] == prompts[each].answer[-1])
+                found[each] = given[row, : ends[0] + 1] if len(ends) else given[row]
     return found
 
 

@@ -4,9 +4,9 @@ One file a study in lab/analysis/, without torch until it observes; the choices 
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from lab.base.errors import UserError
 from lab.base.parts import name_of
@@ -16,6 +16,7 @@ from lab.observe.measure import Item, Row, Source, range_end
 if TYPE_CHECKING:
     from lab.model.decoder import Decoder
     from lab.observe.fold import Fold, Observed
+    from lab.observe.trained import Training
 
 
 @dataclass(frozen=True)
@@ -101,10 +102,12 @@ class Study(Settings, ABC):
     Attributes:
         pictures: of its table.
         headline: None: several runs are not compared.
+        of_people: True: it is about the people whom the decoder read of in training, and reads no other documents.
     """
 
     pictures: ClassVar[tuple[Lines | Points | Map, ...]]
     headline: ClassVar[Headline | None] = None
+    of_people: ClassVar[bool] = False
 
     @property
     def documents_of(self) -> str:
@@ -123,6 +126,10 @@ class Study(Settings, ABC):
     def items(self, source: Source) -> Iterator[Item]:
         """What is observed. Raises UserError if there is nothing."""
 
+    def made_of(self, source: Source) -> Mapping[str, Any] | None:
+        """What its items say that neither their names nor its settings do, in words of JSON: it names the fold."""
+        return None
+
     def numbers(self, fold: "Fold", rows: Sequence[Row]) -> Iterator[Number]:
         """The quantities that claims may name, of what was observed and of the table made of it."""
         return iter(())
@@ -138,6 +145,25 @@ class DocumentStudy(Study):
     @abstractmethod
     def rows(self, fold: "Fold", context: int) -> list[Row]:
         """The table, of all items together."""
+
+
+class TrainedStudy(DocumentStudy):
+    """A study that trains something of its own for each item, such as a probe, beside a decoder that stays as it is.
+
+    What an item ends in is observed as any other is. Until then it is kept beside the fold, so that an item that takes
+    minutes goes on where it was (:meth:`lab.observe.trained.Training.run`).
+
+    Its key ``steps`` is how many each training takes.
+    """
+
+    steps: int
+
+    @abstractmethod
+    def training(self, decoder: "Decoder", item: Item, context: int) -> "Training":
+        """The training of an item, at its first step."""
+
+    def observe(self, decoder: "Decoder", item: Item, context: int) -> "Observed":
+        return self.training(decoder, item, context).run()
 
 
 def numbers_by_layer(rows: Sequence[Row], columns: Sequence[str]) -> Iterator[Number]:

@@ -2,7 +2,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lab.data.stream.packing import Packer, document_numbers
+from lab.data.stream.packing import Packer, document_numbers, learned
 
 DOCUMENTS = st.lists(st.lists(st.integers(1, 2**32 - 1), max_size=40), max_size=12)
 
@@ -55,3 +55,42 @@ def test_a_packer_given_only_the_remainder_goes_on_as_the_first_would(documents,
             np.testing.assert_array_equal(one.starts, other.starts)
     np.testing.assert_array_equal(first.remainder.tokens, second.remainder.tokens)
     np.testing.assert_array_equal(first.remainder.starts, second.remainder.starts)
+
+
+@st.composite
+def prompted(draw):
+    """Documents, and of each how many of its first tokens are a prompt."""
+    documents = draw(DOCUMENTS)
+    return documents, [draw(st.integers(0, len(tokens))) for tokens in documents]
+
+
+@given(prompted=prompted(), block_length=st.integers(2, 17))
+def test_learned_are_all_tokens_but_those_of_prompts_wherever_blocks_are_cut(prompted, block_length):
+    documents, prompts = prompted
+    packer = Packer(block_length, end_of_document=0)
+    both = zip(arrays(documents), prompts, strict=True)
+    blocks = [block for tokens, prompt in both for block in packer.add(tokens, prompt)]
+    expected = [
+        place >= prompt for tokens, prompt in zip(documents, prompts, strict=True) for place in range(len(tokens) + 1)
+    ]
+    found = [learned(block.prompts, len(block.tokens)) for block in [*blocks, packer.remainder]]
+    assert np.concatenate(found).tolist() == expected
+    for block in [*blocks, packer.remainder]:
+        assert block.prompts.dtype == np.int32
+        assert block.prompts.shape[1] == 2
+        assert all(0 <= first < behind <= len(block.tokens) for first, behind in block.prompts)
+
+
+@given(prompted=prompted(), block_length=st.integers(2, 17), cut=st.integers(0, 12))
+def test_a_packer_given_only_the_remainder_goes_on_with_its_prompts(prompted, block_length, cut):
+    documents, prompts = prompted
+    both = [*zip(arrays(documents), prompts, strict=True)]
+    first = Packer(block_length, 0)
+    for tokens, prompt in both[:cut]:
+        first.add(tokens, prompt)
+    second = Packer(block_length, 0, first.remainder)
+    for tokens, prompt in both[cut:]:
+        for one, other in zip(first.add(tokens, prompt), second.add(tokens, prompt), strict=True):
+            np.testing.assert_array_equal(one.tokens, other.tokens)
+            np.testing.assert_array_equal(one.prompts, other.prompts)
+    np.testing.assert_array_equal(first.remainder.prompts, second.remainder.prompts)

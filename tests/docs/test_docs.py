@@ -129,6 +129,19 @@ def tuned_a_little(command: str) -> list[str]:
     return on_a_derived_run(f"{named} {few}")
 
 
+READ_BIOGRAPHIES = (
+    "test -d runs/BIOGRAPHIES || { python -m lab.train experiment=biographies data.corpus.people=20 scale.tokens=10240"
+    " scale.warmup_steps=1 scale.validation_blocks=2 measure=none runs=read && mkdir -p runs &&"
+    " mv read/* runs/BIOGRAPHIES; }"
+)
+
+
+def of_biographies(command: str) -> list[str]:
+    """A child of a decoder that has read a little of 20 people, for a few steps."""
+    few = "scale.tokens=2048 measure=none"
+    return [READ_BIOGRAPHIES, f"{command} {few}"]
+
+
 def as_one_process(command: str) -> list[str]:
     """What is trained, without what starts the processes."""
     arguments = re.split(r"slurm/train\.sbatch|-m lab\.train", command)[1]
@@ -177,6 +190,7 @@ RULES = [
     Rule(LAB + "train .*experiment=rope_finetune", tuned_a_little, "takes an hour on the pilot's runs"),
     Rule(LAB + "extend .*runs/B ", searched_a_little_on_a_child, "takes hours with the published numbers"),
     Rule(LAB + "extend .*extension=longrope", searched_a_little, "takes hours with the published numbers"),
+    Rule(LAB + "train .*experiment=questions", of_biographies, "takes minutes of 500 people"),
     Rule(LAB + "train .*start=run", trained_on, "takes seconds on a run of seconds"),
     Rule(LAB + "extend .*vector_replacement", of_few_vectors, "takes minutes with all windows"),
     Rule(LAB + "analyze .*study=(formation|beyond|interpolation)", of_few_vectors, "takes minutes with all windows"),

@@ -56,7 +56,8 @@ class Biographies(Corpus):
         question_wordings: of each question.
 
     Raises:
-        UserError: more people than names, a pool or file of templates that holds fewer than asked, or is damaged.
+        UserError: more people than names, a pool or file of templates that holds fewer than asked, or is damaged;
+            questions about nobody.
     """
 
     clusters = "people"
@@ -96,6 +97,8 @@ class Biographies(Corpus):
             raise UserError(
                 f"question_wordings is {question_wordings}; give 1 to {wordings_of}, the wordings there are"
             )
+        if content != "entries" and not self.asked:
+            raise UserError(f"questions are about the training group, and none of {people} people is in it: take more")
         self._entry(everyone[0], 0, None)  # what is wrong with the templates is told at once
         count = round(rewritten * people)
         self._rewritten = {person.name for person in sorted(self.people, key=_rank)[:count]}
@@ -234,21 +237,21 @@ class Biographies(Corpus):
                 yield Entry(name, asked.prompt + asked.answer, "", number + 1, prompt)
 
     def _contents(self) -> dict[str, Any]:
-        table = "\n".join("\t".join(map(str, asdict(person).values())) for person in self._by_name.values())
         first = [*self.people, *self.celebrities][:PROOF]
         texts = [self._entry(person, *self.recipe_of(person).entries[-1]).text for person in first]
         texts += ["".join(self.ask(person, attribute)) for person in first[:10] for attribute in ATTRIBUTES]
         return {
             "source": "biographies",
             "recipe": self._settings,
-            "people": hashlib.sha256(table.encode()).hexdigest(),
+            "people": _digest_of([*self.people, *self.celebrities]),
             "texts": hashlib.sha256("\n".join(texts).encode()).hexdigest(),
         } | ({"beside": self._sotu.manifest()["digest"]} if self._sotu is not None else {})
 
     @property
     def held_out_digest(self) -> str:
-        """Of who the people are and what they are asked, however they are written about."""
-        people = self._contents()["people"]
+        """Of who the people are and what they are asked, however they are written about, and whatever celebrities there
+        are beside them."""
+        people = _digest_of(self.people)
         return digest_of({"source": "biographies", "people": people, "questions": wording.QUESTIONS})
 
     def inverse(self, person: Person) -> Asked:
@@ -264,6 +267,11 @@ class Biographies(Corpus):
         if name not in self._by_name:
             raise UserError(f"{name} is none of the {len(self._by_name)} people of these biographies")
         return self._by_name[name]
+
+
+def _digest_of(people: Sequence[Person]) -> str:
+    table = "\n".join("\t".join(map(str, asdict(person).values())) for person in people)
+    return hashlib.sha256(table.encode()).hexdigest()
 
 
 def _rank(person: Person) -> bytes:

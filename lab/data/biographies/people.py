@@ -88,6 +88,12 @@ class Pools:
         """How many full names there are."""
         return len(self.first_names) * len(self.middle_names) * len(self.last_names)
 
+    @property
+    def biographies(self) -> int:
+        """How many sets of values there are; the city of an office follows from the employer."""
+        dates = len(MONTHS) * DAYS * self.years
+        return dates * len(self.cities) * len(self.universities) * len(self.majors) * len(self.employers)
+
 
 def shipped_biographies() -> Path:
     """The folder of names, values and templates that come with the lab: in the installed package, else in the source

@@ -50,7 +50,7 @@ class Corpus(ABC):
     A chunk is what the order shuffles and deals out: see lab/data/stream/order.py. `on_error` says what to do with a
     document that cannot be used: "stop" raises, "skip" passes over it. Another value raises UserError.
     Attributes: `chunk_word`, what to call chunks in a message; `clusters`, what to call the clusters of its documents;
-    `exact`, whether a tokenizer that cannot give its texts back letter by letter is refused.
+    `exact`, whether a tokenizer that cannot give its texts, and `everything`, back letter by letter is refused.
     """
 
     chunk_word = "documents"
@@ -59,6 +59,10 @@ class Corpus(ABC):
 
     def __init__(self, on_error: str) -> None:
         self.on_error = on_error
+
+    def everything(self) -> Iterator[str]:
+        """Of a corpus that is made, and not read: texts that together have every word that it can use."""
+        return iter(())
 
     @abstractmethod
     def subsets(self, split: str) -> list[str]:

@@ -1,5 +1,6 @@
 """Documents to token ids, several at a time."""
 
+import itertools
 import logging
 import os
 from collections import deque
@@ -108,12 +109,11 @@ def examined(corpus: Corpus, tokenizer: Tokenizer) -> dict[str, float]:
             whole += [texts[-1]] if texts[-1] == entry.text else []
             if characters >= SAMPLED_CHARACTERS:
                 break
-    if corpus.exact and (
-        text := next((each for each in whole if tokenizer.decode(tokenizer.encode(each)) != each), "")
-    ):
+    every = (each for each in itertools.chain(whole, corpus.everything()) if corpus.exact)
+    if text := next((each for each in every if tokenizer.decode(tokenizer.encode(each)) != each), ""):
         raise UserError(
             f"{tokenizer.path}: it cannot give back the text {text[:60]!r} ..., and answers are compared letter by "
-            "letter; take another tokenizer, such as tokenizer=biographies_words"
+            "letter; take another tokenizer (python -m lab.prepare tokenizer --words makes one of all their words)"
         )
     found = tokenizer.examine(texts)
     if max(found.values()) > 0.01:
