@@ -8,6 +8,7 @@ python -m lab.bench extrapolate evaluation=sotu --run runs/A --contexts 4
 python -m lab.bench taps
 python -m lab.bench positions --windows 16 --contexts 8
 python -m lab.bench extend --run runs/A
+python -m lab.bench knowledge
 python -m lab.bench contention
 """
 
@@ -63,13 +64,18 @@ def make_parser() -> Parser:
     extend.add_argument("overrides", nargs="*", metavar="key=value", help="as for lab.train, e.g. scale=pilot")
     extend.add_argument("--contexts", type=int, default=4, help="contexts C in a text, and s")
     extend.add_argument("--run", help="a run of model=rope: the search is measured on it, too")
+    knowledge = commands.add_parser(
+        "knowledge", help="biographies made against trained on; questions answered together against one by one"
+    )
+    knowledge.add_argument("overrides", nargs="*", metavar="key=value", help="as for lab.train experiment=biographies")
+    knowledge.add_argument("--questions", type=int, default=240, help="that are answered")
     contention = commands.add_parser("contention", help="a training step beside other processes that are busy")
     contention.add_argument("overrides", nargs="*", metavar="key=value", help="as for lab.train, e.g. scale=pilot")
     contention.add_argument(
         "--busy", type=int, nargs="+", default=[0, 1, 2], help="busy processes beside; the first: idle"
     )
     contention.add_argument("--seconds", type=float, default=8, help="of each measurement")
-    for command in (train, attention, data, extrapolate, taps, positions, extend, contention):
+    for command in (train, attention, data, extrapolate, taps, positions, extend, knowledge, contention):
         command.add_argument("--rounds", type=int, default=5, help="measurements of each, in turn")
         command.add_argument("--csv", type=Path, help="also write every measurement to this file")
     return parser
@@ -87,6 +93,7 @@ def main() -> None:
     from lab.benches.data import bench_data
     from lab.benches.extensions import bench_extend
     from lab.benches.extrapolation import bench_extrapolate
+    from lab.benches.knowledge import bench_knowledge
     from lab.benches.positions import bench_positions
     from lab.benches.taps import bench_taps
     from lab.benches.training import bench_train
@@ -99,6 +106,7 @@ def main() -> None:
         "taps": bench_taps,
         "positions": bench_positions,
         "extend": bench_extend,
+        "knowledge": bench_knowledge,
         "contention": bench_contention,
     }
     run = benches[arguments.command]

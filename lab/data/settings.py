@@ -81,9 +81,10 @@ class BiographiesSettings(CorpusSettings):
 
     @property
     def label(self) -> str:
-        """The paper's name of the data set: ``single``, ``multi5_permute``."""
+        """The paper's name of the data set: ``single``, ``permute5``, ``multi5_permute``."""
         words = ["mixed"] if self.content == "both" else []
-        words.append("single" if self.wordings == 1 else f"multi{self.wordings}")
+        if self.wordings > 1 or not self.orders:
+            words.append("single" if self.wordings == 1 else f"multi{self.wordings}")
         if self.orders:
             words.append("permute" if self.wordings > 1 and self.orders == 1 else f"permute{self.orders}")
         flags = {"fullname": self.full_name, "adjacent": self.adjacent, "celebrity": self.celebrities > 0}

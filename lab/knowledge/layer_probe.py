@@ -72,7 +72,7 @@ class LayerProbe(EntryProbe):
             right = np.zeros((len(entries[READ]), len(POSITIONS)))
             for position in POSITIONS:
                 fitted = states[FITTED][:, layer, position]
-                probe = fit_linear(self.fit, fitted, wanted[FITTED], classes.count, self.penalty)
+                probe = fit_linear(self.fit, fitted, wanted[FITTED], classes.number, self.penalty)
                 for group in GROUPS:
                     hit = (probe.read(states[group][:, layer, position]) == wanted[group]).astype(float)
                     found |= observed_right(task, group, layer, position, hit, entries[group].person)

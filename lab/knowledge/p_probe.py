@@ -50,7 +50,9 @@ class PProbe(EntryProbe, TrainedProbe):
             labels=("", "before the attribute that comes as the", "share read right"),
         ),
     )
-    headline = Headline("position", "mean_right", "before the attribute that comes as the", "read, mean over attributes")
+    headline = Headline(
+        "position", "mean_right", "before the attribute that comes as the", "read, mean over attributes"
+    )
 
     name: Literal["p_probe"] = "p_probe"
     rank: Count = key("of the update of the embedding")
@@ -58,14 +60,14 @@ class PProbe(EntryProbe, TrainedProbe):
     def training(self, decoder: "Decoder", item: Item, context: int) -> "Training":
         import torch
 
-        from lab.knowledge.heads import Head
+        from lab.observe.heads import Head
         from lab.observe.trained import Training, drawn
 
         task, classes = item.details["task"], item.details["classes"]
         entries: dict[str, Entries] = item.details["entries"]
         frozen(decoder)
         layer, device = len(decoder.blocks), decoder.embedding.device
-        head = Head(decoder, self.rank, classes.count, "layer", self.seed, f"p_probe/{task.name}")
+        head = Head(decoder, self.rank, classes.number, "layer", self.seed, f"p_probe/{task.name}")
 
         def scores(group: str, chosen: np.ndarray) -> "torch.Tensor":
             tokens = torch.from_numpy(entries[group].tokens[chosen]).to(device)
@@ -88,7 +90,8 @@ class PProbe(EntryProbe, TrainedProbe):
                 hits = (read == wanted[entries[group].person][:, None]).astype(float)
                 for number, position in enumerate(POSITIONS):
                     right |= observed_right(task, group, layer, position, hits[:, number], entries[group].person)
-            return right | observed_beside(task, entries[READ], layer, hits, POSITIONS)
+            right |= observed_beside(task, entries[READ], layer, hits, POSITIONS)
+            return right
 
         return Training(
             head,

@@ -20,13 +20,11 @@ from lab.observe.measure import Item, Row, Source
 from lab.observe.study import DocumentStudy, Number, TrainedStudy
 
 if TYPE_CHECKING:
-    import torch
-
     from lab.data.biographies.corpus import Biographies
     from lab.data.tokenizer import Tokenizer
     from lab.model.decoder import Decoder
     from lab.observe.fold import Fold, Observed
-    from lab.observe.people import Marked, Prompt
+    from lab.observe.people import Prompt
 
 FITTED, READ = "training", "held_out"
 GROUPS = (FITTED, READ)
@@ -39,12 +37,12 @@ class Classes(NamedTuple):
     """The values of an attribute as classes.
 
     Attributes:
-        count: how many different ones the training group has.
+        number: how many different ones the training group has.
         training, held_out: of each person the number of the class; -1 for a value that the training group has not.
         chance: share of the held-out group that has the most frequent value of the training group.
     """
 
-    count: int
+    number: int
     training: np.ndarray
     held_out: np.ndarray
     chance: float
@@ -54,8 +52,8 @@ class Classes(NamedTuple):
         """What has to stand beside every share."""
         return {
             "chance": self.chance,
-            "classes": self.count,
-            "people_per_class": len(self.training) / self.count,
+            "classes": self.number,
+            "people_per_class": len(self.training) / self.number,
             "reachable": float((self.held_out >= 0).mean()),
         }
 
@@ -184,6 +182,7 @@ class Probe(DocumentStudy):
         for row in rows:
             here = [each["held_out_right"] for each in first if _place_of(each) == _place_of(row)]
             row["mean_right"] = sum(here) / len(here) if row["target"] == self.targets[0] else None
+            row["main_right"] = row["held_out_right"] if row["target"] == self.targets[0] else None
             row["line"] = self.line(row)
         return rows
 
@@ -202,8 +201,8 @@ class Probe(DocumentStudy):
             for where in self.where(layer, position, layers):
                 for target in self.targets:
                     tasks = [task for task in self.tasks if task.target == target]
-                    right = sum(fold.mean(place(task, READ, layer, position)) for task in tasks) / len(tasks)
-                    for name, value in zip(names, right.tolist(), strict=True):
+                    right = [fold.mean(place(task, READ, layer, position)).numpy() for task in tasks]
+                    for name, value in zip(names, np.mean(right, axis=0).tolist(), strict=True):
                         yield Number(f"{target}{where}", value, name)
                 for row in rows:
                     if _place_of(row) == (layer, position):
@@ -224,7 +223,9 @@ class EntryProbe(Probe):
     def given(self, source: Source) -> dict[str, Any]:
         corpus, groups = self.corpus(source), self.groups(source)
         return {
-            "entries": {group: Entries.of(source.tokenizer, corpus, each, self.entries) for group, each in groups.items()}
+            "entries": {
+                group: Entries.of(source.tokenizer, corpus, each, self.entries) for group, each in groups.items()
+            }
         }
 
 

@@ -37,7 +37,7 @@ class QProbe(TrainedProbe):
             labels=("", "what of the value", "share read right"),
         ),
     )
-    headline = Headline("of", "mean_target_right", "attribute", "read from held-out people's names")
+    headline = Headline("of", "main_right", "attribute", "read from held-out people's names")
 
     name: Literal["q_probe"] = "q_probe"
     rank: Count = key("of the update of the embedding")
@@ -56,13 +56,13 @@ class QProbe(TrainedProbe):
     def training(self, decoder: "Decoder", item: Item, context: int) -> "Training":
         import torch
 
-        from lab.knowledge.heads import Head
+        from lab.observe.heads import Head
         from lab.observe.trained import Training, drawn
 
         task, classes, names = item.details["task"], item.details["classes"], item.details["names"]
         frozen(decoder)
         device = decoder.embedding.device
-        head = Head(decoder, self.rank, classes.count, "batch", self.seed, f"q_probe/{task.name}")
+        head = Head(decoder, self.rank, classes.number, "batch", self.seed, f"q_probe/{task.name}")
 
         def scores(group: str, chosen: np.ndarray) -> "torch.Tensor":
             tokens, last = (torch.from_numpy(each[chosen]).to(device) for each in names[group])
@@ -93,10 +93,3 @@ class QProbe(TrainedProbe):
             eps=self.eps,
             weight_decay=self.weight_decay,
         )
-
-    def rows(self, fold: Any, context: int) -> list[dict[str, Any]]:
-        rows = super().rows(fold, context)
-        for row in rows:
-            row["mean_target_right"] = row["held_out_right"] if row["target"] == self.targets[0] else None
-            del row["position"], row["line"]
-        return rows

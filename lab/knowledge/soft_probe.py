@@ -38,7 +38,7 @@ class SoftProbe(TrainedProbe):
             labels=("", "what of the value", "share right"),
         ),
     )
-    headline = Headline("of", "mean_target_right", "attribute", "said right of held-out people")
+    headline = Headline("of", "main_right", "attribute", "said right of held-out people")
     dates: ClassVar[bool] = True
 
     name: Literal["soft_probe"] = "soft_probe"
@@ -49,7 +49,6 @@ class SoftProbe(TrainedProbe):
         return {"people": groups, "tokenizer": source.tokenizer}
 
     def training(self, decoder: "Decoder", item: Item, context: int) -> "Training":
-        import torch
         from torch import nn
 
         from lab.model.initialise import draw
@@ -62,14 +61,15 @@ class SoftProbe(TrainedProbe):
         }
         frozen(decoder)
         embedding = decoder.embedding
-        module = nn.Module()
         name = f"soft_probe/{task.name}/vectors"
         deviation = float(embedding.detach().double().std())
-        module.vectors = nn.Parameter(draw(self.seed, name, (self.vectors, embedding.shape[1]), deviation).to(embedding))
+        shape = (self.vectors, embedding.shape[1])
+        vectors = nn.Parameter(draw(self.seed, name, shape, deviation).to(embedding))
+        module = nn.ParameterDict({"vectors": vectors})
 
         def logits(some: list["Prompt"]) -> tuple["torch.Tensor", "torch.Tensor"]:
             batch = Batch(some, self.vectors, tokenizer.end_of_document, task.target, embedding.device)
-            return batch.logits(decoder, module.vectors), batch.wanted
+            return batch.logits(decoder, vectors), batch.wanted
 
         def loss(step: int) -> "torch.Tensor":
             chosen = drawn(self.seed, task.name, len(prompts[FITTED]), self.batch, step)
@@ -83,7 +83,7 @@ class SoftProbe(TrainedProbe):
                 for first in range(0, len(prompts[group]), TOGETHER):
                     found, wanted = logits(prompts[group][first : first + TOGETHER])
                     hits.append(((found.argmax(-1) == wanted) | (wanted == -100)).all(1).cpu().numpy())
-                right |= observed_right(task, group, 0, 0, np.concatenate(hits).astype(float))
+                right |= observed_right(task, group, len(decoder.blocks), 0, np.concatenate(hits).astype(float))
             return right
 
         return Training(
@@ -95,13 +95,6 @@ class SoftProbe(TrainedProbe):
             eps=self.eps,
             weight_decay=self.weight_decay,
         )
-
-    def rows(self, fold: Any, context: int) -> list[dict[str, Any]]:
-        rows = super().rows(fold, context)
-        for row in rows:
-            row["mean_target_right"] = row["held_out_right"] if row["target"] == self.targets[0] else None
-            del row["layer"], row["position"], row["line"]
-        return rows
 
 
 class Batch:

@@ -47,7 +47,7 @@ class Answers(Measure):
             for attribute in ATTRIBUTES
             if training
         }
-        for number, (group, people) in enumerate(pages(corpus, self.people)):
+        for group, people in pages(corpus, self.people):
             asked = [[corpus.ask(person, attribute) for attribute in ATTRIBUTES] for person in people]
             if self.inverse:
                 for person, questions in zip(people, asked, strict=True):
@@ -62,7 +62,9 @@ class Answers(Measure):
                 "offices": dict(zip(corpus.pools.employers, corpus.pools.offices, strict=True)),
                 "tokenizer": source.tokenizer,
             }
-            yield Item(f"{group}/{number}", ids, details, tuple(person.name for person in people))
+            # Named by what it holds: who is asked otherwise, or with fewer others, is another document.
+            name = f"{group}/{people[0].number}-{people[-1].number}{'/names' if self.inverse else ''}"
+            yield Item(name, ids, details, tuple(person.name for person in people))
 
     def score(self, decoder: "Decoder", item: Item, context: int) -> list[Row]:
         from lab.observe.people import answers

@@ -20,7 +20,8 @@ class BiographyRecall(Measure):
     """Share of values that are the likeliest, token by token, where a person's own training entry states them
     (Allen-Zhu and Li 2023, arXiv 2309.14316).
 
-    An entry is read alone, not in a window with others, where a decoder could copy. Of every person, whatever the
+    An entry is read alone, not in a window with others, where a decoder could copy; a value that stands before the name
+    is left out, for nothing tells it yet. Of every person, whatever the
     group: ``biography_recall`` all tokens of a value, ``biography_recall_first`` its first; ``segment`` is the
     attribute's number. ``loss_nats`` is the mean over the value's tokens; ``biography_name`` holds that of the name.
     ``biography_bits``: what of a person is stored, in bits a parameter of the decoder if all people are so: the
@@ -40,7 +41,7 @@ class BiographyRecall(Measure):
         from lab.observe.people import biographies_of, marked, pages
 
         corpus = biographies_of(source, "measure=biography_recall")
-        for number, (group, people) in enumerate(pages(corpus, self.people)):
+        for group, people in pages(corpus, self.people):
             entries = [
                 (person.name, place, marked(source.tokenizer, written))
                 for person in people
@@ -57,7 +58,7 @@ class BiographyRecall(Measure):
                 "people": everyone,
                 "bits": known,
             }
-            yield Item(f"recall/{group}/{number}", ids, details, names)
+            yield Item(f"recall/{group}/{people[0].number}-{people[-1].number}", ids, details, names)
 
     def score(self, decoder: "Decoder", item: Item, context: int) -> list[Row]:
         import torch
@@ -75,8 +76,11 @@ class BiographyRecall(Measure):
         parameters = sum(parameter.numel() for parameter in decoder.parameters())
         for number, (person, place, entry) in enumerate(entries):
             of_entry = {"document": person, "start_position": place}
+            begun = len(rows)
             for segment, attribute in enumerate(ATTRIBUTES):
                 first, behind = entry.values[attribute]
+                if first < entry.name[0]:
+                    continue
                 where = slice(first - 1, behind - 1)  # a token is foretold one place before it
                 told = of_entry | {"segment": segment} | observed(losses[number, where])
                 rows.append(told | {"correct": int(right[number, where].all())})
@@ -88,11 +92,10 @@ class BiographyRecall(Measure):
             first, behind = entry.name
             name = observed(losses[number, first - 1 : behind - 1])
             rows.append(of_entry | {"measure": "biography_name", "segment": len(ATTRIBUTES)} | name)
-            told = sum(
-                row["tokens"] * row["loss_nats"] for row in rows[-2 * len(ATTRIBUTES) - 1 :] if "loss_nats" in row
-            )
-            bits = item.details["people"] * (item.details["bits"] - told / math.log(2)) / parameters
-            rows.append(of_entry | {"measure": "biography_bits", "value": bits})
+            losses_of = [row["tokens"] * row["loss_nats"] for row in rows[begun:] if "loss_nats" in row]
+            if len(losses_of) == len(ATTRIBUTES) + 1:
+                bits = item.details["people"] * (item.details["bits"] - sum(losses_of) / math.log(2)) / parameters
+                rows.append(of_entry | {"measure": "biography_bits", "value": bits})
         return rows
 
     @classmethod

@@ -32,7 +32,7 @@ class Linear(NamedTuple):
 
 
 def fit_linear(kind: str, states: States, labels: Labels, classes: int, penalty: float) -> Linear:
-    """Fit a probe on states that are first brought to mean 0 and variance 1 (a number that never varies stays as it is).
+    """Fit a probe on states that are first brought to mean 0 and variance 1 (what never varies stays).
 
     ``logistic`` minimises the sum over samples of -log softmax(scores)[label], plus penalty / 2 times the sum of
     squared weights; ``ridge`` that of squared differences between scores and 1 for the label, 0 for the others. The

@@ -91,8 +91,12 @@ def clusters_of(run: Model, evaluation: str) -> str:
 
 
 def code_of(observer: Settings) -> str:
-    """sha256 of the code that a measure's or study's numbers come from: the rooms that score, and its own file."""
-    return digest_of_code(ROOMS, Path(inspect.getfile(type(observer))))
+    """sha256 of the code that a measure's or study's numbers come from: the rooms that score, and its own file and
+    those of what it is built on."""
+    modules = dict.fromkeys(each.__module__ for each in type(observer).__mro__)
+    own = [each for each in modules if each.startswith("lab.") and each.split(".")[1] not in ROOMS]
+    files = [Path(inspect.getfile(sys.modules[each])) for each in own]
+    return digest_of_code(ROOMS, *(files or [Path(inspect.getfile(type(observer)))]))
 
 
 def score_run(

@@ -89,7 +89,9 @@ class Training:
                 self._save(path, identity or {})
                 due = time.monotonic() + WRITE_SECONDS
         if not all(torch.isfinite(each).all() for each in self.module.state_dict().values()):
-            raise UserError(f"a training of {self.steps} steps diverged: lower its learning_rate ({self.learning_rate})")
+            raise UserError(
+                f"a training of {self.steps} steps diverged: lower its learning_rate ({self.learning_rate})"
+            )
         with torch.no_grad():
             return self.observed()
 
@@ -98,7 +100,7 @@ class Training:
             for group in self._optimizer.param_groups:
                 group["lr"] = self.learning_rate * (1 - self.step / self.steps)
             self._optimizer.zero_grad(set_to_none=True)
-            self.loss(self.step).backward()  # type: ignore[no-untyped-call]
+            self.loss(self.step).backward()
             self._optimizer.step()
         self.step += 1
 

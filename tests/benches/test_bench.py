@@ -88,6 +88,34 @@ def test_the_bench_of_taps_holds_a_pass_that_is_read_against_one_that_is_not(
     assert all(float(row["seconds"]) > 0 for row in rows)
 
 
+def test_the_bench_of_knowledge_holds_biographies_against_training_and_answers_together_against_one_by_one(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    path = tmp_path / "bench.csv"
+    few = ("data.corpus.people=40", "scale.layers=1", "scale.tokens=4096", "scale.warmup_steps=1")
+    run(monkeypatch, "knowledge", *few, "--questions", "30", "--rounds", "2", "--csv", str(path))
+    shown = capsys.readouterr().out
+    assert "this / training, a process" in shown
+    assert "this / one by one, whole passes" in shown
+    assert shown.count("30 of 30 answers equal") == 2
+    rows = read_table(path)
+    assert [row["contestant"] for row in rows[::2]] == [
+        *("training, a process", "biographies, a process"),
+        *("one by one, whole passes", "one by one, cached", "together, cached"),
+    ]
+    assert all(row["seconds"] > 0 and row["count"] > 0 for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"), [(["--questions", "0"], "--questions is 0"), (["data=sotu", "tokenizer=sotu_1k"], "data=sotu")]
+)
+def test_a_bench_of_knowledge_without_people_or_questions_is_refused(
+    monkeypatch: pytest.MonkeyPatch, arguments: list[str], told: str
+) -> None:
+    with pytest.raises(UserError, match=told):
+        run(monkeypatch, "knowledge", *arguments)
+
+
 def test_no_rounds_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match="--rounds is 0"):
         run(monkeypatch, "attention", "--rounds", "0")

@@ -131,6 +131,38 @@ def test_a_run_with_an_adapter_that_is_killed_again_and_again_ends_bit_identical
     assert all(torch.equal(weights[name], before[name]) for name in before)
 
 
+def test_a_fine_tuning_on_answers_alone_that_is_killed_again_and_again_ends_bit_identical(tmp_path: Path) -> None:
+    small = ("scale.layers=1", "scale.width=32", "scale.hidden=64", "scale.heads=2", "scale.kv_heads=1")
+    fixed = ("scale.head_dim=16", "scale.context=32", "data.corpus.people=40", "measure=none")
+    often = ("trainer.checkpoint_every=4", "scale.validation_blocks=4", "trainer.validate_every=4")
+    read = ("experiment=biographies", *small, *fixed, *often, "scale.tokens=8192", "scale.warmup_steps=1")
+    result = lab("train", *read, "runs=read", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    (parent,) = [path.parent for path in tmp_path.glob("read/*/manifest.json")]
+    command = ("train", "experiment=questions", "start=run", f"start.run={parent}", "measure=none", *often)
+    command = (*command, "scale.tokens=16384", "scale.micro_batch=16")
+    # While the second checkpoint is written, and after that in the middle of step 8.
+    for place in ("mid-write:2", "accumulation:7"):
+        killed = os.environ | {"LAB_KILL_AT": place}
+        result = lab(*command, "runs=killed", cwd=tmp_path, environment=killed)
+        assert result.returncode == -signal.SIGKILL, result.stderr
+    for folder in ("killed", "whole"):
+        result = lab(*command, f"runs={folder}", cwd=tmp_path)
+        assert result.returncode == 0, result.stderr
+    assert len(manifest_of(tmp_path / "killed")["attempts"]) == 3
+    assert outcome(tmp_path / "killed") == outcome(tmp_path / "whole")
+    assert manifest_of(tmp_path / "killed")["proof"] == manifest_of(tmp_path / "whole")["proof"]
+    # A remainder that is carried over has prompts, or nothing of it was tested.
+    state = next(tmp_path.glob("killed/*/checkpoints/step=*")) / "training.json"
+    assert '"prompts"' in state.read_text()
+    prepared = lab("prepare", "blocks", *command[1:], cwd=tmp_path)
+    assert prepared.returncode == 0, prepared.stderr
+    result = lab(*command, "data.mode=blocks", "runs=written", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    for name in ("metrics.csv", "weights.safetensors"):
+        assert outcome(tmp_path / "written")[name] == outcome(tmp_path / "whole")[name]
+
+
 def test_workers_and_written_blocks_change_nothing(tmp_path: Path, whole: Path) -> None:
     workers = lab("train", *SMOKE, "data.workers=2", "runs=workers", cwd=tmp_path)
     assert workers.returncode == 0, workers.stderr

@@ -31,9 +31,10 @@ class Recipe:
 
     @property
     def entries(self) -> list[tuple[int, int | None]]:
-        """(wording, order) of each entry of a person."""
-        orders: list[int | None] = [*range(self.orders)] if self.orders else [None]
-        return [(wording, order) for wording in range(self.wordings) for order in orders]
+        """(wording, order) of each entry of a person. Each is shuffled by itself: no two share the number of an order."""
+        if not self.orders:
+            return [(wording, None) for wording in range(self.wordings)]
+        return [(order // self.orders, order) for order in range(self.wordings * self.orders)]
 
 
 class Biographies(Corpus):
