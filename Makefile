@@ -45,6 +45,7 @@ bench: .venv/installed-test ## training speed against transformers, kernels agai
 	$(BIN)/python -m lab.bench train model=rope scale=small
 	$(BIN)/python -m lab.bench attention
 	$(BIN)/python -m lab.bench data
+	$(BIN)/python -m lab.bench knowledge
 
 PART ?= kernels
 GPU_PYTHON = $(if $(wildcard .venv/installed-test),$(BIN)/python,$(PYTHON))
@@ -248,7 +249,7 @@ KNOWLEDGE_RUNS := runs/knowledge
 KNOWLEDGE_SIZE := data.corpus.people=500 scale.tokens=6709248
 KNOWLEDGE_TWICE := scale.tokens=13418496
 KNOWLEDGE_ASKED :=
-KNOWLEDGE_ARMS := single single_permute5 multi5 multi5_permute multi5_permute_adjacent
+KNOWLEDGE_ARMS := single permute5 multi5 multi5_permute multi5_permute_adjacent
 ifdef SMOKE
 KNOWLEDGE_SEEDS := 0 1
 KNOWLEDGE := build/knowledge
@@ -259,7 +260,7 @@ KNOWLEDGE_ASKED := scale.tokens=10240
 KNOWLEDGE_ARMS := single multi5_permute
 endif
 knowledge_single := data.corpus.wordings=1 data.corpus.orders=0
-knowledge_single_permute5 := data.corpus.wordings=1 data.corpus.orders=5
+knowledge_permute5 := data.corpus.wordings=1 data.corpus.orders=5
 knowledge_multi5 := data.corpus.wordings=5 data.corpus.orders=0
 knowledge_multi5_permute := data.corpus.wordings=5 data.corpus.orders=1
 knowledge_multi5_permute_adjacent := $(knowledge_multi5_permute) data.corpus.adjacent=true

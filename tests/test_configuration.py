@@ -14,6 +14,7 @@ from lab.base.settings import Settings
 from lab.experiment.analysis_settings import AnalyzeSettings
 from lab.experiment.compose import checked, choices, composed, configuration_folder, missing_keys, settings_of
 from lab.experiment.extend_settings import ExtendSettings
+from lab.experiment.lens_settings import LensSettings
 from lab.experiment.settings import (
     CompareSettings,
     EvaluateSettings,
@@ -42,6 +43,7 @@ COMMANDS: dict[str, type[Settings]] = {
     "extend": ExtendSettings,
     "analyze": AnalyzeSettings,
     "generate": GenerateSettings,
+    "lens": LensSettings,
     "import_model": ImportSettings,
     "export": ExportSettings,
     "evaluate": EvaluateSettings,
@@ -117,7 +119,9 @@ def test_every_choice_gives_exactly_the_keys_of_its_settings(choice: str) -> Non
     if choice.startswith("hydra/launcher"):  # Hydra's own, not read by the lab's settings
         checked_with_given(command, choice)
         return
-    keys_of(*checked_with_given(command, choice))
+    # An experiment for children changes what their parents have.
+    beside = ["data=biographies"] if choice == "experiment=questions" else []
+    keys_of(*checked_with_given(command, *beside, choice))
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -150,7 +154,7 @@ def test_several_segments_of_a_document_are_scored_unless_it_is_said_otherwise()
 
 def test_the_seven_variants_and_the_scales_are_those_offered() -> None:
     assert set(choices("model")) == {*VARIANTS, *ABSOLUTE}
-    assert set(choices("scale")) == set(SCALES)
+    assert set(choices("scale")) == {*SCALES, "biographies"}  # whose windows are made for an entry, not for C
 
 
 @pytest.mark.parametrize("scale", SCALES)

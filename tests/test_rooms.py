@@ -23,6 +23,7 @@ COMMANDS = (
     "extend",
     "analyze",
     "generate",
+    "lens",
     "import_model",
     "export",
     "evaluate",
@@ -33,7 +34,7 @@ FLOORS = (
     ("model", "data", "cluster"),
     ("runs",),
     ("planning", "observe", "extension", "exchange", "training"),
-    ("measure", "analysis", "knowledge"),
+    ("measure", "analysis", "knowledge", "gradients"),
     ("evidence",),
     ("report",),
     ("experiment",),
@@ -121,7 +122,7 @@ assert "torch" not in sys.modules
     ("name", "arguments"),
     [
         *[(name, []) for name in ("train", "extrapolate", "compare", "plan", "generate", "status", "prepare", "bench")],
-        *[(name, []) for name in ("extend", "analyze")],
+        *[(name, []) for name in ("extend", "analyze", "lens")],
     ],
 )
 def test_a_command_tells_its_keys_without_torch(name: str, arguments: list[str]) -> None:

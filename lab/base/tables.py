@@ -51,6 +51,18 @@ TEXT = {
     "study",
     "origin",
     "factors",
+    "attribute_text",
+    "target",
+    "target_text",
+    "answer_text",
+    "subject",
+    "matrix",
+    "vector",
+    "part",
+    "token_text",
+    "of_token",
+    "top_tokens",
+    "bottom_tokens",
 }
 # A number, but of a child whose parent has another seed the seeds of the chain: 1 of 0.
 MIXED = {"seed"}

@@ -43,10 +43,14 @@ def bench_knowledge(arguments: argparse.Namespace, console: Console) -> list[dic
     if not isinstance(corpus, Biographies):
         raise UserError(f"data={setup.config.data.corpus.name} are no biographies: leave it out")
     label = setup.config.data.corpus.label
-    console.print(f"{label} of {len(corpus.people):,} people, {shape_label(scale)}; {hardware()}, torch {torch.__version__}")
+    console.print(
+        f"{label} of {len(corpus.people):,} people, {shape_label(scale)}; {hardware()}, torch {torch.__version__}"
+    )
     rows = _measured("tokens", _consumption(setup), arguments.rounds, console)
     prompts = [
-        prompt_of(setup.tokenizer, corpus.ask(person, attribute)) for person in corpus.people for attribute in ATTRIBUTES
+        prompt_of(setup.tokenizer, corpus.ask(person, attribute))
+        for person in corpus.people
+        for attribute in ATTRIBUTES
     ][: arguments.questions]
     decoder = setup.fresh_decoder().to(setup.device).eval()
     decoder.compute_dtype = torch.float32  # as answers are scored
@@ -64,7 +68,7 @@ def bench_knowledge(arguments: argparse.Namespace, console: Console) -> list[dic
         equal = sum(_agree(one, other) for one, other in zip(given_answers, said["together, cached"], strict=True))
         if name != "together, cached":
             console.print(f"{name} and together: {equal:,} of {len(prompts):,} answers equal")
-    return [{"scale": shape_label(scale), "data": label} | row for row in rows]
+    return [{"scale": shape_label(scale)} | row for row in rows]
 
 
 def _consumption(setup: Setup) -> dict[str, tuple[Callable[[], object], int]]:

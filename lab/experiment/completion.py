@@ -27,6 +27,7 @@ def settings_class(command: str) -> type[Settings]:
     from lab.experiment import settings
     from lab.experiment.analysis_settings import AnalyzeSettings
     from lab.experiment.extend_settings import ExtendSettings
+    from lab.experiment.lens_settings import LensSettings
     from lab.planning.settings import PlanSettings
 
     found: dict[str, type[Settings]] = {
@@ -36,6 +37,7 @@ def settings_class(command: str) -> type[Settings]:
         "extend": ExtendSettings,
         "analyze": AnalyzeSettings,
         "generate": settings.GenerateSettings,
+        "lens": LensSettings,
         "import_model": settings.ImportSettings,
         "export": settings.ExportSettings,
         "evaluate": settings.EvaluateSettings,

@@ -16,15 +16,16 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast, get_args
 
 from lab.base.errors import UserError
 
 if TYPE_CHECKING:
     import torch
-    from jaxtyping import Float
+    from jaxtyping import Float, Int
     from torch import Tensor
 
+    from lab.model.attention import Attention
     from lab.model.decoder import Decoder
     from lab.model.position import PositionEncoding
 
@@ -123,9 +124,7 @@ def batches(examples: Sequence[Example], batch_tokens: int, position: "PositionE
     return made
 
 
-def capture(
-    decoder: "Decoder", examples: Sequence[Example], places: Sequence[Place], dtype: "torch.dtype"
-) -> Captured:
+def capture(decoder: "Decoder", examples: Sequence[Example], places: Sequence[Place], dtype: "torch.dtype") -> Captured:
     """The factors of the gradients of some matrices, for examples that are read together.
 
     Args:
@@ -133,7 +132,8 @@ def capture(
             keeps in float32 (rotations, slopes) are as they are.
 
     Raises:
-        UserError: a gradient is not finite; the decoder has compiled blocks, or blocks that are formed again.
+        NotFinite: a loss or a gradient.
+        UserError: the decoder has compiled blocks, or blocks that are formed again.
         ValueError: examples of different lengths, of a decoder whose rotations depend on the length.
     """
     import torch
@@ -141,9 +141,6 @@ def capture(
     from lab.model.elementwise import CrossEntropy
     from lab.observe import taps
 
-    lengths = [len(each.read) for each in examples]
-    if decoder.position.depends_on_length and len(set(lengths)) > 1:
-        raise ValueError("rotations depend on the length of the whole text: give examples of one length together")
     names = [place.module for place in places]
     # The first block's input is the only leaf: what is behind it has a graph whether weights are frozen or not.
     leaf = {taps.EMBEDDING: lambda x: x.detach().requires_grad_()}
@@ -155,16 +152,13 @@ def capture(
         _inputs(decoder, names) as entered,
         taps.reading(decoder, names, detach=False) as left,
     ):
-        device = decoder.embedding.device
-        tokens = torch.zeros(len(examples), max(lengths), dtype=torch.int64, device=device)
-        for row, example in zip(tokens, examples, strict=True):
-            row[: len(example.read)] = torch.tensor(example.read, device=device)
+        tokens = _padded(decoder, examples)
         asked = [
             (row, len(example.prompt) - 1 + number, target)
             for row, example in enumerate(examples)
             for number, target in enumerate(example.target)
         ]
-        rows, where, targets = torch.tensor(asked, device=device).unbind(1)
+        rows, where, targets = torch.tensor(asked, device=tokens.device).unbind(1)
         hidden = decoder.hidden(tokens)
         logits = decoder.logits(hidden[rows, where])
         each: Tensor = CrossEntropy.apply(logits, targets)
@@ -183,31 +177,68 @@ def capture(
     return found
 
 
+def capture_inputs(
+    decoder: "Decoder", examples: Sequence[Example], places: Sequence[Place], dtype: "torch.dtype"
+) -> "dict[Place, Float[Tensor, 'batch time inputs']]":
+    """The inputs alone, by one forward pass. Raises ValueError as :func:`capture`."""
+    import torch
+
+    names = [place.module for place in places]
+    with torch.no_grad(), _computing(decoder, dtype), _inputs(decoder, names) as entered:
+        decoder.hidden(_padded(decoder, examples))
+    return {place: entered[place.module] for place in places}
+
+
+def _padded(decoder: "Decoder", examples: Sequence[Example]) -> "Int[Tensor, 'batch time']":
+    """What the examples read, padded on the right. Raises ValueError where padding would change a text."""
+    import torch
+
+    lengths = [len(each.read) for each in examples]
+    if decoder.position.depends_on_length and len(set(lengths)) > 1:
+        raise ValueError("rotations depend on the length of the whole text: give examples of one length together")
+    device = decoder.embedding.device
+    tokens = torch.zeros(len(examples), max(lengths), dtype=torch.int64, device=device)
+    for row, example in zip(tokens, examples, strict=True):
+        row[: len(example.read)] = torch.tensor(example.read, device=device)
+    return tokens
+
+
+class NotFinite(UserError):
+    """A loss or gradient that is no finite number, of the prompt of that number in its batch."""
+
+    def __init__(self, number: int, what: str) -> None:
+        super().__init__(f"{what} is not finite: the weights are damaged, or the training had diverged")
+        self.number = number
+
+
 def _refuse_infinite(captured: Captured) -> None:
-    """Raises UserError for what is not finite in what was captured; the last layer's is told, where it came from."""
-    if not bool(captured.losses.isfinite().all()):
-        raise UserError("the loss of a prompt is not finite: the weights are damaged, or the training had diverged")
-    for place in reversed(captured.deltas):
-        if not bool(captured.deltas[place].isfinite().all() and captured.inputs[place].isfinite().all()):
-            raise UserError(
-                f"the gradient of {place.matrix} in layer {place.layer} is not finite: the weights are damaged, or the "
-                "training had diverged"
-            )
+    """Raises NotFinite for the first prompt of which something is not; of its matrices the last is told, for signals
+    come from there."""
+    held = [captured.losses, *captured.inputs.values(), *captured.deltas.values()]
+    if all(bool(each.isfinite().all()) for each in held):
+        return
+    for number in range(len(captured.examples)):
+        if not bool(captured.losses[number].isfinite()):
+            raise NotFinite(number, "its loss")
+        for place in reversed(captured.deltas):
+            if not all(bool(each.isfinite().all()) for each in captured.factors(number, place)):
+                raise NotFinite(number, f"the gradient of {place.matrix} in layer {place.layer}")
 
 
 @contextmanager
 def _computing(decoder: "Decoder", dtype: "torch.dtype") -> Iterator[None]:
     """Meanwhile activations are of a type, by the kernel that serves every type and case; weights are cast as used."""
-    before = decoder.compute_dtype, [block.attention.kernel for block in decoder.blocks]
+    attentions = [cast("Attention", block.attention) for block in decoder.blocks]
+    before, kernels = decoder.compute_dtype, [each.kernel for each in attentions]
     try:
         decoder.compute_dtype = dtype
-        for block in decoder.blocks:
-            block.attention.kernel = "banded"
+        for attention in attentions:
+            attention.kernel = "banded"
         yield
     finally:
-        decoder.compute_dtype = before[0]
-        for block, kernel in zip(decoder.blocks, before[1], strict=True):
-            block.attention.kernel = kernel  # type: ignore[union-attr]
+        decoder.compute_dtype = before
+        for attention, kernel in zip(attentions, kernels, strict=True):
+            attention.kernel = kernel
 
 
 @contextmanager

@@ -25,7 +25,9 @@ def subject_tokens(tokenizer: Tokenizer, prompt: str, subject: str) -> range:
     stop = start + len(subject)
     encoding = tokenizer.library.encode(prompt, add_special_tokens=False)
     if encoding.ids != tokenizer.encode(prompt).tolist():
-        raise UserError("the prompt spells the end of a document, so that its subject's tokens are not known: reword it")
+        raise UserError(
+            "the prompt spells the end of a document, so that its subject's tokens are not known: reword it"
+        )
     inside = [
         number for number, (first, end) in enumerate(encoding.offsets) if first < stop and end > start and end > first
     ]

@@ -19,7 +19,12 @@ if TYPE_CHECKING:
     from lab.model.decoder import Decoder
 
 # The vectors that are of the residual stream's width: inputs of some matrices, deltas of others.
-OF_WIDTH: tuple[tuple[Matrix, str], ...] = (("query", "input"), ("output", "delta"), ("gate", "input"), ("down", "delta"))
+OF_WIDTH: tuple[tuple[Matrix, str], ...] = (
+    ("query", "input"),
+    ("output", "delta"),
+    ("gate", "input"),
+    ("down", "delta"),
+)
 
 
 class Ranked(NamedTuple):

@@ -42,7 +42,7 @@ rule of numpy's and torch's matrix_rank).
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 from lab.gradients.capture import READS, Captured, Place
 
@@ -50,7 +50,8 @@ if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
 
-    from lab.model.decoder import Decoder
+    from lab.model.attention import Attention
+    from lab.model.decoder import Decoder, FeedForward
 
 
 class Shape(NamedTuple):
@@ -79,8 +80,8 @@ def shape_of(decoder: "Decoder") -> Shape:
     import torch
 
     position = decoder.position
-    attentions = [block.attention for block in decoder.blocks]
-    first, feed = attentions[0], decoder.blocks[0].feed_forward
+    attentions = [cast("Attention", block.attention) for block in decoder.blocks]
+    first, feed = attentions[0], cast("FeedForward", decoder.blocks[0].feed_forward)
     device, width = decoder.embedding.device, decoder.embedding.shape[1]
     turned = position.turns_keys
     with torch.no_grad():
@@ -126,10 +127,7 @@ def bound(shape: Shape, place: Place, read: Sequence[int], targets: int) -> int:
     asks, asked = (first_of(shape.windows[place.layer - own :]) for own in (0, 1))
     alike = 1 if shape.placed else next((each for each in range(1, tokens) if read[each] != read[0]), tokens)
     queries = 0 if window == 1 else tokens - max(asks, alike)  # whose dS is not 0
-    if place.matrix == "query":
-        first = tokens - queries
-    else:
-        first = asked if place.matrix in ("key", "value") else asks
+    first = {"query": tokens - queries, "key": asked, "value": asked}.get(place.matrix, asks)
     most = tokens - max(first, alike - 1)
     if place.layer == 1 and READS.get(place.matrix) == "query" and not shape.placed:
         most = len(set(read[first:]))

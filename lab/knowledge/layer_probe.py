@@ -89,7 +89,7 @@ class LayerProbe(EntryProbe):
         return rows
 
     def line(self, row: Row) -> str:
-        return f"{row['of']}, {row['target']}, layer {row['layer']}"
+        return f"{row['attribute_text']}, {row['target']}, layer {row['layer']}"
 
     def where(self, layer: int, position: int, layers: int) -> list[str]:
         at = f" at {word_of_position(position)} in"

@@ -163,7 +163,7 @@ class Probe(DocumentStudy):
                 training, held_out = (fold.mean(place(task, group, layer, position)) for group in GROUPS)
                 row = {
                     "attribute": task.number,
-                    "of": task.words,
+                    "attribute_text": task.words,
                     "target": task.target,
                     "layer": layer,
                     "position": position,
@@ -188,7 +188,7 @@ class Probe(DocumentStudy):
 
     def line(self, row: Row) -> str:
         """Which line of the heat map a row is in."""
-        return f"{row['of']}, {row['target']}"
+        return f"{row['attribute_text']}, {row['target']}"
 
     def where(self, layer: int, position: int, layers: int) -> list[str]:
         """What a place is called in numbers; [""]: there is only one."""
@@ -206,12 +206,12 @@ class Probe(DocumentStudy):
                         yield Number(f"{target}{where}", value, name)
                 for row in rows:
                     if _place_of(row) == (layer, position):
-                        what = f"{row['target']} {row['of']}"
+                        what = f"{row['target']} {row['attribute_text']}"
                         yield Number(f"{what}{where}", row["held_out_right"])
                         yield Number(f"{what}{where} in training", row["training_right"])
         for row in rows:
             if _place_of(row) == _place_of(rows[0]):
-                yield Number(f"{row['target']} {row['of']} by chance", row["chance"])
+                yield Number(f"{row['target']} {row['attribute_text']} by chance", row["chance"])
 
 
 class EntryProbe(Probe):

@@ -31,13 +31,13 @@ class QProbe(TrainedProbe):
     pictures: ClassVar = (
         Map(
             title="Read from held-out people's names by Q-probes",
-            down="of",
+            down="attribute_text",
             across="target",
             value="held_out_right",
             labels=("", "what of the value", "share read right"),
         ),
     )
-    headline = Headline("of", "main_right", "attribute", "read from held-out people's names")
+    headline = Headline("attribute_text", "main_right", "attribute", "read from held-out people's names")
 
     name: Literal["q_probe"] = "q_probe"
     rank: Count = key("of the update of the embedding")

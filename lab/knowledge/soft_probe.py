@@ -32,13 +32,13 @@ class SoftProbe(TrainedProbe):
     pictures: ClassVar = (
         Map(
             title="Said of held-out people after trained vectors",
-            down="of",
+            down="attribute_text",
             across="target",
             value="held_out_right",
             labels=("", "what of the value", "share right"),
         ),
     )
-    headline = Headline("of", "main_right", "attribute", "said right of held-out people")
+    headline = Headline("attribute_text", "main_right", "attribute", "said right of held-out people")
     dates: ClassVar[bool] = True
 
     name: Literal["soft_probe"] = "soft_probe"

@@ -37,6 +37,9 @@ class Answers(Measure):
     people: Count | None = key("asked about of each group, at most")
     inverse: bool = key("true: ask for names by their six values too")
 
+    def reads_inside(self, context: int) -> bool:
+        return True
+
     def items(self, source: Source) -> Iterator[Item]:
         from lab.observe.people import biographies_of, pages, prompt_of
 

@@ -37,6 +37,9 @@ class BiographyRecall(Measure):
     people: Count | None = key("read of each group, at most")
     entries: Count = key("read of each person, at most: the first of those trained on")
 
+    def reads_inside(self, context: int) -> bool:
+        return True
+
     def items(self, source: Source) -> Iterator[Item]:
         from lab.observe.people import biographies_of, marked, pages
 

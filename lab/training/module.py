@@ -40,7 +40,8 @@ class Training(lightning.LightningModule):
         gradient_norm: global norm at the last optimiser step, before clipping.
 
     Raises:
-        UserError: from a step whose loss or gradient norm is not finite; names the step and its blocks.
+        UserError: from a step whose loss or gradient norm is not finite; names the step and its blocks. From a
+            validation without a token that is learned.
     """
 
     def __init__(
@@ -141,6 +142,8 @@ class Training(lightning.LightningModule):
         for each in self.ranks.gather(mine):
             batches |= each  # a batch that two ranks have scored counts once
         totals, counts = zip(*(batches[first] for first in sorted(batches)), strict=True)
+        if not sum(counts):
+            raise UserError("no token of the validation blocks is learned: raise scale.validation_blocks")
         self.log("validation_loss_nats", sum(totals) / sum(counts), logger=False)
         self._validation = {}
 

@@ -107,7 +107,8 @@ def test_the_bench_of_knowledge_holds_biographies_against_training_and_answers_t
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"), [(["--questions", "0"], "--questions is 0"), (["data=sotu", "tokenizer=sotu_1k"], "data=sotu")]
+    ("arguments", "told"),
+    [(["--questions", "0"], "--questions is 0"), (["data=sotu", "tokenizer=sotu_1k"], "data=sotu")],
 )
 def test_a_bench_of_knowledge_without_people_or_questions_is_refused(
     monkeypatch: pytest.MonkeyPatch, arguments: list[str], told: str

@@ -3,6 +3,7 @@
 import itertools
 import re
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from lab.data.biographies.people import ATTRIBUTES, group_of
 from lab.data.biographies.wording import QUESTIONS
 from lab.data.settings import BiographiesSettings
 from lab.data.stream.order import BlockStream
+from lab.data.tokenizer import Tokenizer, word_tokenizer
 
 # The sixteen of arXiv 2309.14316: (wordings, orders, full name) and the entries of a person.
 PAPER = {
@@ -67,8 +69,7 @@ def orders_of(corpus: Biographies, name: str) -> list[tuple[str, ...]]:
     """Of each entry of a person the attributes in the order in which they are told."""
     person = corpus.person(name)
     return [
-        tuple(sorted(ATTRIBUTES, key=lambda attribute: written.spans[attribute]))
-        for written in corpus.written(person)
+        tuple(sorted(ATTRIBUTES, key=lambda attribute: written.spans[attribute])) for written in corpus.written(person)
     ]
 
 
@@ -295,7 +296,9 @@ def test_questions_are_about_the_celebrities_alone_if_there_are_any() -> None:
     assert entries.total() == 30 + 35
     for split in ("validation", "test"):
         assert not celebrities & {name.split("/")[1] for name in texts(corpus, split, "questions")}
-    assert not any(person in corpus.celebrities for group in ("training", "held_out") for person in corpus.members(group))
+    assert not any(
+        person in corpus.celebrities for group in ("training", "held_out") for person in corpus.members(group)
+    )
 
 
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 1.0])
@@ -324,6 +327,21 @@ def test_documents_of_a_person_are_a_cluster() -> None:
         }
     assert corpus.clusters == "people"
     assert corpus.cluster(corpus.people[0].name) == corpus.people[0].name
+
+
+@pytest.mark.parametrize("templates", [1, 12, 50])
+def test_a_tokenizer_of_all_words_can_spell_whoever_is_drawn(templates: int, tmp_path: Path) -> None:
+    word_tokenizer(biographies(templates=templates).everything()).save(str(tmp_path / "tokenizer.json"))
+    tokenizer = Tokenizer(str(tmp_path / "tokenizer.json"))
+    others = {"templates": templates, "seed": 7, "people": 200, "wordings": 5, "orders": 1, "question_wordings": 9}
+    for full_name in (False, True):
+        corpus = biographies(content="both", full_name=full_name, **others)
+        for split, subset in itertools.product(("train", "validation", "test"), ("entries", "questions")):
+            for text in texts(corpus, split, subset).values():
+                assert tokenizer.decode(tokenizer.encode(text)) == text
+        for person in corpus.people:
+            for asked in (corpus.inverse(person), corpus.ask(person, "major", between="On")):
+                assert tokenizer.decode(tokenizer.encode("".join(asked))) == "".join(asked)
 
 
 # What it is called by.
@@ -399,7 +417,10 @@ EIGHT_NAMES = dict.fromkeys(("first_names", "middle_names", "last_names"), 2)
         ({"question_wordings": 10}, "question_wordings is 10; give 1 to 9"),
         ({"templates": 51}, "templates is 51; give 1 to 50"),
         ({"pools": {"cities": 201}}, "pools.cities is 201; give 1 to 200"),
-        ({"content": "questions", "people": 1}, "questions are about the training group, and none of 1 people is in it"),
+        (
+            {"content": "questions", "people": 1},
+            "questions are about the training group, and none of 1 people is in it",
+        ),
     ],
 )
 def test_what_cannot_be_made_is_refused_in_one_line(change: dict[str, Any], told: str) -> None:

@@ -197,7 +197,9 @@ RULES = [
     Rule(LAB + "(extrapolate|compare) .*runs/A[*]", on_a_derived_run, "takes seconds on runs of seconds"),
     Rule(LAB + "generate .*runs/A-", on_a_derived_run, "takes seconds on a run of seconds"),
     Rule(
-        f"({LAB}|[|] python -m lab[.])(generate|extend|analyze|export) ", on_a_run, "takes seconds on a run of seconds"
+        f"({LAB}|[|] python -m lab[.])(generate|extend|analyze|export|lens) ",
+        on_a_run,
+        "takes seconds on a run of seconds",
     ),
     Rule(LAB + "train .*experiment=smoke", as_it_is, "takes seconds and needs nothing"),
     Rule(LAB + "train .*data=redpajama", asked_for_help, "needs the manifest of a corpus that is far away"),

@@ -211,6 +211,19 @@ ALL_WRONG: dict[str, list[tuple[list[str], list[str]]]] = {
             ],
         )
     ],
+    "lens": [
+        (
+            ["rnu=a", "layer=[1]", "dtype=float16", "matrices=[gat]", "top=0"],
+            [
+                "run must be given: add run=... to the command",
+                "rnu is a key that nothing reads; did you mean run?",
+                "layer is a key that nothing reads; did you mean layers?",
+                "dtype is 'float16'",
+                "matrices is 'gat': give query, key",
+                "top is 0: give 1 or more",
+            ],
+        )
+    ],
     "plan": [
         (
             ["modle=nope", "gpu=3", "scale.widht=3", "seeds=0"],

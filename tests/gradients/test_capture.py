@@ -123,7 +123,7 @@ def test_what_is_not_finite_is_told_in_a_line_and_nothing_is_left_behind(what):
             decoder.head.weight[0, 0] = torch.nan
         else:  # the square of the largest is beyond float64: the forward pass stays finite, the backward does not
             decoder.norm.weight.fill_(torch.inf)
-    with pytest.raises(UserError, match="is not finite: the weights are damaged") as told:
+    with pytest.raises(UserError, match=r"is not finite: the weights are damaged") as told:
         capture(decoder, EXAMPLES, places_of(decoder, None), torch.float64)
     assert "\n" not in str(told.value)
     assert sum(len(each._forward_hooks) + len(each._forward_pre_hooks) for each in decoder.modules()) == 0
@@ -139,7 +139,7 @@ def test_a_gradient_that_is_not_finite_names_the_matrix(monkeypatch):
         return tuple(deltas)
 
     monkeypatch.setattr(torch.autograd, "grad", broken)
-    with pytest.raises(UserError, match="^the gradient of up in layer 1 is not finite: "):
+    with pytest.raises(UserError, match=r"^the gradient of up in layer 1 is not finite: "):
         capture(decoder, EXAMPLES, places_of(decoder, None), torch.float64)
 
 

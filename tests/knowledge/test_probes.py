@@ -1,4 +1,4 @@
-"""Probes of people against slow versions, which read one text at a time and find the places of words by their letters."""
+"""Probes of people against slow versions, which read one text at a time and find places by letters."""
 
 from collections import Counter
 from typing import Any
@@ -80,7 +80,7 @@ def slow_states(of: Any, ids: list[int]) -> list[np.ndarray]:
 
 def test_layer_probes_are_those_of_entries_read_one_at_a_time_and_fitted_by_least_squares() -> None:
     study, of = LayerProbe(**LAYER), decoder()
-    rows = {(row["target"], row["of"], row["layer"], row["position"]): row for row in
+    rows = {(row["target"], row["attribute_text"], row["layer"], row["position"]): row for row in
             study.rows(fold_of(study, of, source()), 128)}  # fmt: skip
     assert len(rows) == 11 * 3 * 7
     states: dict[str, list[list[np.ndarray]]] = {"training": [], "held_out": []}

@@ -16,7 +16,7 @@ from lab.base.errors import UserError
 from lab.data.biographies.corpus import Biographies
 from lab.data.biographies.people import ATTRIBUTES
 from lab.data.sources.documents import Sotu
-from lab.data.tokenizer import Tokenizer
+from lab.data.tokenizer import Tokenizer, word_tokenizer
 from lab.experiment.compose import configuration_folder, settings_of
 from lab.experiment.settings import TrainSettings
 from lab.measure.answers import Answers
@@ -144,9 +144,7 @@ def test_answers_are_those_of_greedy_decoding_one_by_one_without_cache(decoder: 
     for measure in ("answers", "answers_training", "answers_celebrity", "answers_office"):
         right = [correct for (name, _, _), correct in found.items() if name == measure]
         assert 0 < sum(right) < len(right), measure  # or little was compared
-    lengths = {
-        row["length_tokens"] for row in rows if row["segment"] == 3 and row["document"] == CORPUS.people[0].name
-    }
+    lengths = {row["length_tokens"] for row in rows if row["segment"] == 3 and row["document"] == CORPUS.people[0].name}
     assert lengths == {1 + len(WORDS.encode(CORPUS.ask(CORPUS.people[0], "major").prompt))}
 
 
@@ -273,6 +271,37 @@ def test_the_places_of_values_are_where_they_stand_in_the_text() -> None:
             assert WORDS.decode(entry.ids[slice(*entry.name)].tolist()).strip() == person.name
 
 
+def test_a_value_that_stands_before_the_name_is_left_out_of_recall(tmp_path: Path) -> None:
+    corpus = biographies(templates=50, wordings=3, orders=1)
+    made = word_tokenizer(corpus.everything())
+    made.save(str(tmp_path / "tokenizer.json"))
+    tokenizer = Tokenizer(str(tmp_path / "tokenizer.json"))
+    file = (
+        "tokenizer=file",
+        f"tokenizer.path={tmp_path}/tokenizer.json",
+        f"tokenizer.vocabulary={tokenizer.vocabulary}",
+    )
+    decoder = fresh(settings_of("train", TrainSettings, [*OVERRIDES, *file]).of_run())
+    measure = measured("biography_recall", entries=3)
+    left_out = 0
+    for item in measure.items(source(corpus, tokenizer)):
+        with torch.inference_mode():
+            rows = [{"measure": "biography_recall"} | row for row in measure.score(decoder, item, CONTEXT)]
+        for name in item.parts:
+            for place, written in enumerate(corpus.written(corpus.person(name))):
+                of_entry = [row for row in rows if row["document"] == name and row["start_position"] == place]
+                behind = [
+                    number
+                    for number, attribute in enumerate(ATTRIBUTES)
+                    if written.text.index(written.text[slice(*written.spans[attribute])]) > written.text.index(name)
+                ]
+                for measure_name in ("biography_recall", "biography_recall_first"):
+                    assert [row["segment"] for row in of_entry if row["measure"] == measure_name] == behind
+                assert sum(row["measure"] == "biography_bits" for row in of_entry) == (len(behind) == 6)
+                left_out += len(behind) < 6
+    assert 0 < left_out < 90
+
+
 # Stopped between pages.
 
 
@@ -327,6 +356,18 @@ def test_the_same_people_can_be_asked_otherwise_afterwards(run: Run, tmp_path: P
         score_run(Run(tmp_path / "run"), {"answers": measured("answers", **changes)}, **settings)
     for changes in ({}, {"people": 2}):
         score_run(Run(tmp_path / "run"), {"biography_recall": measured("biography_recall", **changes)}, **settings)
+
+
+def test_a_decoder_whose_positions_end_is_asked_too(tmp_path: Path) -> None:
+    config = settings_of("train", TrainSettings, [*OVERRIDES, "model=learned"]).of_run()
+    made = Run(tmp_path / "learned")
+    made.create(config, {"digest": "0123abcd", "state": "finished"})
+    Checkpoints(made.path / "checkpoints", made.digest).save(STEP, fresh(config).state_dict(), {})
+    settings: dict[str, Any] = {"evaluation": "people-1234", "source": source(), "device": "cpu", "step": STEP}
+    score_run(made, {name: measured(name) for name in ("answers", "biography_recall")}, **settings)
+    asked = {(row["measure"], row["document"]) for row in Scores(made.path / "scores.csv").rows}
+    assert {("answers_training", person.name) for person in CORPUS.members("training")} <= asked
+    assert {("biography_recall", person.name) for person in CORPUS.people} <= asked
 
 
 # What cannot be.

@@ -47,8 +47,9 @@ def test_literals_are_all_strings_but_docstrings_and_comments():
 
 
 def names(literal: str, name: str) -> bool:
-    """Whether a literal names a measure; what is an English word too ("the copy") only where no space is beside it."""
-    return bool(re.search(rf"\b{name}\b" if "_" in name else rf"(?<![\w\s]){name}(?![\w\s])", literal))
+    """Whether a literal names a measure; what is an English word too ("the copy") only where no space is beside it, and
+    it is not of a file."""
+    return bool(re.search(rf"\b{name}\b" if "_" in name else rf"(?<![\w\s]){name}(?![\w\s]|\.jsonl)", literal))
 
 
 def test_an_english_word_between_spaces_is_no_name():
@@ -58,6 +59,7 @@ def test_an_english_word_between_spaces_is_no_name():
     assert names('"of copy_first there"', "copy_first")
     assert not names('"copy_first"', "copy")
     assert not names('"make a copy"', "copy")
+    assert not names('"answers.jsonl"', "answers")
     assert not names("f'copy {number}'", "copy")
 
 

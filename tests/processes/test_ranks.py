@@ -105,6 +105,16 @@ def test_two_ranks_train_as_one_within_reduction_error(strategy: str, whole: dic
     assert_equal_within_reduction_error(whole["one"], whole[strategy])
 
 
+def test_two_ranks_learn_the_same_answers_as_one(tmp_path: Path) -> None:
+    # A block a micro-batch: the mean over a micro-batch's answers is then the same however many ranks share a step.
+    asked = ("data=biographies", "tokenizer=biographies_words", "data.corpus.content=questions")
+    few = ("data.corpus.people=200", "scale.micro_batch=1", "scale.tokens=8192", "trainer.validate_every=4")
+    for name, ranks in {"one": (), "two": TWO["ddp"]}.items():
+        result = lab("train", *SMOKE, *asked, *few, *ranks, f"runs={name}", cwd=tmp_path)
+        assert result.returncode == 0, result.stdout + result.stderr
+    assert_equal_within_reduction_error(tmp_path / "two", tmp_path / "one")
+
+
 @pytest.mark.parametrize("strategy", ["one", *TWO])
 def test_weights_that_are_kept_are_whole_whatever_the_ranks(strategy: str, whole: dict[str, Path]) -> None:
     runs = whole[strategy]

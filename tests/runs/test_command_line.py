@@ -24,6 +24,7 @@ GIVEN = {
     "compare": ["runs=a"],
     "extend": ["run=a", "extension=temperature", "extension.temperature=2"],
     "generate": ["run=a"],
+    "lens": ["run=a"],
     "plan": [],
     "analyze": ["runs=a", "study=state_norms"],
     "import_model": ["source=a"],

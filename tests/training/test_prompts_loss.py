@@ -8,7 +8,9 @@ import pytest
 import torch
 from made_biographies import WORDS, answers_only
 
+from lab.base.errors import UserError
 from lab.base.interruption import Interruption
+from lab.cluster.ranks import Ranks
 from lab.data.stream.order import sampled_blocks
 from lab.experiment.compose import settings_of
 from lab.experiment.settings import TrainSettings
@@ -103,3 +105,12 @@ def test_a_micro_batch_in_which_nothing_is_learned_has_no_loss_and_no_gradient(t
     loss.backward()
     assert loss.item() == 0.0
     assert all(not parameter.grad.any() for parameter in module.decoder.parameters() if parameter.grad is not None)
+
+
+def test_validation_blocks_without_an_answer_are_told(tmp_path: Path) -> None:
+    setup = job(tmp_path)
+    module = Training(setup.fresh_decoder(), lambda _: None, lambda step: 1.0, 1.0, False, "none", Ranks())  # type: ignore
+    batch = next(iter(setup.data.val_dataloader()))
+    module.validation_step(batch | {"learned": torch.zeros_like(batch["learned"])}, 0)
+    with pytest.raises(UserError, match="no token of the validation blocks is learned: raise"):
+        module.on_validation_epoch_end()

@@ -31,7 +31,7 @@ class Recipe:
 
     @property
     def entries(self) -> list[tuple[int, int | None]]:
-        """(wording, order) of each entry of a person. Each is shuffled by itself: no two share the number of an order."""
+        """(wording, order) of each entry of a person. Each is shuffled by itself: no two share an order's number."""
         if not self.orders:
             return [(wording, None) for wording in range(self.wordings)]
         return [(order // self.orders, order) for order in range(self.wordings * self.orders)]
