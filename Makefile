@@ -249,6 +249,7 @@ KNOWLEDGE_RUNS := runs/knowledge
 KNOWLEDGE_SIZE := data.corpus.people=500 scale.tokens=6709248
 KNOWLEDGE_TWICE := scale.tokens=13418496
 KNOWLEDGE_ASKED :=
+KNOWLEDGE_PROBED :=
 KNOWLEDGE_ARMS := single permute5 multi5 multi5_permute multi5_permute_adjacent
 ifdef SMOKE
 KNOWLEDGE_SEEDS := 0 1
@@ -257,6 +258,7 @@ KNOWLEDGE_RUNS := build/knowledge/runs
 KNOWLEDGE_SIZE := data.corpus.people=20 scale.tokens=61440 scale.warmup_steps=10 scale.validation_blocks=2
 KNOWLEDGE_TWICE := scale.tokens=122880
 KNOWLEDGE_ASKED := scale.tokens=10240
+KNOWLEDGE_PROBED := study.steps=5
 KNOWLEDGE_ARMS := single multi5_permute
 endif
 knowledge_single := data.corpus.wordings=1 data.corpus.orders=0
@@ -273,8 +275,9 @@ knowledge: .venv/installed ## docs/knowledge.md: what a decoder of biographies c
 		output=$(KNOWLEDGE)/knowledge/read
 	$(BIN)/python -m lab.compare runs='$(KNOWLEDGE_RUNS)_asked/*' factor=data reference=single 'measure=[answers,biography_recall]' \
 		output=$(KNOWLEDGE)/knowledge/asked
+	$(BIN)/python -m lab.analyze output=$(KNOWLEDGE)/knowledge study=soft_probe 'study.targets=[first]' $(KNOWLEDGE_PROBED) runs='$(KNOWLEDGE_RUNS)/*'
 	$(BIN)/python -m lab.claims --study knowledge --output $(KNOWLEDGE)/knowledge.md --documents $(KNOWLEDGE)/knowledge/read/documents.csv.gz \
-		asked=$(KNOWLEDGE)/knowledge/asked/documents.csv.gz
+		$(KNOWLEDGE)/knowledge/soft_probe_documents.csv.gz asked=$(KNOWLEDGE)/knowledge/asked/documents.csv.gz
 
 $(KNOWLEDGE_EACH): seed = $(patsubst .%,%,$(suffix $@))
 $(KNOWLEDGE_EACH): arm = $(basename $(@:knowledge-arm-%=%))
