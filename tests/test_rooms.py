@@ -162,3 +162,9 @@ def test_nothing_outside_the_rooms_of_the_code_digest_is_loaded_while_training_a
     for what, rooms in {"training": TRAINING, "scoring": (*SCORING, "measure", "training")}.items():
         outside = [name for name in seen[what] if name.split(".")[1] not in (*rooms, "train")]
         assert not outside, f"loaded while {what}, and not in its digest: {outside}"
+
+
+def test_no_two_files_of_tests_have_one_name() -> None:
+    """pytest would refuse the second of them."""
+    names = [path.name for path in (LAB.parent / "tests").rglob("test_*.py")]
+    assert sorted(names) == sorted(set(names))
