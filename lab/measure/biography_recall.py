@@ -22,10 +22,11 @@ class BiographyRecall(Measure):
 
     An entry is read alone, not in a window with others, where a decoder could copy; a value that stands before the name
     is left out, for nothing tells it yet. Of every person, whatever the group: ``biography_recall`` all tokens of a
-    value, ``biography_recall_first`` its first; ``segment`` is the attribute's number. ``loss_nats`` is the mean over the value's tokens; ``biography_name`` holds that of the name.
-    ``biography_bits``: what of a person is stored, in bits a parameter of the decoder if all people are so: the
-    capacity of Part 3.3 (Allen-Zhu and Li 2024, arXiv 2404.05405), N (log2(N0 / e^p1) + log2(S0 / e^p2)) / P with N
-    people of N0 names and S0 sets of values, P parameters, and p1, p2 the summed losses of name and values in nats.
+    value, ``biography_recall_first`` its first; ``segment`` is the attribute's number. ``loss_nats`` is the mean over
+    the value's tokens; ``biography_name`` holds that of the name. ``biography_bits``: what of a person is stored, in
+    bits a parameter of the decoder if all people are so: the capacity of Part 3.3 (Allen-Zhu and Li 2024, arXiv
+    2404.05405), N (log2(N0 / e^p1) + log2(S0 / e^p2)) / P with N people of N0 names and S0 sets of values, P
+    parameters, and p1, p2 the summed losses of name and values in nats.
     """
 
     unit = "values not known"
