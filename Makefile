@@ -3,14 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-PILOT_MODELS := nope rope alibi window_nope window_rope window_alibi narrow_window_nope
-PILOT_SEEDS := 0 1 2 3 4
-# A run a core: two runs of one thread train faster than one of two.
-PILOT_JOBS ?= $(shell nproc)
-PILOT_RATES := $(foreach rate,1e-3 4e-3,pilot-rate-nope.$(rate) pilot-rate-rope.$(rate))
-PILOT_RUNS := $(foreach seed,$(PILOT_SEEDS),$(foreach model,$(PILOT_MODELS),pilot-run-$(model).$(seed)))
-
-.PHONY: rope rope-runs positions positions-full positions-copy positions-runs run test command-test process-test slurm-test docs-test check table bench gpu-check kill-test real-model pilot pilot-exported pilot-seed $(PILOT_RUNS) $(PILOT_RATES) clean help
+.PHONY: rope rope-runs positions positions-full positions-copy positions-runs run test command-test process-test slurm-test docs-test check table bench gpu-check kill-test real-model pilot pilot-exported pilot-seed clean help
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
@@ -57,43 +50,77 @@ gpu-check: ## check kernels, resume or speed on a GPU, a part at a time: PART=ke
 kill-test: .venv/installed-test ## kill 100 training runs and compare them with one that was not (about 15 minutes)
 	$(BIN)/python tests/kill/kill_test.py --runs 100 --csv docs/kill_test.csv
 
-pilot: .venv/installed-eval ## the pilot study: 35 runs, scored and compared (about 11 hours on two cores; goes on if stopped)
+# The pilot study. SMOKE=1: the whole of it on runs of seconds, into build/pilot.
+PILOT_MODELS := nope rope alibi window_nope window_rope window_alibi narrow_window_nope
+PILOT_SEEDS := 0 1 2 3 4
+# A run a core: two runs of one thread train faster than one of two.
+PILOT_JOBS ?= $(shell nproc)
+PILOT := docs
+PILOT_RUNS := runs/pilot
+PILOT_STUDY := experiment=pilot_study
+PILOT_SCORE := scoring.segments=2
+PILOT_BESIDE := scoring.documents=12
+ifdef SMOKE
+PILOT_MODELS := nope rope
+PILOT_SEEDS := 0
+PILOT := build/pilot
+PILOT_RUNS := build/pilot/runs
+PILOT_STUDY := experiment=smoke measure=none kernel=matched optimizer=muon data.mode=blocks trainer.keep_weights=[doubling,validation]
+PILOT_SCORE := scoring.segments=1 scoring.documents=6 scoring.longest=4
+PILOT_BESIDE := scoring.documents=6
+endif
+PILOT_SHORT := 'measure=[loss_by_position,excess]' scoring.segments=1 $(filter-out scoring.segments=%,$(PILOT_SCORE))
+PILOT_MEASURES := 'measure=[loss_by_position,excess,context_gain,copy]'
+# All scores of the study with one thread, whichever command comes to need them.
+PILOT_EXTRAPOLATE := OMP_NUM_THREADS=1 $(BIN)/python -m lab.extrapolate
+PILOT_COMPARE := OMP_NUM_THREADS=1 $(BIN)/python -m lab.compare
+PILOT_RATES := $(foreach rate,1e-3 4e-3,pilot-rate-nope.$(rate) pilot-rate-rope.$(rate))
+PILOT_EACH := $(foreach seed,$(PILOT_SEEDS),$(foreach model,$(PILOT_MODELS),pilot-run-$(model).$(seed)))
+.PHONY: $(PILOT_EACH) $(PILOT_RATES)
+
+pilot: .venv/installed-eval ## the pilot study: 35 runs, scored and compared (about 11 hours on two cores; goes on if stopped; SMOKE=1: minutes)
 	for seed in $(PILOT_SEEDS); do $(MAKE) pilot-seed SEED=$$seed || exit 1; done
-	$(MAKE) --jobs $(PILOT_JOBS) $(PILOT_RATES)
-	$(BIN)/python -m lab.compare runs='runs/pilot/*' reference=rope $(PILOT_MEASURES) scoring.segments=2 output=docs/pilot
-	$(BIN)/python -m lab.compare runs='runs/pilot/*' reference=rope match=validation_loss_nats $(PILOT_SHORT) output=docs/pilot/matched
-	for model in nope rope; do $(BIN)/python -m lab.compare runs="[runs/pilot/$$model-*-seed0-*,runs/pilot_rates/$$model-*]" \
-		factor=scale.learning_rate $(PILOT_SHORT) output=docs/pilot/rates_$$model || exit 1; done
-	$(BIN)/python -m lab.claims --documents docs/pilot/documents.csv.gz --output docs/claims.md
+	$(PILOT_COMPARE) runs='$(PILOT_RUNS)/*-seed?-????????' reference=rope $(PILOT_MEASURES) $(PILOT_SCORE) output=$(PILOT)/pilot
+	$(PILOT_COMPARE) runs='$(PILOT_RUNS)/*-seed?-????????' reference=rope match=validation_loss_nats $(PILOT_SHORT) output=$(PILOT)/pilot/matched
+	for model in nope rope; do $(PILOT_COMPARE) runs="[$(PILOT_RUNS)/$$model-*-seed0-????????,$(PILOT_RUNS)_rates/$$model-*]" \
+		factor=scale.learning_rate $(PILOT_SHORT) output=$(PILOT)/pilot/rates_$$model || exit 1; done
+	$(BIN)/python -m lab.claims --documents $(PILOT)/pilot/documents.csv.gz --output $(PILOT)/claims.md
 
 pilot-exported: .venv/installed-test ## the pilot's seven variants, one seed, handed to transformers: equal perplexities (minutes)
-	$(BIN)/python tests/exchange/exported_table.py docs/pilot/exported.csv runs/pilot/*-seed0-*
+	$(BIN)/python tests/exchange/exported_table.py $(PILOT)/pilot/exported.csv $(PILOT_RUNS)/*-seed0-????????
 
-# A seed is trained and scored on one kind of machine: what of an unfinished one was trained elsewhere is begun anew.
-pilot-seed: whole = runs/pilot/.seed$(SEED)-whole
+# A seed is trained and scored on one kind of machine: what of an unfinished one was trained elsewhere is begun anew. Of a
+# finished one all but weights and pictures is kept in an archive, from which the study goes on where those runs are gone.
+pilot-seed: whole = $(PILOT_RUNS)/.seed$(SEED)-whole
+pilot-seed: kept = $(PILOT)/pilot/seed$(SEED).tar.xz
 pilot-seed:
-	test -e $(whole) || test ! -d runs/pilot || \
-		$(BIN)/python -m lab.status runs/pilot --match '*-seed$(SEED)-*' --elsewhere --remove --yes
-	test -e $(whole) || $(BIN)/python -m lab.prepare blocks experiment=pilot_study seed=$(SEED)
-	test -e $(whole) || $(MAKE) --jobs $(PILOT_JOBS) $(foreach model,$(PILOT_MODELS),pilot-run-$(model).$(SEED))
+	test -e $(whole) || test ! -e $(kept) || { mkdir -p $(PILOT_RUNS) && tar -xJf $(kept) -C $(PILOT_RUNS)/.. && touch $(whole); }
+	test -e $(whole) || test ! -d $(PILOT_RUNS) || \
+		$(BIN)/python -m lab.status $(PILOT_RUNS) --match '*-seed$(SEED)-*' --elsewhere --remove --yes
+	test -e $(whole) || $(BIN)/python -m lab.prepare blocks $(PILOT_STUDY) runs=$(PILOT_RUNS) seed=$(SEED)
+	test -e $(whole) || $(MAKE) --jobs $(PILOT_JOBS) $(foreach model,$(PILOT_MODELS),pilot-run-$(model).$(SEED)) $(if $(filter 0,$(SEED)),$(PILOT_RATES))
+	test -e $(whole) || $(PILOT_COMPARE) runs='$(PILOT_RUNS)/*-seed$(SEED)-????????' reference=rope match=validation_loss_nats \
+		$(PILOT_SHORT) output=$(PILOT_RUNS)_matched/seed$(SEED)
+	test -e $(whole) || test $(SEED) != 0 || $(PILOT_EXTRAPOLATE) runs='$(PILOT_RUNS)_rates/*' $(PILOT_SHORT)
 	touch $(whole)
+	test -e $(kept) || { mkdir -p $(dir $(kept)) && tar -cJf $(kept).part --exclude='*.safetensors' --exclude='*.png' --sort=name --owner=0 --group=0 --numeric-owner \
+		-C $(PILOT_RUNS)/.. $$(cd $(PILOT_RUNS)/.. && echo $(notdir $(PILOT_RUNS))/*-seed$(SEED)-???????? $(if $(filter 0,$(SEED)),$(notdir $(PILOT_RUNS))_rates/*-seed0-????????)) \
+		&& mv $(kept).part $(kept); }
 
-PILOT_SHORT := 'measure=[loss_by_position,excess]' scoring.segments=1
-PILOT_MEASURES := 'measure=[loss_by_position,excess,context_gain,copy]'
-$(PILOT_RUNS): model = $(basename $(@:pilot-run-%=%))
-$(PILOT_RUNS): seed = $(patsubst .%,%,$(suffix $@))
-$(PILOT_RUNS): score = OMP_NUM_THREADS=1 $(BIN)/python -m lab.extrapolate runs='runs/pilot/$(model)-*-seed$(seed)-*' $(PILOT_MEASURES) scoring.segments=2
-$(PILOT_RUNS):
-	OMP_NUM_THREADS=1 $(BIN)/python -m lab.train experiment=pilot_study model=$(model) seed=$(seed)
+$(PILOT_EACH): model = $(basename $(@:pilot-run-%=%))
+$(PILOT_EACH): seed = $(patsubst .%,%,$(suffix $@))
+$(PILOT_EACH): score = $(PILOT_EXTRAPOLATE) runs='$(PILOT_RUNS)/$(model)-*-seed$(seed)-????????' $(PILOT_MEASURES) $(PILOT_SCORE)
+$(PILOT_EACH):
+	OMP_NUM_THREADS=1 $(BIN)/python -m lab.train $(PILOT_STUDY) model=$(model) seed=$(seed) runs=$(PILOT_RUNS)
 	$(score)
-	$(score) evaluation=kjv scoring.documents=12
-	$(score) evaluation=shakespeare scoring.documents=12
+	$(score) evaluation=kjv $(PILOT_BESIDE)
+	$(score) evaluation=shakespeare $(PILOT_BESIDE)
 
 # How much the learning rate matters: the pilot's nope and rope, seed 0, at half and at twice its rate.
 $(PILOT_RATES): model = $(basename $(@:pilot-rate-%=%))
 $(PILOT_RATES): rate = $(patsubst .%,%,$(suffix $@))
 $(PILOT_RATES):
-	OMP_NUM_THREADS=1 $(BIN)/python -m lab.train experiment=pilot_study model=$(model) scale.learning_rate=$(rate) runs=runs/pilot_rates
+	OMP_NUM_THREADS=1 $(BIN)/python -m lab.train $(PILOT_STUDY) model=$(model) scale.learning_rate=$(rate) runs=$(PILOT_RUNS)_rates
 
 # Positional vectors, on the pilot's runs of these seeds. SMOKE=1: the whole of it on runs of seconds, into build/positions.
 POSITIONS_SEEDS := 0 1 2

@@ -26,7 +26,7 @@ def matched_steps(control: Control) -> tuple[dict[Path, int], list[Row]]:
         worst = max(each[max(each)] for each in losses.values())
         for name, by_step in losses.items():
             run = control.variants[name][seed]
-            reached = [step for step in _kept(run) if by_step.get(step, worst + 1) <= worst]
+            reached = [step for step in kept_steps(run) if by_step.get(step, worst + 1) <= worst]
             if not reached:
                 raise UserError(
                     f"{run.path} kept no weights of a step with a validation loss of {worst:.4f} or less; train with "
@@ -53,6 +53,8 @@ def _losses(run: Model) -> dict[int, float]:
     return {int(row["step"]): row["validation_loss_nats"] for row in rows if row["validation_loss_nats"] is not None}
 
 
-def _kept(run: Model) -> list[int]:
+def kept_steps(run: Model) -> list[int]:
+    """The steps whose weights a finished run kept, by its proof: scores of them can be read where weights are gone."""
     assert isinstance(run, Run)
-    return run.scorable()
+    proof = run.manifest.get("proof")
+    return run.scorable() if proof is None else sorted(map(int, proof["weights"]))

@@ -142,6 +142,12 @@ def of_biographies(command: str) -> list[str]:
     return [READ_BIOGRAPHIES, f"{command} {few}"]
 
 
+def probed_a_little(command: str) -> list[str]:
+    """People of whom a decoder has read a little, for a step where a probe takes steps."""
+    asked = re.sub(r"runs=\S+", "runs=runs/BIOGRAPHIES", re.sub(r" study\.steps=\S+", "", command))
+    return [READ_BIOGRAPHIES, asked if "study=layer_probe" in asked else f"{asked} study.steps=1"]
+
+
 def as_one_process(command: str) -> list[str]:
     """What is trained, without what starts the processes."""
     arguments = re.split(r"slurm/train\.sbatch|-m lab\.train", command)[1]
@@ -194,6 +200,7 @@ RULES = [
     Rule(LAB + "train .*start=run", trained_on, "takes seconds on a run of seconds"),
     Rule(LAB + "extend .*vector_replacement", of_few_vectors, "takes minutes with all windows"),
     Rule(LAB + "analyze .*study=(formation|beyond|interpolation)", of_few_vectors, "takes minutes with all windows"),
+    Rule(LAB + "analyze .*study=(soft|layer|p|q)_probe", probed_a_little, "takes minutes on decoders of minutes"),
     Rule(LAB + "(extrapolate|compare) .*runs/A[*]", on_a_derived_run, "takes seconds on runs of seconds"),
     Rule(LAB + "generate .*runs/A-", on_a_derived_run, "takes seconds on a run of seconds"),
     Rule(

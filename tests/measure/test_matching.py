@@ -11,18 +11,22 @@ from lab.runs.run import Run
 
 
 class Trained(Run):
-    """A run of which nothing is there but its validation losses and the steps whose weights are kept."""
+    """A run of which nothing is there but its validation losses and the steps whose weights were kept, or are there."""
 
-    def __init__(self, name: str, losses: dict[int, float], kept: list[int]) -> None:
+    def __init__(self, name: str, losses: dict[int, float], kept: list[int], finished: bool = True) -> None:
         super().__init__(Path(name))
-        self.losses, self.kept_steps = losses, kept
+        self.losses, self.kept_steps, self.finished = losses, kept, finished
 
     def metrics(self, columns):
         rows = [{"step": step, "validation_loss_nats": loss} for step, loss in self.losses.items()]
         return [*rows, {"step": 5, "validation_loss_nats": None}]
 
+    @property
+    def manifest(self):
+        return {"proof": {"weights": {f"{step}": "sha256" for step in self.kept_steps}}} if self.finished else {}
+
     def scorable(self):
-        return self.kept_steps
+        return [] if self.finished else self.kept_steps
 
 
 def controlled(variants: dict[str, dict[int, Trained]]) -> Control:
@@ -52,3 +56,9 @@ def test_a_run_that_kept_no_weights_is_refused_with_the_remedy():
     slow = Trained("slow", {10: 4.0, 30: 3.0}, [])
     with pytest.raises(UserError, match=r"slow kept no weights .* 3\.0000 or less; train with trainer\.keep_weights"):
         matched_steps(controlled({"slow": {0: slow}}))
+
+
+def test_a_run_that_is_not_finished_is_read_where_weights_are_there():
+    slow = Trained("slow", {10: 4.0, 30: 3.0}, [10, 30], finished=False)
+    steps, _ = matched_steps(controlled({"slow": {0: slow}}))
+    assert steps == {slow.path: 30}
