@@ -43,10 +43,13 @@ def composed(name: str, overrides: Sequence[str], folder: str | None = None) -> 
 
     refuse_twice(overrides)
     refuse_several(overrides)
+    overrides = of_child(overrides)
     for override in overrides:
         if first_of(override) != override:
-            key, _, values = override.partition("=")
-            raise UserError(f"{override}: a list is written {key}=[{values}]; a run of each value is for lab.train -m")
+            key, _, values = override.lstrip("+").partition("=")
+            raise UserError(
+                f"{override.lstrip('+')}: a list is written {key}=[{values}]; a run of each value is for lab.train -m"
+            )
     search = [f"hydra.searchpath=[file://{Path(folder).resolve()}]"] if folder else []
     with initialize_config_dir(configuration_folder(), version_base="1.3"):
         try:
@@ -59,6 +62,12 @@ def composed(name: str, overrides: Sequence[str], folder: str | None = None) -> 
             chosen = {each.partition("=")[0] for each in overrides}
             left = [f"~{group}" for group in groups_of(name, without_choice=True) if group not in chosen]
             return compose(name, [*(_forced(each) for each in overrides), *left, *search])
+
+
+def of_child(overrides: Sequence[str]) -> list[str]:
+    """Overrides as they are given, but for a run that starts from another: its keys are those of the parent's parts,
+    which are not known yet, so that Hydra must take any; the settings refuse what nothing reads."""
+    return [_forced(each) for each in overrides] if "start=run" in overrides else list(overrides)
 
 
 def first_of(override: str) -> str:
@@ -98,7 +107,7 @@ def refuse_several(overrides: Iterable[str]) -> None:
 def _forced(override: str) -> str:
     key = override.partition("=")[0]
     group = (Path(configuration_folder()) / key.partition("@")[0]).is_dir()
-    if group or override[:1] in "+~" or key.startswith("hydra.") or not key:
+    if group or override[:1] in "+~-" or "=" not in override or key.startswith("hydra.") or not key:
         return override
     return f"++{key.replace('/', '.')}{override.removeprefix(key)}"  # a group that does not exist is a key, too
 

@@ -58,7 +58,7 @@ class Sweep:
         if self.interrupted:
             raise self.interrupted  # a sweep that is asked to stop starts no further run
         hydra = HydraConfig.get()
-        name = " ".join(hydra.overrides.task) or "the run"
+        name = " ".join(each.removeprefix("++") for each in hydra.overrides.task) or "the run"
         try:
             settings = checked(TrainSettings, inherit(composed, hydra.overrides.task))
             name = f"{variant(settings.model, settings.scale)} seed {settings.seed}"
