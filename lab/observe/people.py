@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 GROUPS = ("training", "held_out", "choosing")
 TOGETHER = 64  # people asked or read at a time
+READ = 65_536  # tokens of prompts read at a time
 
 
 def biographies_of(source: Source, asked_by: str) -> Biographies:
@@ -63,7 +64,7 @@ def prompt_of(tokenizer: "Tokenizer", asked: Asked) -> Prompt:
     return Prompt(np.concatenate((end, prompt)), np.concatenate((whole[len(prompt) :], end)))
 
 
-def answers(decoder: "Decoder", prompts: Sequence[Prompt], batch: int = 256) -> list[Ids]:
+def answers(decoder: "Decoder", prompts: Sequence[Prompt], most_together: int = 256) -> list[Ids]:
     """What greedy decoding continues each prompt with, up to the first end of a document, if that comes within as many
     tokens as the longest right answer has.
 
@@ -79,7 +80,8 @@ def answers(decoder: "Decoder", prompts: Sequence[Prompt], batch: int = 256) -> 
     found: list[Ids] = [prompt.answer for prompt in prompts]
     device = decoder.embedding.device
     most = max((len(prompt.answer) for prompt in prompts), default=0)
-    for numbers in by_length.values():
+    for length, numbers in by_length.items():
+        batch = max(1, min(most_together, READ // length))
         for first in range(0, len(numbers), batch):
             some = numbers[first : first + batch]
             tokens = torch.from_numpy(np.stack([prompts[each].ids for each in some]).astype(np.int64)).to(device)

@@ -60,7 +60,11 @@ def curve_figure(rows: Sequence[Row], measure: type[Measure], variants: Sequence
             axes.fill_between(tokens, low, high, color=colour, alpha=0.15, linewidth=0)
             bands.add(OVER_SEEDS if own[0]["over_seeds"] else FIXED_SEEDS)
     edge(axes, context)
-    axes.set_xscale("log", base=2)
+    along = sorted({float(row["tokens"]) for row in rows})
+    if along and along[0] == 0:  # which no logarithm has
+        axes.set_xscale("symlog", base=2, linthresh=next((each for each in along if each), 1.0))
+    else:
+        axes.set_xscale("log", base=2)
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:.0f}")
     if curve.perplexity:
         axes.set_yscale("log")

@@ -12,6 +12,7 @@ from made_biographies import PILOT, WORDS, biographies
 from scipy import stats
 
 from lab.base.errors import UserError
+from lab.data.biographies import wording
 from lab.data.biographies.corpus import Biographies
 from lab.data.biographies.people import ATTRIBUTES, group_of
 from lab.data.biographies.wording import QUESTIONS
@@ -365,6 +366,8 @@ CHANGES: dict[str, dict[str, Any]] = {
     "rich_orders": {"rich_orders": 2},
     "text": {"text": True},
     "question_wordings": {"question_wordings": 2},
+    "entry_filler": {"entry_filler": 2},
+    "question_filler": {"question_filler": 2},
 }
 
 
@@ -380,8 +383,6 @@ def test_every_key_that_decides_the_texts_gives_another_digest() -> None:
 
 def test_a_template_that_was_changed_gives_another_digest(monkeypatch: pytest.MonkeyPatch) -> None:
     before = biographies().manifest()["digest"]
-    from lab.data.biographies import wording
-
     changed = {name: [sentence[::1] for sentence in found] for name, found in wording.shipped_templates().items()}
     changed["major"] = [[*sentence, ("text", " indeed")] for sentence in changed["major"]]
     monkeypatch.setattr(wording, "shipped_templates", lambda: changed)
@@ -432,3 +433,68 @@ def test_what_cannot_be_made_is_refused_in_one_line(change: dict[str, Any], told
 def test_nobody_has_a_name_that_nobody_has() -> None:
     with pytest.raises(UserError, match="Nobody At All is none of the 30 people"):
         biographies().person("Nobody At All")
+
+
+# Sentences about nobody.
+
+
+def test_filler_is_of_words_that_the_tokenizer_has_and_says_nothing_of_anyone() -> None:
+    corpus = biographies()
+    pools = corpus.pools
+    said = {value for values in (pools.cities, pools.universities, pools.majors, pools.employers) for value in values}
+    for sentence in wording.shipped_filler():
+        assert WORDS.decode(WORDS.encode(sentence)) == sentence
+        assert not any(value in sentence for value in said)
+        assert not set(sentence.lower().strip(".").split()) & {
+            "he",
+            "she",
+            "they",
+            "his",
+            "her",
+            "their",
+            "him",
+            "them",
+        }
+
+
+@pytest.mark.parametrize("style", ["templates", "grammar"])
+@pytest.mark.parametrize("full_name", [False, True])
+def test_entries_with_filler_say_the_same_behind_it(style: str, full_name: bool) -> None:
+    changes = {"wordings": 2, "orders": 1, "style": style, "full_name": full_name}
+    plain, apart = biographies(**changes), biographies(entry_filler=3, **changes)
+    sentences = set(wording.shipped_filler())
+    drawn = set()
+    for person in plain.people:
+        for one, other in zip(plain.written(person), apart.written(person), strict=True):
+            first, *rest = one.text.split(". ")
+            given, *between = other.text.split(". ")
+            assert given == first
+            assert between[3:] == rest
+            assert {f"{each}." for each in between[:3]} <= sentences
+            drawn.add(tuple(between[:3]))
+            for attribute, (start, stop) in other.spans.items():
+                assert other.text[start:stop].lower() == person.value(attribute).lower()
+            assert other.text[slice(*other.name)] == person.name
+    assert len(drawn) > len(plain.people)  # of each wording its own
+
+
+def test_filler_in_questions_stands_between_name_and_question_and_is_not_learned() -> None:
+    corpus = biographies(people=60, content="questions", question_filler=3)
+    plain = texts(biographies(people=60, content="questions"), "train", "")
+    sentences = set(wording.shipped_filler())
+    counts: Counter[int] = Counter()
+    for chunk in range(corpus.chunks("train", "")):
+        for entry in corpus.read("train", "", chunk):
+            usual = plain[entry.name]
+            assert entry.prompt is not None
+            prompt, answer = entry.text[: entry.prompt], entry.text[entry.prompt :]
+            assert usual.endswith(f"Answer:{answer}")
+            between = [each for each in prompt.split(". ") if f"{each}." in sentences]
+            counts[len(between)] += 1
+            if not between:
+                assert entry.text == usual
+                continue
+            name = asked_about(usual)
+            assert prompt == f"{name}. {'. '.join(between)}. {usual.replace(name, 'this person')[: -len(answer)]}"
+    assert set(counts) == {0, 1, 2, 3}
+    assert min(counts.values()) > counts.total() / 8

@@ -143,6 +143,33 @@ def test_the_chain_from_biographies_to_questions_scores_people_who_were_not_aske
     assert again.returncode == 0, again.stderr
     assert "answers_inverse," in scores.read_text()
 
+    # Keys of the parent's corpus, which the default has not, are given as any others, and a sweep over them, too.
+    far = lab(
+        "train",
+        "-m",
+        *asked,
+        "data.corpus.question_filler=1,2",
+        "measure=[answers_behind,answers_across]",
+        cwd=tmp_path,
+    )
+    assert far.returncode == 0, far.stderr
+    taught = sorted(tmp_path.glob("asked/rope-*_filler-*"))
+    assert {
+        json.loads((each / "manifest.json").read_text())["identity"]["data"]["corpus"]["question_filler"]
+        for each in taught
+    } == {1, 2}
+    for each in taught:
+        text = (each / "scores.csv").read_text()
+        assert "answers_behind," in text
+        assert "answers_across," in text
+        assert (each / "answers_across.png").is_file()
+        assert "++" not in (each / "manifest.json").read_text()
+    line = the_one_line(lab("train", *asked, "data.corpus.colour=red", cwd=tmp_path))
+    assert "data.corpus.colour is a key that nothing reads" in line
+    missing = lab("compare", "runs=asked/*", "factor=data", "measure=answers_behind", "output=compared", cwd=tmp_path)
+    assert missing.returncode == 0, missing.stderr
+    assert (tmp_path / "compared" / "held_out_answers_behind.png").is_file()
+
 
 def test_prepare_writes_the_documents_out_and_says_how_often_a_person_is_read_of(tmp_path: Path) -> None:
     command = ("prepare", "biographies", *SMALL, "data.corpus.wordings=5", "data.corpus.orders=1", "--output", "texts")

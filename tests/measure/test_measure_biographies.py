@@ -1,6 +1,7 @@
 """Questions and recall of biographies: against one question, one entry and one token at a time."""
 
 import math
+import re
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -15,11 +16,14 @@ from made_biographies import WORDS, biographies
 from lab.base.errors import UserError
 from lab.data.biographies.corpus import Biographies
 from lab.data.biographies.people import ATTRIBUTES
+from lab.data.biographies.wording import shipped_filler
 from lab.data.sources.documents import Sotu
 from lab.data.tokenizer import Tokenizer, word_tokenizer
 from lab.experiment.compose import configuration_folder, settings_of
 from lab.experiment.settings import TrainSettings
 from lab.measure.answers import Answers
+from lab.measure.answers_across import AnswersAcross
+from lab.measure.answers_behind import AnswersBehind
 from lab.measure.biography_recall import BiographyRecall
 from lab.model.building import build_decoder
 from lab.model.decoder import Decoder
@@ -82,7 +86,8 @@ def source(corpus: Any = CORPUS, tokenizer: Tokenizer = WORDS) -> Source:
 
 
 def measured(name: str, **changes: Any) -> Any:
-    kind: type[Measure] = {"answers": Answers, "biography_recall": BiographyRecall}[name]
+    kinds: list[type[Measure]] = [Answers, AnswersAcross, AnswersBehind, BiographyRecall]
+    kind = {each.label(): each for each in kinds}[name]
     node = yaml.safe_load(Path(configuration_folder(), "measure", f"{name}.yaml").read_text())
     return kind.check(node | changes, f"measure.{name}")
 
@@ -96,11 +101,14 @@ def rows_of(measure: Measure, decoder: Decoder, corpus: Biographies = CORPUS) ->
 # One at a time.
 
 
-@torch.inference_mode()
 def said(decoder: Decoder, prompt: str, most: int) -> str:
     """What is most likely, a token at a time, each from a whole pass, up to the end of the document."""
-    ids = [END, *WORDS.encode(prompt).tolist()]
-    first = len(ids)
+    return continued(decoder, [END, *WORDS.encode(prompt).tolist()], most)
+
+
+@torch.inference_mode()
+def continued(decoder: Decoder, ids: list[int], most: int) -> str:
+    ids, first = list(ids), len(ids)
     while len(ids) < first + most:
         ids.append(int(decoder.logits(decoder.hidden(torch.tensor([ids])))[0, -1].argmax()))
         if ids[-1] == END:
@@ -192,6 +200,92 @@ def test_at_most_so_many_of_each_group_are_asked(decoder: Decoder) -> None:
     asked = list(dict.fromkeys(row["document"] for row in rows))
     assert asked == [person.name for members in groups(CORPUS).values() for person in members[:2]]
     assert rows == [row for row in every if row["document"] in asked]
+
+
+# Behind other text.
+
+
+def right(told: str, answer: str) -> int:
+    return int(told in (f"{answer}|", f"{answer.strip()}|"))
+
+
+def test_behind_other_questions_the_answers_are_those_of_greedy_decoding_one_by_one(decoder: Decoder) -> None:
+    rows = rows_of(measured("answers_behind", contexts=[0, 0.5, 2], people=3), decoder)
+    asked = CORPUS.members("held_out")[:3]
+    assert len(rows) == 3 * len(asked) * len(ATTRIBUTES)
+    others = {each.name for each in CORPUS.people} - {each.name for each in CORPUS.members("training")}
+    read = {0: 0, 32: 32, 128: 128}
+    for item in measured("answers_behind", contexts=[0, 0.5, 2], people=3).items(source()):
+        for person, prompts in zip(asked, item.details["prompts"], strict=True):
+            for (prompt, _), attribute in zip(prompts, ATTRIBUTES, strict=True):
+                question = CORPUS.ask(person, attribute)
+                alone = [END, *WORDS.encode(question.prompt).tolist()]
+                before = prompt.ids.tolist()[: -len(alone)]
+                assert prompt.ids.tolist()[-len(alone) :] == alone
+                assert len(before) == read[item.details["tokens"]]
+                # Whole documents, each with its right answer, but for the first, which is cut; of nobody held out.
+                for text in WORDS.decode(before).split("<|endoftext|>")[1 if before and before[0] != END else 0 :]:
+                    if text.strip():
+                        assert re.search(r"Answer:.*[.]$", text.strip()), text
+                        assert not any(name in text for name in others)
+                (row,) = [
+                    each
+                    for each in rows
+                    if each["document"] == person.name
+                    and ATTRIBUTES[each["segment"]] == attribute
+                    and each["length_tokens"] == item.details["tokens"]
+                ]
+                assert row["distance_tokens"] == len(before)
+                assert row["correct"] == right(continued(decoder, prompt.ids.tolist(), 40), question.answer)
+    alone = [row["correct"] for row in rows if not row["length_tokens"]]
+    plain = [row for row in rows_of(measured("answers", people=3), decoder) if row["measure"] == "answers"]
+    assert alone == [row["correct"] for row in plain]
+    assert 0 < sum(row["correct"] for row in rows) < len(rows)
+
+
+def test_across_a_distance_the_name_comes_first_and_only_sentences_about_nobody_follow(decoder: Decoder) -> None:
+    measure = measured("answers_across", contexts=[0, 0.25, 1], people=2)
+    rows = rows_of(measure, decoder)
+    asked = CORPUS.members("held_out")[:2]
+    found = {(row["document"], row["segment"], row["length_tokens"]): row for row in rows}
+    assert set(found) == {
+        (each.name, number, tokens) for each in asked for number in range(6) for tokens in (0, 16, 64)
+    }
+    sentences = set(shipped_filler())
+    for item in measure.items(source()):
+        for person, prompts in zip(asked, item.details["prompts"], strict=True):
+            for number, (prompt, _) in enumerate(prompts):
+                row = found[person.name, number, item.details["tokens"]]
+                answer = CORPUS.ask(person, ATTRIBUTES[number]).answer
+                assert row["correct"] == right(continued(decoder, prompt.ids.tolist(), 40), answer)
+                text = WORDS.decode(prompt.ids[1:].tolist()).strip()
+                if not item.details["tokens"]:
+                    assert text == CORPUS.ask(person, ATTRIBUTES[number]).prompt
+                    assert row["distance_tokens"] == 0
+                    continue
+                name, *between, last = text.split(". ")
+                assert name == person.name
+                assert {f"{each}." for each in between} <= sentences
+                assert "this person" in last
+                assert person.name not in last
+                tokens = len(WORDS.encode(" ".join(f"{each}." for each in between)))
+                shorter = len(WORDS.encode(" ".join(f"{each}." for each in between[:-1])))
+                assert shorter < item.details["tokens"] <= tokens == row["distance_tokens"]
+
+
+def test_amounts_before_a_question_are_the_lengths_that_variants_are_compared_at() -> None:
+    row = {"measure": "answers_behind", "length_tokens": 32, "correct": 1}
+    assert AnswersBehind.compared(row, 64) == (32, 0.0, 1)
+    assert AnswersBehind.point(row) == ("answers_behind", 32, 1, 1.0)
+    assert AnswersAcross.compared(row, 64) is None
+    assert [AnswersBehind.length_text(length, 64) for length in (0, 32)] == ["asked at once", "behind 32"]
+
+
+@pytest.mark.parametrize("name", ["answers_behind", "answers_across"])
+@pytest.mark.parametrize("contexts", [[], [-1], "far"])
+def test_amounts_that_are_none_are_refused(name: str, contexts: Any) -> None:
+    with pytest.raises(UserError, match=f"measure.{name}.contexts"):
+        measured(name, contexts=contexts)
 
 
 # Recall.

