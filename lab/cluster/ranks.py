@@ -27,7 +27,7 @@ Told = TypeVar("Told")
 CONNECT_SECONDS = 120.0  # for all ranks to come
 HEARTBEAT_SECONDS = 5.0
 SILENCE_SECONDS = 40.0  # after which a rank counts as gone
-LONGEST_WAIT = timedelta(hours=6)  # rank 0 may be busy for long while the others wait for it
+LONGEST_WAIT = timedelta(days=1)  # rank 0 may be busy for long, with scoring, while the others wait for it
 
 _connections = itertools.count()  # a store that outlives a connection, torchrun's, keeps what was told in it
 
@@ -68,11 +68,15 @@ class Ranks:
         distributed.all_gather_object(answers, told)
         return answers
 
+    def one_of(self, told: Told | None) -> Told | None:
+        """What the first rank that has something to tell tells; all must call it."""
+        return next(filter(None, self.gather(told)), None)
+
     def from_first(self, act: Callable[[], Told]) -> Told:
         """Let rank 0 do something and tell the others what came of it; all must call it.
 
         Raises:
-            UserError: rank 0's, on every rank.
+            UserError, Interrupted: rank 0's, on every rank.
         """
         if self.world == 1:
             return act()
@@ -80,11 +84,11 @@ class Ranks:
         if self.first:
             try:
                 answer = [None, act()]
-            except UserError as error:
-                answer = [error.args, None]
+            except (UserError, Interrupted) as error:
+                answer = [error, None]
         distributed.broadcast_object_list(answer, src=0)
         if answer[0] is not None:
-            raise UserError(*answer[0])
+            raise answer[0]
         result: Told = answer[1]
         return result
 

@@ -187,7 +187,7 @@ class TestFilesSettings(CorpusSettings):
     __test__ = False  # no test of pytest's
 
     name: Literal["files"] = "files"
-    test: Locations | None = key("a file, folder, pattern or URL, or a list: .jsonl (also packed), .parquet, .txt")
+    test: Locations | None = key("a file, folder, pattern or URL, or a list: .jsonl and .txt (also packed), .parquet")
     text_field: Text = key("where a row holds its text; dots lead into fields of fields")
 
 

@@ -41,8 +41,10 @@ def train(setup: Setup) -> None:
             after = setup.ranks.from_first(partial(begin, setup, held))
             if after is not None:
                 fit_and_conclude(setup, interruption, after)
-        if setup.ranks.first:
-            complete(setup, interruption)
+            # Together to the end: a rank that went ahead to the next run of a sweep would wait there while this one is
+            # scored, and for nobody once a signal has ended the scoring.
+            setup.ranks.from_first(partial(complete, setup, interruption))
+            interruption.received = setup.ranks.one_of(interruption.received)
         interruption.check("came when the run was finished")  # a sweep begins no further one
 
 

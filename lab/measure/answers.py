@@ -8,16 +8,16 @@ import numpy as np
 
 from lab.base.parts import part
 from lab.base.settings import Count, key
-from lab.observe.measure import Compared, Item, Measure, Row, Source
+from lab.data.biographies.people import ATTRIBUTES
+from lab.observe.measure import Item, Row, Source
+from lab.observe.people_measure import PeopleMeasure
 
 if TYPE_CHECKING:
     from lab.model.decoder import Decoder
 
-ATTRIBUTES = ("birth_date", "birth_city", "university", "major", "employer", "office_city")  # of a row by `segment`
-
 
 @part("measure")
-class Answers(Measure):
+class Answers(PeopleMeasure):
     """Share of questions whose answer, decoded greedily, is right letter by letter and ends there.
 
     As in Physics of Language Models, Part 3.1 (Allen-Zhu and Li 2023, arXiv 2309.14316).
@@ -32,13 +32,11 @@ class Answers(Measure):
     unit = "answers wrong"
     difference_unit = "of the answers"
     length_is = "question"
+    length_shown = "asked at once"
 
     name: Literal["answers"] = "answers"
     people: Count | None = key("asked about of each group, at most")
     inverse: bool = key("true: ask for names by their six values too")
-
-    def reads_inside(self, context: int) -> bool:
-        return True
 
     def items(self, source: Source) -> Iterator[Item]:
         from lab.observe.people import biographies_of, pages, prompt_of
@@ -92,20 +90,6 @@ class Answers(Measure):
                 place = {"document": person.name, "segment": number, "length_tokens": len(prompt.ids)}
                 rows += [place | {"measure": measure, "correct": correct} for measure, correct in right.items()]
         return rows
-
-    @classmethod
-    def compared(cls, row: Row, context: int) -> Compared | None:
-        if row["measure"] != cls.label():
-            return None
-        return Compared(context, 1.0 - row["correct"], 1)
-
-    @classmethod
-    def length_text(cls, length: int, context: int) -> str:
-        return "asked at once"
-
-    @classmethod
-    def point(cls, row: Row) -> None:
-        return None
 
     @classmethod
     def notes(cls, rows: Sequence[Row]) -> list[tuple[str, str, str]]:

@@ -8,15 +8,16 @@ import numpy as np
 
 from lab.base.parts import part
 from lab.base.settings import Count, key
-from lab.measure.answers import ATTRIBUTES
-from lab.observe.measure import Compared, Item, Measure, Row, Source
+from lab.data.biographies.people import ATTRIBUTES
+from lab.observe.measure import Item, Row, Source
+from lab.observe.people_measure import PeopleMeasure
 
 if TYPE_CHECKING:
     from lab.model.decoder import Decoder
 
 
 @part("measure")
-class BiographyRecall(Measure):
+class BiographyRecall(PeopleMeasure):
     """Share of values that are the likeliest, token by token, where a person's own training entry states them
     (Allen-Zhu and Li 2023, arXiv 2309.14316).
 
@@ -32,13 +33,11 @@ class BiographyRecall(Measure):
     unit = "values not known"
     difference_unit = "of the values"
     length_is = "entry"
+    length_shown = "read alone"
 
     name: Literal["biography_recall"] = "biography_recall"
     people: Count | None = key("read of each group, at most")
     entries: Count = key("read of each person, at most: the first of those trained on")
-
-    def reads_inside(self, context: int) -> bool:
-        return True
 
     def items(self, source: Source) -> Iterator[Item]:
         from lab.observe.people import biographies_of, marked, pages
@@ -100,20 +99,6 @@ class BiographyRecall(Measure):
                 bits = item.details["people"] * (item.details["bits"] - sum(losses_of) / math.log(2)) / parameters
                 rows.append(of_entry | {"measure": "biography_bits", "value": bits})
         return rows
-
-    @classmethod
-    def compared(cls, row: Row, context: int) -> Compared | None:
-        if row["measure"] != cls.label():
-            return None
-        return Compared(context, 1.0 - row["correct"], 1)
-
-    @classmethod
-    def length_text(cls, length: int, context: int) -> str:
-        return "read alone"
-
-    @classmethod
-    def point(cls, row: Row) -> None:
-        return None
 
     @classmethod
     def notes(cls, rows: Sequence[Row]) -> list[tuple[str, str, str]]:

@@ -47,6 +47,9 @@ def save(figure: Figure, path: Path, endings: tuple[str, ...] = ("png",)) -> Non
         UserError: a file cannot be written.
     """
     FigureCanvasAgg(figure)
+    for axes in figure.axes:  # titles and labels are broken into lines where the picture is too narrow for them
+        for text in (axes.title, axes.xaxis.label, axes.yaxis.label):
+            text.set_wrap(True)
     metadata: dict[str, dict[str, None]] = {"svg": {"Date": None}, "png": {"Software": None}}
     with mpl.rc_context({"svg.hashsalt": "context-window-lab", "svg.fonttype": "path"}):
         for ending in endings:

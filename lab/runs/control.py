@@ -18,9 +18,9 @@ from typing import Any
 
 from lab.base.errors import UserError
 from lab.base.settings import flatten
+from lab.runs.facts import ABSENT, PARENT, Table, generation, own, table_of, text, under
 from lab.runs.run import Model
 
-ABSENT = "absent"  # the value of a key that a run does not have
 SHOWN = ("code.commit", "code.changed", "resume.allow")  # code.sha256, and what was let differ, are compared themselves
 # Parameters that only some variants have, and scores that only some runs have; those that have them must agree.
 WHERE_PRESENT = ("initial_weights", "measured", "scored_hardware", "scored_kernel")
@@ -66,9 +66,7 @@ COPIES = {
     "model.attention.window": ("scale.window", "scale.narrow_window"),
 }
 
-Table = dict[str, tuple[Any, ...]]  # of every key its value in each run
 Seed = int | str  # of a run; of a child whose parent has another, the seeds of the chain
-PARENT = "start.parent."
 
 
 @dataclass(frozen=True)
@@ -97,14 +95,14 @@ class Control:
             by_run = dict(zip(_names(self.runs), self.table[key], strict=True))
             if kind == "equal":
                 by_run = {"": next(value for value in self.table[key] if value != ABSENT)}
-            rows += [{"key": key, "kind": kind, "run": run, "value": _text(value)} for run, value in by_run.items()]
+            rows += [{"key": key, "kind": kind, "run": run, "value": text(value)} for run, value in by_run.items()]
         return rows
 
     def statement(self) -> list[str]:
         """Lines for the terminal: what is equal, what follows, what is allowed."""
         equal, seeded = [], []
         for group in STATED:
-            found = {self.kinds[key] for key in self.kinds if _under(key, group)}
+            found = {self.kinds[key] for key in self.kinds if under(key, group)}
             if found == {"equal"}:
                 equal.append(f"{group} {_short(self.table[group][0])}" if group in self.table else group)
             elif found and found <= {"equal", "seed"}:
@@ -137,9 +135,9 @@ def check(runs: Sequence[Model], factor: str, allow: Sequence[str] = ()) -> Cont
     if unfinished:
         what = "continue with the command that began it, or leave it out of runs"
         raise UserError(f"not finished: {_some(unfinished)}; {what}")
-    table = _table(runs, manifests)
+    table = table_of(runs, manifests)
     identity = sorted(set().union(*(flatten(manifest["identity"]) for manifest in manifests)))
-    _check_name("factor", factor, [*identity, *map(_own, identity)])
+    _check_name("factor", factor, [*identity, *map(own, identity)])
     for name in allow:
         _check_name("allow", name, table)
     kinds = _kinds(table, factor, allow)
@@ -149,7 +147,7 @@ def check(runs: Sequence[Model], factor: str, allow: Sequence[str] = ()) -> Cont
     if len(members) < 2:
         others = _some([key for key in identity if len(set(table[key])) > 1])
         raise UserError(f"{factor} has one value in all runs given ({len(runs)}); they differ in {others or 'nothing'}")
-    if refused := sorted((key for key, kind in kinds.items() if kind == "refused"), key=_generation):
+    if refused := sorted((key for key, kind in kinds.items() if kind == "refused"), key=generation):
         told = [_values(key, table[key], _conflict(table, key, kinds) or range(len(runs)), names) for key in refused]
         if "data.corpus.digest" in refused:
             told[refused.index("data.corpus.digest")] += _texts_apart(manifests)
@@ -174,7 +172,7 @@ def check(runs: Sequence[Model], factor: str, allow: Sequence[str] = ()) -> Cont
     seeds = set().union(*variants.values())
     lacking = {label: _in_order(seeds - have.keys()) for label, have in variants.items()}
     told = [f"{label} lacks seed {missing}" for label, missing in lacking.items() if missing]
-    if told and _own(factor) != "seed":
+    if told and own(factor) != "seed":
         raise UserError(
             f"variants must have the same seeds: {_some(told, '; ')}; train these, or leave those seeds out"
         )
@@ -193,76 +191,6 @@ def _in_order(seeds: Iterable[Seed]) -> str:
     return ", ".join(sorted(map(str, seeds), key=lambda seed: list(map(int, seed.split(" of ")))))
 
 
-def _table(runs: Sequence[Model], manifests: Sequence[dict[str, Any]]) -> Table:
-    """All keys of all runs."""
-    columns = []
-    for run, manifest in zip(runs, manifests, strict=True):
-        try:
-            columns.append(_column(manifest, [each.plain() for each in run.asked]))
-        except KeyError as error:
-            raise UserError(f"{run.path / 'manifest.json'} lacks {error}; restore it, or leave the run out") from None
-    parameters = [set(manifest["initial_weights"]) for manifest in manifests]
-    shared = set.intersection(*parameters)
-    for column, names in zip(columns, parameters, strict=True):
-        column["parameter_names"] = " + ".join([f"{len(shared)} shared", *sorted(names - shared)])
-    keys = sorted(set().union(*columns))
-    return {key: tuple(column.get(key, ABSENT) for column in columns) for key in keys}
-
-
-def _column(manifest: dict[str, Any], asked: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """All keys of one run. What belongs to an attempt is one value, or a tuple of all if it changed.
-
-    Args:
-        asked: its extensions as they were asked for, in order; what was found in their place are keys ``found``.
-    """
-    trained = manifest.get("kind") != "imported"
-    keys = ["identity", "parameters", "initial_weights", *["tokens", "flops_per_token", "blocks"] * trained]
-    flat = flatten({key: manifest[key] for key in [*keys, *["measured"] * ("measured" in manifest)]})
-    column = {_told_by(key.removeprefix("identity.")): value for key, value in flat.items()}
-    for place, extension in zip(_extensions(manifest["identity"]), reversed(asked), strict=False):
-        for key, value in flatten({place: extension}).items():
-            if column.get(key, value) != value:
-                column[key.replace("extension.", "found.", 1)], column[key] = column[key], value
-    if not trained:
-        return _hashable(column | {"seed": 0})  # that it was trained with nobody here knows
-    attempts = manifest["attempts"]
-    steps = manifest["tokens"] // column["scale.batch_tokens"]
-    seen: dict[str, dict[Any, None]] = {}
-    for index, attempt in enumerate(attempts):
-        if attempt["first_step"] >= min([later["first_step"] for later in attempts[index + 1 :]], default=steps + 1):
-            continue  # none of its steps was kept: it has left nothing in the weights
-        environment = {key: attempt[key] for key in ("code", "packages", "hardware", "ranks")}
-        environment |= {"kernel_served": attempt["kernel"], "packages.python": attempt["python"]}
-        for key, value in flatten(environment).items():
-            seen.setdefault(key, {})[value] = None
-    column |= {key: tuple(values) if len(values) > 1 else next(iter(values)) for key, values in seen.items()}
-    column["resume.allow"] = sorted({word for attempt in attempts for word in attempt.get("allowed", ())})
-    return _hashable(column)
-
-
-def _extensions(identity: Mapping[str, Any], above: str = "") -> Iterator[str]:
-    """Where an identity has its extensions, those of its parents too, the last one first."""
-    place, told = f"{above}extension", identity.get("extension")
-    while told:
-        yield place
-        place, told = f"{place}.after", told.get("after")
-    if "parent" in identity.get("start", ()):
-        yield from _extensions(identity["start"]["parent"], above + PARENT)
-
-
-def _hashable(column: dict[str, Any]) -> dict[str, Any]:
-    return {key: _text(value) if isinstance(value, list) else value for key, value in column.items()}
-
-
-def _told_by(key: str) -> str:
-    """What a scoring ran on, by measure: ``measured.LABEL.hardware.cpu`` is ``scored_hardware.LABEL.cpu``."""
-    for what in ("hardware", "kernel"):
-        found = re.fullmatch(rf"measured\.(.*)\.{what}(\..*)?", key)
-        if found:
-            return f"scored_{what}.{found[1]}{found[2] or ''}"
-    return key
-
-
 def _kinds(table: Table, factor: str, allow: Iterable[str]) -> dict[str, str]:
     """The kind of every key, causes before their consequences."""
     kinds: dict[str, str] = {}
@@ -270,7 +198,7 @@ def _kinds(table: Table, factor: str, allow: Iterable[str]) -> dict[str, str]:
     for key in sorted(table, key=lambda key: (order.index(_consequence(key)), key)):
         if not _conflict(table, key, kinds, by=()):
             kinds[key] = "equal"
-        elif _own(key) in SEEDS and _own(factor) not in SEEDS and _of_seed(table, key, kinds):
+        elif own(key) in SEEDS and own(factor) not in SEEDS and _of_seed(table, key, kinds):
             kinds[key] = "seed"  # under the factor, too: seeds are paired, not compared
         elif _within(key, factor):
             kinds[key] = "factor"
@@ -281,27 +209,27 @@ def _kinds(table: Table, factor: str, allow: Iterable[str]) -> dict[str, str]:
         elif not _conflict(table, key, kinds) and not any(isinstance(value, tuple) for value in table[key]):
             kinds[key] = "follows"  # what changed within a run follows from no factor
         else:
-            kinds[key] = "allowed" if any(_under(key, name) for name in allow) else "refused"
+            kinds[key] = "allowed" if any(under(key, name) for name in allow) else "refused"
     return kinds
 
 
 def _of_seed(table: Table, key: str, kinds: dict[str, str]) -> bool:
     """Whether a key is a seed, or explained by seeds alone. That of a parent which only some runs have is none."""
-    own = _own(key) == "seed" and ABSENT not in table[key]
-    return own or not _conflict(table, key, kinds, by=("seed",))
+    is_seed = own(key) == "seed" and ABSENT not in table[key]
+    return is_seed or not _conflict(table, key, kinds, by=("seed",))
 
 
 def _conflict(table: Table, key: str, kinds: dict[str, str], by: Sequence[str] = EXPLAINING) -> list[int]:
     """The first runs that agree in the causes of a key (of the kinds ``by``) and yet not in it; [] if explained."""
     values = table[key]
-    above = key.removesuffix(_own(key))  # the generation: "" of the run itself
-    sources = [above + source for source in COPIES.get(_own(key), ())]
+    above = key.removesuffix(own(key))  # the generation: "" of the run itself
+    sources = [above + source for source in COPIES.get(own(key), ())]
     if any(kinds.get(source) in by and table[source] == values for source in sources):
         return []
     may = [above + cause for cause in CAUSES.get(_consequence(key), ())]
     starts = [cause for cause in may if cause.startswith("start.")]  # of the parents too: where they began counts
     may += [PARENT * depth + cause for depth in {each.count(PARENT) for each in table} for cause in starts]
-    causes = [each for each, kind in kinds.items() if kind in by and any(_under(each, cause) for cause in may)]
+    causes = [each for each, kind in kinds.items() if kind in by and any(under(each, cause) for cause in may)]
     groups: dict[tuple[Any, ...], list[int]] = {}
     for index, value in enumerate(values):
         if value != ABSENT or key.partition(".")[0] not in WHERE_PRESENT:
@@ -333,7 +261,7 @@ def _labels(
 
 def _folded(kinds: dict[str, str], table: Table) -> tuple[dict[str, str], Table]:
     """Both in order, with the initial weights that all runs have as one key (its value a sha256 of theirs)."""
-    weights = [key for key in table if _under(key, "initial_weights") and kinds[key] != "allowed"]
+    weights = [key for key in table if under(key, "initial_weights") and kinds[key] != "allowed"]
     kept = {key: table[key] for key in table if key not in weights}
     columns = zip(*(table[key] for key in weights if ABSENT not in table[key]), strict=True)
     kept["initial_weights"] = tuple(hashlib.sha256(json.dumps(column).encode()).hexdigest() for column in columns)
@@ -356,30 +284,14 @@ def _check_name(option: str, name: str, keys: Iterable[str]) -> None:
         raise UserError(f"{option}={name} is no key of these runs; choose one of these or a key in them: {choices}")
 
 
-def _under(key: str, group: str) -> bool:
-    return key == group or key.startswith(f"{group}.")
-
-
-def _own(key: str) -> str:
-    """A key as it is called in the generation that it is of."""
-    while key.startswith(PARENT):
-        key = key.removeprefix(PARENT)
-    return key
-
-
-def _generation(key: str) -> int:
-    """0 of the run itself, 1 of its parent, and so on."""
-    return key.count(PARENT)
-
-
 def _within(key: str, factor: str) -> bool:
     """Whether a key lies under the factor, in any generation."""
-    return _under(key, factor) or _under(_own(key), factor)
+    return under(key, factor) or under(own(key), factor)
 
 
 def _consequence(key: str) -> str:
     """The entry of COPIES or CAUSES that a key belongs to, or nothing."""
-    return next((entry for entry in (*COPIES, *CAUSES) if _under(_own(key), entry)), "")
+    return next((entry for entry in (*COPIES, *CAUSES) if under(own(key), entry)), "")
 
 
 def _values(key: str, values: Sequence[Any], indices: Iterable[int], names: Sequence[str]) -> str:
@@ -416,12 +328,6 @@ def _some(words: Sequence[str], comma: str = ", ", most: int = 6) -> str:
     return comma.join([*words[:most], *([f"{len(words) - most} more"] if len(words) > most else [])])
 
 
-def _text(value: Any) -> str:
-    if isinstance(value, tuple):
-        return " then ".join(map(_text, value))
-    return value if isinstance(value, str) else json.dumps(value)
-
-
 def _short(value: Any) -> str:
     """With twelve digits of each hash."""
-    return re.sub(r"[0-9a-f]{32,}", lambda digits: digits[0][:12], _text(value))
+    return re.sub(r"[0-9a-f]{32,}", lambda digits: digits[0][:12], text(value))

@@ -274,7 +274,7 @@ class Saving(StepCallback):
     def _told(self) -> str | None:
         """The signal that a rank has got, as all have told one another: it need not have reached every rank, and none
         may stop alone. One that comes after this is told the next time."""
-        return next(filter(None, self.ranks.gather(self.interruption.received)), None)
+        return self.ranks.one_of(self.interruption.received)
 
 
 class KeepingWeights(StepCallback):

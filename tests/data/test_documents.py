@@ -2,8 +2,10 @@ import csv
 import hashlib
 import importlib.resources
 import json
+import re
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ import pytest
 from lab.base.errors import UserError
 from lab.data.sources.documents import SPLITS, Entry, Sotu, SotuLongest, TaftCarter
 from lab.data.stream.tokenised import tokenised
+from lab.data.tokenizer import Tokenizer
 
 
 def entries(corpus, split):
@@ -50,6 +53,46 @@ def test_held_out_presidents_are_those_that_the_rule_of_the_provenance_page_take
     assert max(new_validation) < min(sum(each) for each in lengths["train"].values())
     kept = sum(map(sum, lengths["train"].values()))
     assert kept / (kept + sum(new_test.values()) + sum(new_validation)) > 0.85
+
+
+@pytest.fixture(scope="module")
+def provenance_page():
+    return (Path(__file__).parents[2] / "data" / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_table_of_splits_on_the_provenance_page_is_that_of_the_shipped_texts(sotu, provenance_page):
+    told = {
+        row[0]: [int(cell.replace(",", "")) for cell in row[2:]]
+        for row in (re.split(r" *\| *", line.strip("| ")) for line in provenance_page.splitlines())
+        if row[0] in SPLITS
+    }
+    library = [Tokenizer(f"{name}/tokenizer.json").library for name in ("sotu_1k", "sotu_4k")]
+    for split in SPLITS:
+        texts = [entry.text for entry in entries(sotu, split)]
+        tokens = [sum(len(each) for each in one.encode_batch(texts, add_special_tokens=False)) for one in library]
+        assert told[split] == [len(texts), sum(map(len, texts)), *tokens]
+
+
+def test_the_overlap_on_the_provenance_page_is_that_of_the_shipped_texts(sotu, provenance_page):
+    def runs(text):
+        words = re.findall(r"\w+", text.lower())
+        return [" ".join(words[start : start + 13]) for start in range(len(words) - 12)]
+
+    training = {run for entry in entries(sotu, "train") for run in runs(entry.text)}
+    most = {}
+    for split in ("validation", "test"):
+        of_author = {}
+        for entry in entries(sotu, split):
+            found = [run in training for run in runs(entry.text)]
+            of_author.setdefault(sotu.cluster(entry.name), []).extend(found)
+        shares = {name: 100 * sum(found) / len(found) for name, found in of_author.items()}
+        name = max(shares, key=shares.get)
+        most[split] = (name.split()[-1], shares[name])
+    (told,) = re.findall(
+        r"at most ([\d.]+) % \((\w+)\) in validation\s+and\s+([\d.]+) % \((\w+)\) in test", provenance_page
+    )
+    for (author, share), (given, name) in zip(most.values(), (told[:2], told[2:]), strict=True):
+        assert (author, f"{share:.{len(given.partition('.')[2])}f}") == (name, given)
 
 
 def test_the_first_test_split_is_kept_by_name():

@@ -89,16 +89,30 @@ def test_every_format_gives_the_same_documents(tmp_path, held_out, paragraphs, k
         assert names == [f"train.{kind}@{edge}" for edge, _ in zip(edges, texts, strict=False)]
 
 
+PACK = {"": bytes, ".gz": gzip.compress, ".zst": zstandard.ZstdCompressor().compress}
+
+
+@pytest.mark.parametrize("packed", PACK)
 @pytest.mark.parametrize("small_bytes", [2**20, 0])
-def test_a_txt_file_is_one_document_of_its_name(tmp_path, held_out, small_bytes):
+def test_a_txt_file_is_one_document_of_its_name(tmp_path, held_out, small_bytes, packed):
     for name in ("b", "a"):
-        (tmp_path / f"{name}.txt").write_text(f"{name}\nlines\nin one document\n")
-    files = Files([str(tmp_path / "b.txt"), str(tmp_path / "a.txt")], **held_out, small_bytes=small_bytes)
+        text = f"{name}\nlines\n\nin one document, {{}}\n".encode()
+        (tmp_path / f"{name}.txt{packed}").write_bytes(PACK[packed](text))
+    files = Files([str(tmp_path / f"{name}.txt{packed}") for name in "ba"], **held_out, small_bytes=small_bytes)
     assert [(entry.name, entry.text) for entry in entries(files)] == [
-        ("b.txt", "b\nlines\nin one document\n"),
-        ("a.txt", "a\nlines\nin one document\n"),
+        (f"b.txt{packed}", "b\nlines\n\nin one document, {}\n"),
+        (f"a.txt{packed}", "a\nlines\n\nin one document, {}\n"),
     ]
     assert files.chunks("train", "") == 2
+
+
+def test_a_folder_of_packed_texts_is_all_of_them(tmp_path):
+    for number in range(30):
+        end = list(PACK)[number % 3]
+        (tmp_path / f"{number:02}.txt{end}").write_bytes(PACK[end](f"Text {number} of a folder.".encode()))
+    files = Files(str(tmp_path))
+    texts = {entry.text for split in ("train", "validation", "test") for entry in entries(files, split)}
+    assert texts == {f"Text {number} of a folder." for number in range(30)}
 
 
 def test_files_are_read_in_the_order_of_the_paths_and_named_from_the_folder_that_they_share(tmp_path):

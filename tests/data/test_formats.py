@@ -265,6 +265,26 @@ def test_a_flipped_bit_in_a_parquet_page_with_a_checksum_says_so(tmp_path):
         list(rows(Held("a.parquet", content)))
 
 
+@pytest.mark.parametrize("kind", ["txt", "txt.gz", "txt.zst"])
+def test_a_text_is_read_whole_or_told_as_too_long_and_no_further(kind):
+    text = b"two\nlines " * 2000
+    file = Held(f"a.{kind}", packed(kind.replace("txt", "jsonl"), text))
+    (row,) = rows(file, longest=len(text))
+    assert (row.content, row.error) == (text, None)
+    (row,) = rows(file, longest=len(text) - 1)
+    assert row.content == b""
+    assert str(row.error).startswith(f"a.{kind}: more than {len(text) - 1} bytes; shorten it or raise longest_")
+
+
+@pytest.mark.parametrize("kind", ["txt.gz", "txt.zst"])
+def test_a_packed_text_that_is_cut_or_corrupt_says_so(kind):
+    content = packed(kind.replace("txt", "jsonl"), b"two\nlines " * 2000)
+    with pytest.raises(Damage, match=rf"a\.{kind}: cut short at byte \d+"):
+        list(rows(Held(f"a.{kind}", content[:-3])))
+    with pytest.raises(Damage, match=rf"a\.{kind}: corrupt .* at byte 0"):
+        list(rows(Held(f"a.{kind}", b"xx" + content[2:])))
+
+
 @pytest.mark.parametrize(
     ("location", "kind"),
     [
@@ -278,6 +298,8 @@ def test_a_flipped_bit_in_a_parquet_page_with_a_checksum_says_so(tmp_path):
         ("a.ndjson.zstd", "jsonl.zst"),
         ("A.Jsonl.GZIP", "jsonl.gz"),
         ("A.TXT", "txt"),
+        ("speech.txt.gz", "txt.gz"),
+        ("https://host/speech.txt.zst?x", "txt.zst"),
     ],
 )
 def test_the_kind_of_a_file_is_the_end_of_its_name(location, kind):

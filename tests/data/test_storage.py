@@ -141,6 +141,39 @@ def test_a_server_that_trickles_ends_the_read_at_the_deadline(server):
     assert 1_000_000 < len(b"".join(found)) < 1_000_500
 
 
+NEVER_DONE = {
+    "a head of one line without end": ("HTTP/1.1 200 OK\r\nX-Slow: ", "a"),
+    "a head of lines without end": ("HTTP/1.1 200 OK\r\n", "X-Slow: a\r\n"),
+    "a status without end": ("HTTP/1.1 200 ", "O"),
+    "heads that ask to go on": ("", "HTTP/1.1 100 Continue\r\n\r\n"),
+    "a chunk whose length has no end": ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", "0"),
+}
+
+
+@pytest.mark.parametrize(
+    ("method", "kind"), [*(("HEAD", kind) for kind in list(NEVER_DONE)[:4]), *(("GET", kind) for kind in NEVER_DONE)]
+)
+def test_a_server_whose_head_or_chunk_never_ends_is_left_at_the_deadline(server, method, kind):
+    # The socket's own timeout, of a byte, is never met.
+    begins, over_and_over = NEVER_DONE[kind]
+    fault = {"begins": begins, "over_and_over": over_and_over, "seconds": 0.05}
+    server.plan = lambda path, number, asked: fault if asked == method else None
+    start = time.monotonic()
+    with pytest.raises(UserError, match=r"file\.bin: no byte after byte 0 for \d+ s, \d+ attempts; the last: .*; try"):
+        content_of(server, Network(0.5, 1.5, 0.01, 0.1))
+    assert time.monotonic() - start < 6
+
+
+def test_a_head_that_comes_slowly_is_taken_if_it_comes_in_time(server):
+    fault = {
+        "begins": "HTTP/1.1 200 OK\r\nContent-Length: 300\r\nX-Slow: ",
+        "over_and_over": "a\r\n\r\n",
+        "seconds": 0.01,
+    }
+    server.plan = lambda path, number, method: fault if method == "HEAD" else None
+    assert open_file(f"{server.url}/file.bin", QUICK).size == 300
+
+
 def test_a_server_that_is_slow_but_not_slower_than_asked_is_read_to_the_end(server):
     server.plan = lambda path, number, method: {"trickle_after": len(CONTENT) - 40, "seconds": 0.05}
     patience = Network(0.5, 0.6, 0.01, 0.1, least_bytes_per_second=0)

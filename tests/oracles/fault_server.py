@@ -22,7 +22,8 @@ class Server:
 
     A fault is a dictionary: `status` (and `retry_after`), `reset_after` bytes, `stall_after` bytes (`seconds`),
     `trickle_after` bytes (one every `seconds` from then on), `short_by` bytes, `etag`, `redirect`, `encoding`, `claim`
-    (a wrong total length); `no_range` ignores Range.
+    (a wrong total length); `no_range` ignores Range; `begins` is what an answer begins with, before it sends
+    `over_and_over` every `seconds`.
     """
 
     folder: Path
@@ -76,6 +77,8 @@ def serve(folder: Path) -> Iterator[Server]:
             if "status" in fault:
                 wait = {"Retry-After": str(fault["retry_after"])} if "retry_after" in fault else {}
                 return self.plain(int(str(fault["status"])), wait)
+            if "begins" in fault:
+                return self.never_done(bytes(str(fault["begins"]), "ascii"), fault)
             file = state.folder / path.lstrip("/")
             if not file.is_file():
                 return self.plain(404, {})
@@ -120,6 +123,14 @@ def serve(folder: Path) -> Iterator[Server]:
             self.wfile.write(content[: len(content) - int(str(fault.get("short_by", 0)))])
             if "short_by" in fault:
                 self.close_connection = True
+
+        def never_done(self, begins: bytes, fault: Fault) -> None:
+            self.close_connection = True
+            self.wfile.write(begins)
+            for _ in range(600):
+                self.wfile.write(bytes(str(fault["over_and_over"]), "ascii"))
+                self.wfile.flush()
+                time.sleep(float(str(fault["seconds"])))
 
         def plain(self, status: int, headers: dict[str, str]) -> None:
             self.send_response(status)

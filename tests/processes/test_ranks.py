@@ -248,3 +248,28 @@ def test_torchrun_starts_the_same_run(whole: dict[str, Path], tmp_path: Path) ->
     )
     assert result.returncode == 0, result.stderr
     assert kept(tmp_path / "runs") == kept(whole["ddp"])
+
+
+def test_a_sweep_under_torchrun_that_is_stopped_while_it_scores_ends_on_all_ranks_and_goes_on(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "lab.train"]
+    scored = ("measure=[excess,loss_by_position,context_gain]", "scoring.longest=4", "scoring.segments=2")
+    keys = [each for each in SMOKE if not each.startswith("measure=")]
+    sweep = [*command, "-m", *keys, *scored, "trainer.strategy=ddp", "trainer.devices=auto", "seed=0,1"]
+    with (tmp_path / "said").open("w+") as said:
+        process = subprocess.Popen(sweep, cwd=tmp_path, stdout=said, stderr=said)
+        deadline = time.monotonic() + 300
+        while process.poll() is None and not list(tmp_path.glob("runs/*/scores.csv")):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        process.send_signal(signal.SIGTERM)
+        process.wait(timeout=120)
+    text = (tmp_path / "said").read_text()
+    # Rank 1 did not go ahead to the second run, where it would wait for rank 0 until torchrun kills it.
+    assert text.count("was scored; what is scored is kept; the same command continues it") == 2, text
+    assert "forcefully" not in text
+    assert len(list(tmp_path.glob("runs/*/manifest.json"))) == 1
+    result = subprocess.run(sweep, cwd=tmp_path, capture_output=True, text=True, timeout=900, check=False)
+    assert result.returncode == 0, result.stderr
+    states = [json.loads(path.read_text())["state"] for path in tmp_path.glob("runs/*/manifest.json")]
+    assert states == ["finished", "finished"]
+    assert len({len(path.read_text().splitlines()) for path in tmp_path.glob("runs/*/scores.csv")}) == 1

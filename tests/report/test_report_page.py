@@ -16,6 +16,7 @@ from lab.report import comparison_page
 from lab.report.claims_page import write_claims_page
 from lab.report.comparison_page import Compared, headline, write_report
 from lab.report.figures import heat_map
+from lab.report.pictures import save
 from lab.report.terminal import summary_table
 
 CONTEXT = 64
@@ -157,6 +158,37 @@ def test_no_number_is_shown_as_minus_nothing(compared: Compared, tmp_path) -> No
     study = Study(study="s", conditions="none", claims=[Claim.check(bound)])
     write_claims_page(tmp_path / "claims.md", [claim], "a command", [study])
     assert "+0.000 (+0.000 to +0.000)" in (tmp_path / "claims.md").read_text()
+
+
+@pytest.mark.parametrize("differences", [1, 5])
+def test_no_picture_of_a_comparison_cuts_off_what_it_says(
+    compared: Compared, tmp_path, monkeypatch, differences
+) -> None:
+    cut = []
+
+    def saved(figure, path, endings) -> None:
+        save(figure, path, endings)
+        figure.canvas.draw()  # at the size that extents are given for
+        said = [
+            figure._suptitle,
+            *(text for axes in figure.axes for text in (axes.title, axes.xaxis.label, axes.yaxis.label)),
+        ]
+        for text in said:
+            place = text.get_window_extent()
+            corners = [(place.x0, place.y0), (place.x1, place.y1)]
+            if text.get_text() and not all(figure.bbox.padded(1).contains(*corner) for corner in corners):
+                cut.append((path.name, text.get_text()))
+
+    monkeypatch.setattr(comparison_page, "save", saved)
+    monkeypatch.setattr(comparison_page, "write_page", lambda *_: None)
+    reference = "narrow_window_nope+position_interpolation(s=8)"
+    told = {"reference": reference, "over_seeds": 1, "seeds": 5, "least_of_seeds": 0.1, "most_of_seeds": 0.9}
+    names = [f"variant_{number}" for number in range(differences)]
+    rows = [difference(measure, 512, **told, variant=name) for measure in ("excess", "copy") for name in names]
+    write_report(
+        tmp_path, dataclasses.replace(compared, reference=reference, differences=rows, allowed=["hardware"] * 12)
+    )
+    assert cut == []
 
 
 def test_every_picture_of_a_comparison_says_what_it_shows(compared: Compared, tmp_path, monkeypatch) -> None:

@@ -1,4 +1,4 @@
-"""A corpus of files, near or far: `.jsonl`, packed or not, `.parquet`, `.txt`."""
+"""A corpus of files, near or far: `.jsonl` and `.txt`, packed or not, `.parquet`."""
 
 import hashlib
 import itertools
@@ -12,7 +12,7 @@ from typing import Any
 from lab.base.errors import UserError
 from lab.data.sources.documents import SPLITS, Corpus, Entry
 from lab.data.sources.file_list import FileList, Given, Part, found, is_remote, listed, parts_of, read_records
-from lab.data.sources.formats import Row, row_groups, rows
+from lab.data.sources.formats import Row, is_one_text, row_groups, rows
 from lab.data.sources.rows import DocumentError, decode, is_blank, json_object, usable, value_at
 from lab.data.sources.storage import Network, StoredFile, sha256
 
@@ -40,7 +40,7 @@ class Chunk:
 
 def place_of(part: Part, offset: int, number: int | None) -> str:
     """Where in a file a document is: by its number, or its offset."""
-    if part.kind == "txt":
+    if is_one_text(part.kind):
         return ""
     # Lines are counted from the start of the file, so not in a part that begins later.
     return f"@{offset}" if number is None or part.start else f":{number + 1}"
@@ -155,7 +155,7 @@ class Files(Corpus):
     def _text(self, row: Row, kind: str, where: str) -> str:
         if row.error is not None:
             raise row.error
-        if isinstance(row.content, bytes) and kind == "txt":
+        if isinstance(row.content, bytes) and is_one_text(kind):
             return usable(decode(row.content, where), where)
         fields = row.content if isinstance(row.content, dict) else json_object(row.content, where)
         try:

@@ -1,4 +1,4 @@
-"""Files to rows: `.jsonl` (`.json`, `.ndjson`), packed as `.zst` or `.gz` or not, `.parquet`, `.txt`."""
+"""Files to rows: `.jsonl` (`.json`, `.ndjson`) and `.txt`, packed as `.zst` or `.gz` or not, `.parquet`."""
 
 import itertools
 import zlib
@@ -11,10 +11,11 @@ from lab.base.errors import UserError
 from lab.data.sources.rows import DocumentError
 from lab.data.sources.storage import StoredFile, seekable
 
-LINES, PACKED = ("jsonl", "json", "ndjson"), {"": "", ".zst": ".zst", ".zstd": ".zst", ".gz": ".gz", ".gzip": ".gz"}
+NAMES = {"jsonl": "jsonl", "json": "jsonl", "ndjson": "jsonl", "txt": "txt"}
+PACKED = {"": "", ".zst": ".zst", ".zstd": ".zst", ".gz": ".gz", ".gzip": ".gz"}
 # What a file is, by the end of its name in small letters.
-KINDS = {f".{name}{end}": f"jsonl{packed}" for name in LINES for end, packed in PACKED.items()}
-KINDS |= {".parquet": "parquet", ".txt": "txt"}
+KINDS = {f".{name}{end}": f"{kind}{packed}" for name, kind in NAMES.items() for end, packed in PACKED.items()}
+KINDS[".parquet"] = "parquet"
 LONGEST = 64 * 2**20
 BEYOND = 2**16  # bytes behind a range that are read at first, for the end of its last line
 SLICE = 2**11  # compressed bytes that are unpacked at once: at most some 70 MB of text, usually 5 kB
@@ -40,12 +41,12 @@ class Row:
 
 
 def kind_of(location: str) -> str:
-    """jsonl, jsonl.zst, jsonl.gz, parquet or txt, by the end of the name. Raises UserError for another."""
+    """parquet, jsonl or txt, with .zst or .gz behind if packed, by the end of the name. Raises UserError for others."""
     kind = known_kind(location)
     if kind is None:
         raise UserError(
-            f"{location}: unknown kind of file; give .jsonl, .ndjson or .json (one object a line; also .zst or .gz),"
-            " .parquet or .txt"
+            f"{location}: unknown kind of file; give .jsonl, .ndjson or .json (one object a line) or .txt, also packed"
+            " (.zst, .gz), or .parquet"
         )
     return kind
 
@@ -75,17 +76,28 @@ def rows(
     kind = kind_of(file.location)
     if kind == "parquet":
         yield from _parquet_rows(file, start, stop, columns)
-    elif kind == "txt":
+    elif is_one_text(kind):
         if start == 0 and (stop is None or stop > 0):
-            yield _text_row(file, longest)
+            yield _text_row(file, unpacked(file, kind), longest)
     elif kind == "jsonl":
         # From the byte before: if it ends a line, `start` begins one.
         first = max(start - 1, 0)
         stop = file.size if stop is None else min(stop, file.size)
         yield from _lines(file, _from(file, first, stop), first, start, stop, longest)
     else:
-        pieces = decompressed_zst(file) if kind == "jsonl.zst" else decompressed_gz(file)
-        yield from _lines(file, pieces, 0, start, stop, longest)
+        yield from _lines(file, unpacked(file, kind), 0, start, stop, longest)
+
+
+def is_one_text(kind: str) -> bool:
+    """Whether a file of this kind is one document, and not a row each."""
+    return kind.startswith("txt")
+
+
+def unpacked(file: StoredFile, kind: str) -> Iterator[bytes]:
+    """The text of a file of this kind. Raises Damage where it is packed and cut or corrupt."""
+    if kind.endswith(".zst"):
+        return decompressed_zst(file)
+    return decompressed_gz(file) if kind.endswith(".gz") else file.read()
 
 
 def _from(file: StoredFile, start: int, stop: int) -> Iterator[bytes]:
@@ -137,13 +149,15 @@ def _line_row(file: StoredFile, begin: int, length: int, end: int, parts: list[b
     return Row(begin, begin + length + end, b"".join(parts).removesuffix(b"\r"))
 
 
-def _text_row(file: StoredFile, longest: int) -> Row:
-    if file.size > longest:
-        error = DocumentError(
-            f"{file.location}: {file.size} bytes; shorten it or raise longest_document_bytes (now {longest})"
-        )
-        return Row(0, file.size, b"", error)
-    return Row(0, file.size, b"".join(file.read()))
+def _text_row(file: StoredFile, pieces: Iterator[bytes], longest: int) -> Row:
+    parts, length = list[bytes](), 0
+    for piece in pieces:
+        parts.append(piece)
+        length += len(piece)
+        if length > longest:
+            told = f"more than {longest} bytes; shorten it or raise longest_document_bytes (now {longest})"
+            return Row(0, file.size, b"", DocumentError(f"{file.location}: {told}"))
+    return Row(0, file.size, b"".join(parts))
 
 
 def _slices(pieces: Iterator[bytes]) -> Iterator[bytes]:

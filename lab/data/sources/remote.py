@@ -10,13 +10,13 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from urllib.parse import urljoin, urlsplit
-from urllib.request import getproxies, proxy_bypass
 
 import urllib3
 from huggingface_hub import get_token, hf_hub_url
 from urllib3.exceptions import HTTPError, InvalidHeader, LocationValueError, NameResolutionError, SSLError
 
 from lab.base.errors import UserError
+from lab.data.sources.connections import connections_to
 from lab.data.sources.storage import Network, StoredFile
 
 LOG = logging.getLogger("lab.data")
@@ -32,25 +32,8 @@ MENDING = {
     416: "the file is shorter than it was; make the manifest again",
 }
 
-_pools: dict[tuple[int, str | None], urllib3.PoolManager] = {}
 _answered: set[str] = set()  # hosts
 _told: set[tuple[str, str]] = set()  # redirects, from host to host
-
-
-def _pool(url: str) -> urllib3.PoolManager:
-    """The connections for an address: through the proxy that the environment names (https_proxy, no_proxy), if any."""
-    try:
-        parts = urlsplit(url)
-    except ValueError as error:
-        raise LocationValueError(str(error)) from None
-    proxy = None if proxy_bypass(parts.netloc) else getproxies().get(parts.scheme)
-    key = (os.getpid(), proxy)  # connections cannot be shared with a forked process
-    if key not in _pools:
-        kinds: Callable[..., urllib3.PoolManager] = (
-            partial(urllib3.ProxyManager, proxy) if proxy else urllib3.PoolManager
-        )
-        _pools[key] = kinds(maxsize=4, retries=False)
-    return _pools[key]
 
 
 class Fault(Exception):
@@ -69,7 +52,7 @@ class RemoteFile(StoredFile):
     it broke; a server that does not serve ranges is read from the start again and the beginning is dropped.
     Redirects are followed, and told where they lead to another host or port (`redirected`). Raises UserError if the
     location makes no sense, the server says no, or `network.deadline` passes without a byte, or with fewer of them than
-    `network.least_bytes_per_second`.
+    `network.least_bytes_per_second`. Heads of answers are no progress, however slowly they come.
     """
 
     def __init__(self, location: str, network: Network, size: int | None = None, version: str | None = None) -> None:
@@ -174,7 +157,7 @@ class RemoteFile(StoredFile):
         timeout = urllib3.Timeout(connect=self.network.timeout, read=self.network.timeout)
         for _ in range(10):
             try:
-                response = _pool(url).request(
+                response = connections_to(url).request(
                     method, url, headers=sent, timeout=timeout, preload_content=False, redirect=False
                 )
             except (HTTPError, OSError) as error:
