@@ -22,6 +22,7 @@ class AnswersAcross(AnswersAfter):
     have not learned what "this person" is.
     """
 
+    length_is = "tokens between name and question"
     curve = Curve(
         "Answers across a distance from the name", "tokens between name and question", "share of answers right"
     )

@@ -29,7 +29,6 @@ class AnswersAfter(Measure):
 
     unit = "answers wrong"
     difference_unit = "of the answers"
-    length_is = "tokens before the question"
     shows_shortest = True
 
     contexts: Annotated[list[Annotated[float, Field(ge=0)]], Field(min_length=1)] = key(
@@ -111,6 +110,7 @@ class AnswersBehind(AnswersAfter):
     carried over a distance: a decoder that no longer answers fails at where the question stands.
     """
 
+    length_is = "tokens before the question"
     curve = Curve("Answers behind other questions", "tokens of other questions before", "share of answers right")
 
     name: Literal["answers_behind"] = "answers_behind"

@@ -35,7 +35,15 @@ def difference(measure: str, length: int, evaluation: str = HELD_OUT, **changes)
 def lines_of(measure: str, lines: tuple[str, ...]) -> list[dict]:
     """Rows of a measure's curve, of all variants."""
     rows = [
-        {"measure": line, "document": name, "cluster": name, "segment": 0, "tokens": 16, "loss_nats": 3.0 + at}
+        {
+            "measure": line,
+            "document": name,
+            "cluster": name,
+            "segment": 0,
+            "tokens": 16,
+            "loss_nats": 3.0 + at,
+            "correct": 0,
+        }
         | {"length_tokens": length, "distance_tokens": length, "start_position": length, "stop_position": length + 16}
         for line in ([ALONG] if measure == "excess" else lines)
         for length in (32, 64, 128)

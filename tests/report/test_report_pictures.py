@@ -41,6 +41,7 @@ def scores(measure: str, seed: int = 0, documents: int = 5, loss: float = 4.0, *
             "stop_position": length + 16,
             "tokens": 16,
             "loss_nats": loss + number + draw.normal(),
+            "correct": segment,
         }
         | columns
         for number in range(documents)
