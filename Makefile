@@ -278,6 +278,8 @@ KNOWLEDGE_TWICE := scale.tokens=13418496
 KNOWLEDGE_ASKED :=
 KNOWLEDGE_PROBED :=
 KNOWLEDGE_ARMS := single permute5 multi5 multi5_permute multi5_permute_adjacent
+KNOWLEDGE_MORE := permute1 permute2 multi2 multi2_permute $(addsuffix _fullname,single permute1 permute2 permute5 multi2 multi5 multi2_permute multi5_permute) \
+	permute1_celebrity single_rewritten single_grammar multi5_grammar
 ifdef SMOKE
 KNOWLEDGE_SEEDS := 0 1
 KNOWLEDGE := build/knowledge
@@ -287,14 +289,26 @@ KNOWLEDGE_TWICE := scale.tokens=122880
 KNOWLEDGE_ASKED := scale.tokens=10240
 KNOWLEDGE_PROBED := study.steps=5
 KNOWLEDGE_ARMS := single multi5_permute
+KNOWLEDGE_MORE := single_fullname permute1_celebrity
 endif
-knowledge_single := data.corpus.wordings=1 data.corpus.orders=0
 knowledge_permute5 := data.corpus.wordings=1 data.corpus.orders=5
+knowledge_single := data.corpus.wordings=1 data.corpus.orders=0
+knowledge_permute1 := data.corpus.wordings=1 data.corpus.orders=1
+knowledge_permute2 := data.corpus.wordings=1 data.corpus.orders=2
+knowledge_multi2 := data.corpus.wordings=2 data.corpus.orders=0
 knowledge_multi5 := data.corpus.wordings=5 data.corpus.orders=0
+knowledge_multi2_permute := data.corpus.wordings=2 data.corpus.orders=1
 knowledge_multi5_permute := data.corpus.wordings=5 data.corpus.orders=1
 knowledge_multi5_permute_adjacent := $(knowledge_multi5_permute) data.corpus.adjacent=true
+knowledge_permute1_celebrity := $(knowledge_permute1) data.corpus.celebrities=500
+knowledge_single_rewritten := $(knowledge_single) data.corpus.rewritten=0.2
+knowledge_single_grammar := $(knowledge_single) data.corpus.style=grammar
+knowledge_multi5_grammar := $(knowledge_multi5) data.corpus.style=grammar
+# Of a data set with _fullname the same, with the full name in every sentence.
+knowledge_of = $(if $(filter %_fullname,$(1)),$(knowledge_$(1:%_fullname=%)) data.corpus.full_name=true,$(knowledge_$(1)))
 KNOWLEDGE_EACH := $(foreach seed,$(KNOWLEDGE_SEEDS),$(foreach arm,$(KNOWLEDGE_ARMS),knowledge-arm-$(arm).$(seed)) knowledge-mixed.$(seed))
-.PHONY: knowledge $(KNOWLEDGE_EACH)
+KNOWLEDGE_REST := $(foreach seed,$(KNOWLEDGE_SEEDS),$(foreach arm,$(KNOWLEDGE_MORE),knowledge-more-$(arm).$(seed)) knowledge-lora.$(seed))
+.PHONY: knowledge knowledge-full $(KNOWLEDGE_EACH) $(KNOWLEDGE_REST)
 
 knowledge: .venv/installed ## docs/knowledge.md: what a decoder of biographies can be asked (hours, not measured yet; SMOKE=1: minutes)
 	$(MAKE) --jobs $(KNOWLEDGE_JOBS) $(KNOWLEDGE_EACH)
@@ -306,14 +320,31 @@ knowledge: .venv/installed ## docs/knowledge.md: what a decoder of biographies c
 	$(BIN)/python -m lab.claims --study knowledge --output $(KNOWLEDGE)/knowledge.md --documents $(KNOWLEDGE)/knowledge/read/documents.csv.gz \
 		$(KNOWLEDGE)/knowledge/soft_probe_documents.csv.gz asked=$(KNOWLEDGE)/knowledge/asked/documents.csv.gz
 
-$(KNOWLEDGE_EACH): seed = $(patsubst .%,%,$(suffix $@))
+$(KNOWLEDGE_EACH) $(KNOWLEDGE_REST): seed = $(patsubst .%,%,$(suffix $@))
 $(KNOWLEDGE_EACH): arm = $(basename $(@:knowledge-arm-%=%))
+$(KNOWLEDGE_REST): arm = $(basename $(@:knowledge-more-%=%))
 $(filter knowledge-arm-%,$(KNOWLEDGE_EACH)):
 	OMP_NUM_THREADS=1 $(BIN)/python -m lab.train experiment=biographies $(KNOWLEDGE_SIZE) $(knowledge_$(arm)) seed=$(seed) runs=$(KNOWLEDGE_RUNS)
 	OMP_NUM_THREADS=1 $(BIN)/python -m lab.train experiment=questions start=run start.run=$$(echo $(KNOWLEDGE_RUNS)/rope-*-$(arm)-seed$(seed)-????????) $(KNOWLEDGE_ASKED) runs=$(KNOWLEDGE_RUNS)_asked
 $(filter knowledge-mixed.%,$(KNOWLEDGE_EACH)):
 	OMP_NUM_THREADS=1 $(BIN)/python -m lab.train experiment=biographies $(KNOWLEDGE_SIZE) $(KNOWLEDGE_TWICE) data.corpus.content=both \
 		'data.weights={entries: 1, questions: 1}' seed=$(seed) runs=$(KNOWLEDGE_RUNS)
+
+# The other data sets of the paper, its celebrities (who alone are asked about), rewritten people, a grammar; and LoRA.
+knowledge_more = $(KNOWLEDGE_RUNS)_more/rope-*-$(arm)-seed$(seed)-????????
+$(filter knowledge-more-%,$(KNOWLEDGE_REST)):
+	OMP_NUM_THREADS=1 $(BIN)/python -m lab.train experiment=biographies $(KNOWLEDGE_SIZE) $(call knowledge_of,$(arm)) seed=$(seed) runs=$(KNOWLEDGE_RUNS)_more
+	OMP_NUM_THREADS=1 $(BIN)/python -m lab.train experiment=questions start=run start.run=$$(echo $(knowledge_more)) $(KNOWLEDGE_ASKED) runs=$(KNOWLEDGE_RUNS)_more_asked
+$(filter knowledge-lora.%,$(KNOWLEDGE_REST)):
+	OMP_NUM_THREADS=1 $(BIN)/python -m lab.train experiment=questions start=run start.run=$$(echo $(KNOWLEDGE_RUNS)/rope-*-multi5_permute-seed$(seed)-????????) \
+		adapter=lora adapter.rank=8 adapter.embedding_rank=21 scale.learning_rate=3e-3 $(KNOWLEDGE_ASKED) runs=$(KNOWLEDGE_RUNS)_lora
+
+knowledge-full: knowledge ## the same of the paper's other data sets, celebrities, rewritten people, a grammar, and LoRA (hours more, not measured yet)
+	$(MAKE) --jobs $(KNOWLEDGE_JOBS) $(KNOWLEDGE_REST)
+	for part in "" _asked; do $(BIN)/python -m lab.compare runs="[$(KNOWLEDGE_RUNS)$$part/rope-*-single-seed?-????????,$(KNOWLEDGE_RUNS)_more$$part/*]" \
+		factor=data reference=single 'measure=[answers,biography_recall]' output=$(KNOWLEDGE)/knowledge/more$$part || exit 1; done
+	$(BIN)/python -m lab.compare runs='[$(KNOWLEDGE_RUNS)_asked/rope-*-multi5_permute-seed?-????????,$(KNOWLEDGE_RUNS)_lora/*]' factor=adapter \
+		allow=[optimizer,scale.learning_rate] 'measure=[answers,biography_recall]' output=$(KNOWLEDGE)/knowledge/lora
 
 # Position encodings crossed with knowledge: what of it can be asked for beyond C?
 BEYOND_MODELS := nope rope alibi window_rope narrow_window_nope
