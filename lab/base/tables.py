@@ -64,6 +64,7 @@ TEXT = {
     "top_tokens",
     "bottom_tokens",
 }
+LARGEST_NUMBER = 2**64  # whole numbers are smaller: seeds are, and of larger ones not each has a float
 # A number, but of a child whose parent has another seed the seeds of the chain: 1 of 0.
 MIXED = {"seed"}
 
@@ -182,6 +183,8 @@ def parse(column: str, value: str, finite: bool) -> int | float | str | None:
             number: int | float = kind(value)
         except ValueError:
             continue
+        if isinstance(number, int) and abs(number) >= LARGEST_NUMBER:
+            raise ValueError(f"column {column} holds {value[:20]}..., which is larger than any number here")
         if finite and not math.isfinite(number):
             raise ValueError(f"column {column} holds {value[:40]}, which is no finite number")
         return number

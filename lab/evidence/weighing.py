@@ -1,11 +1,15 @@
 """From documents to evidence: estimates, paired differences and verdicts, from one table alone."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from lab.base.tables import Row
+from lab.base.errors import UserError
+from lab.base.shown import plain
+from lab.base.tables import Row, read_table
 from lab.evidence.differences import holm, noise_floor, verdict
 from lab.evidence.interval import Interval, mean_interval, widening
 from lab.evidence.quantities import WHOLE, Quantity, effective_contexts, samples
@@ -16,6 +20,33 @@ OBSERVED = (
     *("evaluation", "clusters_told", "context_tokens", "variant", "seed"),
     *("measure", "length_tokens", "cluster", "document", "mean", "weight"),
 )
+POSSIBLE: dict[str, Callable[[Any], bool]] = {
+    "context_tokens": lambda number: isinstance(number, int) and number > 0,
+    "length_tokens": lambda number: isinstance(number, int) and number >= 0,
+    "seed": lambda number: not isinstance(number, float),
+    "mean": lambda number: True,
+    "weight": lambda number: number > 0,
+}
+
+
+def published(path: Path) -> list[Row]:
+    """The documents of an earlier comparison, from its table: rows with the columns OBSERVED.
+
+    Raises:
+        UserError: it cannot be read, a length or weight makes no sense, or a document stands twice in it.
+    """
+    remedy = "take it whole from where it was published"
+    rows = read_table(path, OBSERVED, remedy=remedy)
+    seen: set[tuple[Any, ...]] = set()
+    for number, row in enumerate(rows, start=2):
+        wrong = [name for name, may_be in POSSIBLE.items() if row[name] is None or not may_be(row[name])]
+        if wrong:
+            raise UserError(f"{path} line {number}: {wrong[0]} is {row[wrong[0]]}, which it cannot be; {remedy}")
+        place = tuple(row[name] for name in ("evaluation", "variant", "seed", "measure", "length_tokens", "document"))
+        if place in seen:
+            raise UserError(f"{path} line {number}: {plain(row['document'])} stands twice for one quantity; {remedy}")
+        seen.add(place)
+    return rows
 
 
 def weigh(documents: Sequence[Row], reference: str, margin: float) -> dict[str, list[Row]]:

@@ -6,9 +6,9 @@ from pathlib import Path
 from lab.base.console import Console, Table
 from lab.base.errors import UserError
 from lab.base.files import writable
-from lab.base.tables import Row, read_table, write_table
+from lab.base.tables import Row, write_table
 from lab.evidence.claims import read_claims, verdicts
-from lab.evidence.weighing import OBSERVED
+from lab.evidence.weighing import published
 from lab.experiment.compose import configuration_folder
 from lab.report.claims_page import write_claims_page
 
@@ -43,7 +43,7 @@ def claim(documents: Sequence[str], folder: Path | None, study: str | None, outp
 def _rows(given: str) -> list[Row]:
     """A table of documents, its variants called as was asked for."""
     name, equals, path = given.rpartition("=")
-    rows = read_table(Path(path), OBSERVED, remedy="take it whole from where it was published")
+    rows = published(Path(path))
     return [row | {"variant": f"{row['variant']}, {name}"} for row in rows] if equals else rows
 
 

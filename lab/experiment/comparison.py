@@ -9,9 +9,9 @@ from lab.base.console import Console, Table
 from lab.base.errors import UserError
 from lab.base.files import make_folder
 from lab.base.interruption import Interruption
-from lab.base.tables import Row, read_table, write_table
+from lab.base.tables import Row, write_table
 from lab.evidence.gather import Evidence, check_reference, gather
-from lab.evidence.weighing import OBSERVED, weigh
+from lab.evidence.weighing import published, weigh
 from lab.experiment.compose import settings_of
 from lab.experiment.matching import matched_steps
 from lab.experiment.settings import CompareSettings, TrainSettings
@@ -81,7 +81,7 @@ def compare_again(settings: CompareSettings) -> None:
     Raises:
         UserError: the table cannot be read, or has no such reference.
     """
-    rows = read_table(Path(str(settings.documents)), OBSERVED, remedy="take it whole from where it was published")
+    rows = published(Path(str(settings.documents)))
     reference = check_reference(list(dict.fromkeys(row["variant"] for row in rows)), settings.reference)
     output = Path(settings.output)
     make_folder(output)

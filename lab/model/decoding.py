@@ -115,7 +115,9 @@ def sample(
         if temperature is None:
             chosen = int(logits.argmax())
         else:
-            probabilities, ids = torch.softmax(logits / temperature, dim=0).sort(descending=True, stable=True)
+            # Less the largest, which divided by a temperature next to nothing is still a number.
+            scaled = (logits - logits.max()) / temperature
+            probabilities, ids = torch.softmax(scaled, dim=0).sort(descending=True, stable=True)
             before = probabilities.cumsum(0) - probabilities
             probabilities = torch.where(before < top_p, probabilities, 0.0)
             chosen = int(ids[torch.multinomial(probabilities, 1, generator=draw)])

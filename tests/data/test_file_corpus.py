@@ -2,6 +2,7 @@ import gzip
 import hashlib
 import itertools
 import json
+import os
 import shutil
 
 import numpy as np
@@ -693,6 +694,8 @@ def test_another_text_field_can_be_named_and_shows_in_the_digest(corpus):
         ({"a": "good.txt", "b": "good.txt"}, "good.txt: stands under data.corpus.train.a and data.corpus.train.b"),
         ("test.txt", "test.txt: stands under data.corpus.train and data.corpus.test"),
         ("copy.txt", "test.txt: the same file as copy.txt"),
+        ("pipe.txt", "pipe.txt: neither a file nor a folder; give one"),
+        ("/dev/zero", "/dev/zero: neither a file nor a folder; give one"),
     ],
 )
 def test_a_bad_path_is_refused_with_its_name(tmp_path, monkeypatch, train, message):
@@ -702,6 +705,7 @@ def test_a_bad_path_is_refused_with_its_name(tmp_path, monkeypatch, train, messa
     (tmp_path / "folder.txt" / ".hidden.txt").write_text("hidden")
     (tmp_path / "link.txt").symlink_to("nothing.txt")
     (tmp_path / "empty.jsonl").touch()
+    os.mkfifo(tmp_path / "pipe.txt")
     for name in ("good.txt", "validation.txt", "test.txt", "table.csv"):
         (tmp_path / name).write_text(name)
     shutil.copy("test.txt", "copy.txt")

@@ -1,5 +1,6 @@
 """Claims: read from files, held against numbers of documents, and told."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from lab.base.errors import UserError
 from lab.base.parts import parts_of
 from lab.base.tables import read_table, write_table
 from lab.evidence.claims import Claim, Study, judge, read_claims, verdicts
-from lab.evidence.weighing import Layout
+from lab.evidence.weighing import Layout, published
 from lab.observe.measure import measures
 
 CONTEXT = 8
@@ -235,3 +236,28 @@ def test_a_damaged_table_of_documents_is_told_in_one_line(tmp_path):
     assert done.returncode == 1
     assert done.stderr.count("\n") == 1
     assert "documents.csv.gz cannot be read" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "told"),
+    [
+        ("length_tokens", "9" * 400, f"column length_tokens holds {'9' * 20}..., which is larger than any number here"),
+        ("length_tokens", "64.5", "line 3: length_tokens is 64.5, which it cannot be"),
+        ("length_tokens", "-64", "line 3: length_tokens is -64, which it cannot be"),
+        ("length_tokens", "", "line 3: length_tokens is None, which it cannot be"),
+        ("context_tokens", "0", "line 3: context_tokens is 0, which it cannot be"),
+        ("seed", "0.5", "line 3: seed is 0.5, which it cannot be"),
+        ("weight", "0", "line 3: weight is 0, which it cannot be"),
+        ("weight", "-1.0", "line 3: weight is -1.0, which it cannot be"),
+        ("mean", "", "line 3: mean is None, which it cannot be"),
+        ("document", "d0", "line 3: d0 stands twice for one quantity"),
+    ],
+)
+def test_a_published_number_that_cannot_be_is_told_with_its_line(tmp_path, column, value, told):
+    path = tmp_path / "documents.csv"
+    write_table(path, documents({"nope": {16: 5.0}}))
+    header, *lines = path.read_text().splitlines()
+    row = dict(zip(header.split(","), lines[1].split(","), strict=True)) | {column: value}
+    path.write_text("\n".join([header, lines[0], ",".join(row.values()), *lines[2:]]) + "\n")
+    with pytest.raises(UserError, match=f"^{re.escape(f'{path}')}:? {re.escape(told)}; take it whole from where"):
+        published(path)

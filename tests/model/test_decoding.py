@@ -148,6 +148,14 @@ def test_tokens_are_drawn_as_often_as_they_are_likely_and_none_outside_the_nucle
         assert chisquare(seen[wanted > 0], wanted[wanted > 0]).pvalue > 0.001
 
 
+def test_at_a_temperature_next_to_nothing_the_likeliest_token_is_drawn():
+    model, given = outspoken(), prompts(6, batch=1)
+    with torch.inference_mode():
+        likeliest = int(model(given)[0, -1].argmax())
+    for temperature in (1e-6, 1e-200, 5e-324):
+        assert {next(sample(model, given, 1, temperature=temperature, seed=seed)) for seed in range(20)} == {likeliest}
+
+
 def test_the_nucleus_is_no_larger_than_it_must_be():
     model, given = outspoken(), prompts(6, batch=1)
     with torch.inference_mode():

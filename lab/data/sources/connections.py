@@ -58,20 +58,20 @@ class PromptResponse(http.client.HTTPResponse):
         return super().read1(n)
 
 
-class PromptConnection(HTTPConnection):
+class Connection(HTTPConnection):
     response_class = PromptResponse
 
 
-class PromptTLSConnection(HTTPSConnection):
+class TLSConnection(HTTPSConnection):
     response_class = PromptResponse
 
 
 class PromptPool(urllib3.HTTPConnectionPool):
-    ConnectionCls = PromptConnection
+    ConnectionCls = Connection
 
 
 class PromptTLSPool(urllib3.HTTPSConnectionPool):
-    ConnectionCls = PromptTLSConnection
+    ConnectionCls = TLSConnection
 
 
 def connections_to(url: str) -> urllib3.PoolManager:

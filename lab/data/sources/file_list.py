@@ -129,6 +129,8 @@ def files_at(location: str, under: str = "data.corpus") -> list[str]:
     if not found or (os.path.islink(location) and not is_folder):
         reason = "a link to nothing" if found else "No such file or directory"
         raise UserError(f"{location}: {reason}; check the paths under {under}")
+    if found == [location] and not is_folder:
+        raise UserError(f"{location}: neither a file nor a folder; give one")
     files = sorted(dict.fromkeys(each for path in found for each in (inside(path) if os.path.isdir(path) else [path])))
     kept = [each for each in files if is_text(each)]
     passed = len(files) - len(kept)
