@@ -18,10 +18,10 @@ from lab.gradients.capture import Example
 from lab.gradients.edits import EditMethod, Request
 from lab.gradients.parts import subject_tokens
 
-TEXTS = ("prompt", "target", "subject", "truth")
+TEXTS = ("prompt", "target", "subject", "truth", "neighbour_truth")
 LISTS = ("paraphrases", "neighbours")
 KEYS = (*TEXTS, *LISTS)
-OPTIONAL = ("subject", "truth")
+OPTIONAL = ("subject", "truth", "neighbour_truth")
 TOLD = 10  # wrong rows of a file, at most
 EXAMPLE = '{"prompt": "...", "target": "..."}'
 
@@ -33,6 +33,7 @@ class Fact(NamedTuple):
         name: where it stands in a file, for messages; "" of one in the command.
         subject: of the prompt, as it stands there; None: not told.
         truth: what was said before; None: whatever the decoder says.
+        neighbour_truth: what is to be said behind all neighbours; None: of each what the decoder says.
         paraphrases: other prompts behind which the target is wanted.
         neighbours: prompts behind which the answer shall stay.
     """
@@ -42,6 +43,7 @@ class Fact(NamedTuple):
     target: str
     subject: str | None = None
     truth: str | None = None
+    neighbour_truth: str | None = None
     paraphrases: tuple[str, ...] = ()
     neighbours: tuple[str, ...] = ()
 
@@ -57,12 +59,13 @@ class Tokens(NamedTuple):
 
     Attributes:
         request: what the method is given.
-        target, truth: of which a target's tokens may be the first alone; truth is None where it is not told.
+        truth, neighbour_truth: as the target, of which the first token alone may count; None where it is not told.
         paraphrases, neighbours: the prompts.
     """
 
     request: Request
     truth: tuple[int, ...] | None
+    neighbour_truth: tuple[int, ...] | None
     paraphrases: list[tuple[int, ...]]
     neighbours: list[tuple[int, ...]]
 
@@ -73,7 +76,7 @@ class Tokens(NamedTuple):
     @property
     def longest(self) -> int:
         """Tokens of its longest text that are read."""
-        behind = max(len(self.example.target), len(self.truth or ()))
+        behind = max(map(len, (self.example.target, self.truth or (), self.neighbour_truth or ())))
         return max(map(len, [self.example.prompt, *self.paraphrases, *self.neighbours])) + behind - 1
 
 
@@ -188,6 +191,8 @@ def _of_counterfact(row: Mapping[str, Any]) -> dict[str, Any]:
         ours: row.get(theirs, [])
         for ours, theirs in (("paraphrases", "paraphrase_prompts"), ("neighbours", "neighborhood_prompts"))
     }
+    # Its neighbours are of other subjects with the same truth.
+    answers["neighbour_truth"] = answers["truth"]
     return {"prompt": prompt.replace("{}", subject), "subject": subject, **answers, **lists}
 
 
@@ -233,15 +238,17 @@ def _as_tokens(fact: Fact, tokenizer: Tokenizer, method: EditMethod, target_toke
     prompt, target = (_encoded(tokenizer, key, getattr(fact, key)) for key in ("prompt", "target"))
     if len(target) > 1 and target_tokens == "one":
         told = ", ".join(repr(tokenizer.decode([each])) for each in target[:12]) + (", ..." if len(target) > 12 else "")
-        others = "first" if method.one_token else "first or all"
+        choice = "first" if method.one_token else "first or all"
         raise UserError(
-            f"target is {len(target)} tokens ({told}) and one is needed: give another, or target_tokens={others}"
+            f"target is {len(target)} tokens ({told}) and one is needed: give another, or target_tokens={choice}"
         )
-    truth = None if fact.truth is None else _encoded(tokenizer, "truth", fact.truth)
+    truths = {key: getattr(fact, key) for key in ("truth", "neighbour_truth")}
+    others = {key: None if text is None else _encoded(tokenizer, key, text) for key, text in truths.items()}
     if target_tokens != "all":
-        target, truth = target[:1], truth and truth[:1]
-    if truth == target:
-        raise UserError("truth and target begin with the same token: give a target that can be told from it")
+        target, others = target[:1], {key: ids and ids[:1] for key, ids in others.items()}
+    for key, ids in others.items():
+        if ids == target:
+            raise UserError(f"{key} and target begin with the same token: give a target that can be told from it")
     if fact.subject is None and method.needs_subject:
         raise UserError(f"it has no subject, at which {method.name} writes: add one")
     subject = None if fact.subject is None else subject_tokens(tokenizer, fact.prompt, fact.subject)
@@ -250,9 +257,8 @@ def _as_tokens(fact: Fact, tokenizer: Tokenizer, method: EditMethod, target_toke
         about = method.about.replace("{}", fact.subject)
         essence = (_encoded(tokenizer, "essence", about), subject_tokens(tokenizer, about, fact.subject))
     lists = {key: [_encoded(tokenizer, f"one of {key}", text) for text in getattr(fact, key)] for key in LISTS}
-    return Tokens(
-        Request(fact.name, Example(prompt, target), subject, essence), truth, lists["paraphrases"], lists["neighbours"]
-    )
+    request = Request(fact.name, Example(prompt, target), subject, essence)
+    return Tokens(request, others["truth"], others["neighbour_truth"], lists["paraphrases"], lists["neighbours"])
 
 
 def _encoded(tokenizer: Tokenizer, key: str, text: str) -> tuple[int, ...]:

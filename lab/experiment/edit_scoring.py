@@ -78,9 +78,10 @@ def asked_of(
             "paraphrase": [*zip(fact.paraphrases, own.paraphrases, strict=True)],
             "neighbour": [*zip(fact.neighbours, own.neighbours, strict=True)],
         }
+        truths = {"fact": own.truth, "paraphrase": own.truth, "neighbour": own.neighbour_truth}
         generates = (number - 1) % every == 0
         found += [
-            Asked(number, part, place, text, prompt, own.example.target, own.truth, generates)
+            Asked(number, part, place, text, prompt, own.example.target, truths[part], generates)
             for part, prompts in parts.items()
             for place, (text, prompt) in enumerate(prompts, start=1)
         ]

@@ -27,7 +27,7 @@ class EditSettings(Settings):
     subject: str | None = key("what of the prompt it is about, as it stands there, taken literally; null: not told")
     facts: Text | None = key(
         "a file of JSON lines, each with prompt, target and, where it has them, subject, truth, paraphrases, "
-        "neighbours; or of rows of CounterFact"
+        "neighbours, neighbour_truth; or of rows of CounterFact"
     )
     target_tokens: Literal["one", "first", "all"] = key(
         "one: a target of several tokens is refused; first: its first is taken; all: their losses are added up"

@@ -20,16 +20,16 @@ from typing import TYPE_CHECKING
 
 from lab.base.errors import UserError
 from lab.base.tables import Row
-from lab.gradients.capture import Example, NotFinite, Place, capture_inputs
+from lab.gradients.capture import Example, NotFinite, Place, batches, capture_inputs
 
 if TYPE_CHECKING:
-    import torch
     from jaxtyping import Float
     from torch import Tensor
 
     from lab.gradients.edits import Request
     from lab.model.decoder import Decoder
 
+TOGETHER = 1024  # tokens of texts that are read at a time
 CLOSE = 1e-5  # of (W + D) k to v, in parts of |v|, when the sum has been rounded to float32
 SAME = 1e-10  # share of the largest eigenvalue of the keys' normed products below which keys are no longer apart
 
@@ -163,20 +163,16 @@ def value_of(
     """
     import torch
 
-    from lab.observe import taps
-
-    with torch.no_grad(), taps.reading(decoder, place.module) as seen:
-        decoder.hidden(_batch(decoder, texts[0].prompt))
-        old = seen[place.module][0, places[0]].double()
-    essence = None if request.essence is None else _essence(decoder, *request.essence)
+    groups = _entered(decoder, texts, places, place)
+    old = _value_before(decoder, texts[0], places[0], place)
+    essence = None if request.essence is None else _Essence(decoder, *request.essence, place)
     moved = torch.zeros_like(old, requires_grad=True)
     stepper = torch.optim.Adam([moved], lr=search.learning_rate)
     rows: list[Row] = []
     for step in range(search.steps + 1):
         with torch.enable_grad():
-            found = [_loss(decoder, text, at, place, moved) for text, at in zip(texts, places, strict=True)]
-            target = torch.stack(found).mean()
-            kept = torch.zeros_like(target) if essence is None else essence.divergence(place, moved)
+            target = torch.cat([group.losses(decoder, moved) for group in groups]).mean()
+            kept = torch.zeros_like(target) if essence is None else essence.divergence(decoder, moved)
             short = moved.square().sum() / old.square().sum()
             whole = target + search.kl * kept + search.decay * short
             (gradient,) = torch.autograd.grad(whole, moved)
@@ -197,51 +193,84 @@ def value_of(
 
 
 @dataclass
-class _Essence:
-    """What is said behind a text about the subject alone, before the edit."""
+class _Group:
+    """Texts that are read together, at what leaves the layer: what is moved there is read on from there.
 
-    decoder: "Decoder"
-    tokens: tuple[int, ...]
-    at: int
-    before: "Float[Tensor, 'vocabulary']"
+    Attributes:
+        states: of all their tokens, padded.
+        places: of each text, where the value is moved.
+    """
 
-    def divergence(self, place: Place, moved: "Tensor") -> "Tensor":
-        """KL(before || after) in nats."""
-        after = _shares(self.decoder, self.tokens, len(self.tokens) - 1, self.at, place, moved)[0]
-        return (self.before.exp() * (self.before - after)).sum()
+    layer: int
+    texts: list[Example]
+    states: "Float[Tensor, 'batch time width']"
+    places: list[int]
+
+    def shares(self, decoder: "Decoder", moved: "Tensor") -> "list[Float[Tensor, 'tokens vocabulary']]":
+        """Of each text the log-probabilities from its prompt's last token on, with a value moved."""
+        states = self.states.clone()
+        rows = range(len(self.texts))
+        states[rows, self.places] = states[rows, self.places] + moved.to(states.dtype)
+        hidden = decoder.continued(states, self.layer)
+        return [
+            decoder.logits(row[len(text.prompt) - 1 : len(text.read)]).double().log_softmax(dim=-1)
+            for row, text in zip(hidden, self.texts, strict=True)
+        ]
+
+    def losses(self, decoder: "Decoder", moved: "Tensor") -> "Float[Tensor, 'batch']":
+        """-log p(target | prompt) in nats of each text."""
+        import torch
+
+        found = [
+            -shares[range(len(text.target)), list(text.target)].sum()
+            for text, shares in zip(self.texts, self.shares(decoder, moved), strict=True)
+        ]
+        return torch.stack(found)
 
 
-def _essence(decoder: "Decoder", tokens: tuple[int, ...], subject: range) -> _Essence:
+def _entered(decoder: "Decoder", texts: Sequence[Example], places: Sequence[int], place: Place) -> list[_Group]:
     import torch
 
-    with torch.no_grad():
-        before = decoder.logits(decoder.hidden(_batch(decoder, tokens))[0, -1]).double().log_softmax(dim=-1)
-    return _Essence(decoder, tokens, subject[-1], before)
-
-
-def _loss(decoder: "Decoder", text: Example, at: int, place: Place, moved: "Tensor") -> "Tensor":
-    """-log p(target | prompt) in nats, with the value at a place moved."""
-    shares = _shares(decoder, text.read, len(text.prompt) - 1, at, place, moved)
-    return -shares[range(len(text.target)), list(text.target)].sum()
-
-
-def _shares(
-    decoder: "Decoder", read: tuple[int, ...], first: int, at: int, place: Place, moved: "Tensor"
-) -> "Float[Tensor, 'tokens vocabulary']":
-    """Log-probabilities behind the tokens from ``first`` on."""
     from lab.observe import taps
 
-    def change(given: "Tensor") -> "Tensor":
-        new = given.clone()
-        new[0, at] = new[0, at] + moved.to(given.dtype)
-        return new
+    left = f"blocks.{place.layer - 1}"
+    groups = []
+    for group in batches(texts, TOGETHER, decoder.position):
+        here = [texts[number] for number in group]
+        tokens = torch.zeros(len(here), max(len(each.read) for each in here), dtype=torch.int64)
+        for row, text in zip(tokens, here, strict=True):
+            row[: len(text.read)] = torch.tensor(text.read)
+        with torch.no_grad(), taps.reading(decoder, left) as seen:
+            decoder.hidden(tokens.to(decoder.embedding.device))
+        groups.append(_Group(place.layer, here, seen[left], [places[number] for number in group]))
+    return groups
 
-    with taps.changing(decoder, {place.module: change}):
-        hidden = decoder.hidden(_batch(decoder, read))
-    return decoder.logits(hidden[0, first:]).double().log_softmax(dim=-1)
 
-
-def _batch(decoder: "Decoder", tokens: Sequence[int]) -> "torch.Tensor":
+def _value_before(decoder: "Decoder", text: Example, at: int, place: Place) -> "Float[Tensor, 'outputs']":
+    """What the matrix gives at a place, in float64."""
     import torch
 
-    return torch.tensor([list(tokens)], device=decoder.embedding.device)
+    from lab.observe import taps
+
+    with torch.no_grad(), taps.reading(decoder, place.module) as seen:
+        decoder.hidden(torch.tensor([text.prompt], device=decoder.embedding.device))
+        return seen[place.module][0, at].double()
+
+
+class _Essence:
+    """What is said behind a text about the subject alone, before the edit and with a value moved."""
+
+    def __init__(self, decoder: "Decoder", tokens: tuple[int, ...], subject: range, place: Place) -> None:
+        import torch
+
+        (self.group,) = _entered(decoder, [Example(tokens, (0,))], [subject[-1]], place)
+        with torch.no_grad():
+            self.before = self._said(decoder, torch.zeros(self.group.states.shape[-1]).to(self.group.states))
+
+    def _said(self, decoder: "Decoder", moved: "Tensor") -> "Float[Tensor, 'vocabulary']":
+        (shares,) = self.group.shares(decoder, moved)
+        return shares[0]
+
+    def divergence(self, decoder: "Decoder", moved: "Tensor") -> "Tensor":
+        """KL(before || after) in nats."""
+        return (self.before.exp() * (self.before - self._said(decoder, moved))).sum()

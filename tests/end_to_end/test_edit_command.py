@@ -37,8 +37,13 @@ FACTS: list[dict[str, Any]] = [
         "neighbours": ["We the people"],
     },
     {"prompt": "We the people of the United States, in order to form", "target": " of", "truth": " and"},
-    {"prompt": "The President", "target": " has", "neighbours": ["The House", "The Senate of the United States"]},
-    {"prompt": "My fellow", "target": " men", "subject": "fellow"},
+    {
+        "prompt": "The President",
+        "target": " has",
+        "truth": " was",
+        "neighbours": ["The House", "The Senate of the United States"],
+    },
+    {"prompt": "My fellow", "target": " men", "subject": "fellow", "neighbours": ["Our"], "neighbour_truth": " own"},
 ]
 REWRITE = {
     "prompt": "{} is the capital of",
@@ -143,7 +148,8 @@ def test_every_row_says_what_whole_passes_of_both_decoders_say(run: Path, edit: 
         fact, decoder = FACTS[int(row["number"]) - 1], decoders[row["moment"]]
         prompt, target = ids(row["prompt"]), ids(fact["target"])[:1]
         first = {moment: int(each(torch.tensor([prompt]))[0, -1].argmax()) for moment, each in decoders.items()}
-        other = ids(fact["truth"])[:1] if "truth" in fact else [first["before"]]
+        truth = fact.get("neighbour_truth" if row["part"] == "neighbour" else "truth")
+        other = [first["before"]] if truth is None else ids(truth)[:1]
         loss, said = losses(decoder, prompt, target)
         against, _ = losses(decoder, prompt, other)
         assert float(row["target_loss_nats"]) == pytest.approx(loss, rel=1e-4)
@@ -280,6 +286,7 @@ def test_rows_of_counterfact_are_read_as_the_facts_that_they_mean(tmp_path: Path
         "target": " Spain",
         "subject": "Paris",
         "truth": " France",
+        "neighbour_truth": " France",
         "paraphrases": ["Once more. Paris, the capital of"],
         "neighbours": ["Lyon lies in", "Nice is in"],
     }
@@ -302,7 +309,7 @@ WRONG: list[tuple[Any, str]] = [
     ),
     (
         {"prompt": "a", "target": " a", "neighbors": []},
-        "'neighbors' is a key that nothing reads; did you mean neighbours?",
+        "'neighbors' is a key that nothing reads; did you mean neighbours",
     ),
     ({"prompt": "a", "target": " a", "subject": "b"}, "subject 'b' is not in the prompt: write it as it stands there"),
     ({"prompt": "a", "target": "\ud800"}, "target is not UTF-8: convert it"),
