@@ -13,6 +13,7 @@ from lab.base.parts import DECLARED, Several, parts_of
 from lab.base.settings import Settings
 from lab.experiment.analysis_settings import AnalyzeSettings
 from lab.experiment.compose import checked, choices, composed, configuration_folder, missing_keys, settings_of
+from lab.experiment.edit_settings import EditSettings
 from lab.experiment.extend_settings import ExtendSettings
 from lab.experiment.lens_settings import LensSettings
 from lab.experiment.settings import (
@@ -44,6 +45,7 @@ COMMANDS: dict[str, type[Settings]] = {
     "analyze": AnalyzeSettings,
     "generate": GenerateSettings,
     "lens": LensSettings,
+    "edit": EditSettings,
     "import_model": ImportSettings,
     "export": ExportSettings,
     "evaluate": EvaluateSettings,
@@ -61,13 +63,20 @@ GIVEN = {
     "extension.factor": 4.0,
     "extension.ratio": 4.0,
     "extension.contexts": 4,
+    "method.layer": 1,
+    "method.step": 30.0,
 }
 CHOICES = [
     f"{path.parent.relative_to(CONF)}={path.stem}"
     for path in sorted(CONF.rglob("*.yaml"))
     if path.parent not in (CONF, CONF / "claim")  # claims are data, read by lab.claims
 ]
-COMMAND_OF = {"preset": "extrapolate", "extension": "extend", "study": "analyze"}  # of the other groups: train
+COMMAND_OF = {
+    "preset": "extrapolate",
+    "extension": "extend",
+    "method": "edit",
+    "study": "analyze",
+}  # of the other groups: train
 
 
 def plain(*overrides: str) -> TrainSettings:
@@ -126,12 +135,16 @@ def test_every_choice_gives_exactly_the_keys_of_its_settings(choice: str) -> Non
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_gives_exactly_the_keys_of_its_settings(command: str) -> None:
-    chosen = {"extend": ["extension=temperature"], "analyze": ["study=state_norms"]}.get(command, [])
+    chosen = {
+        "extend": ["extension=temperature"],
+        "analyze": ["study=state_norms"],
+        "edit": ["method=forward_shift"],
+    }.get(command, [])
     keys_of(*checked_with_given(command, *chosen))
 
 
 def test_there_is_a_choice_of_every_part() -> None:
-    for role in ("optimizer", "schedule", "logger", "measure", "extension", "study", "adapter"):
+    for role in ("optimizer", "schedule", "logger", "measure", "extension", "method", "study", "adapter"):
         assert set(parts_of(role)) == set(choices(role)) - {"none"}
     for role in ("position", "attention"):
         assert set(parts_of(role)) <= set(choices(f"model/{role}"))

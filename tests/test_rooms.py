@@ -21,6 +21,7 @@ COMMANDS = (
     "compare",
     "plan",
     "extend",
+    "edit",
     "analyze",
     "generate",
     "lens",
@@ -122,7 +123,7 @@ assert "torch" not in sys.modules
     ("name", "arguments"),
     [
         *[(name, []) for name in ("train", "extrapolate", "compare", "plan", "generate", "status", "prepare", "bench")],
-        *[(name, []) for name in ("extend", "analyze", "lens")],
+        *[(name, []) for name in ("extend", "edit", "analyze", "lens")],
     ],
 )
 def test_a_command_tells_its_keys_without_torch(name: str, arguments: list[str]) -> None:

@@ -34,6 +34,7 @@ DECLARED: dict[str, str | tuple[str, ...]] = {
     "adapter": "lab.training.settings",
     "extension": "lab.extension.settings",
     "measure": "lab.measure",
+    "method": "lab.gradients.edits",
     "study": ("lab.analysis", "lab.knowledge"),
 }
 

@@ -24,7 +24,11 @@ Word = Annotated[str, Field(pattern=r"^\w[\w.-]*$", max_length=100)]  # part of 
 Seed = Annotated[int, Field(ge=0, lt=2**64)]
 
 
-PATTERNS = {r"^\w[\w.-]*$": "a name of letters, digits and . _ -", r"\.txt$": "the name of a .txt file"}
+PATTERNS = {
+    r"^\w[\w.-]*$": "a name of letters, digits and . _ -",
+    r"\.txt$": "the name of a .txt file",
+    r"\{\}": "a text with {} in it",
+}
 
 
 def key(explanation: str, *, decides: bool = True, **bounds: Any) -> Any:

@@ -137,12 +137,18 @@ def query_factor(model: Model) -> float:
 
 def stored(model: Model, step: int | None) -> tuple[dict[str, tuple[int, ...]], Callable[[str], Tensor]]:
     """The shapes of a checkpoint's weights by name, and what gives them, one at a time: a large model is never held
-    whole, unless an adapter was trained, whose numbers are put into its weights."""
+    whole, unless an adapter was trained, whose numbers are put into its weights. What edits have changed stands in
+    their place."""
     if getattr(model.config, "adapter", None) is not None:
         merged = model.weights(step)
         return {name: tuple(each.shape) for name, each in merged.items()}, merged.__getitem__
     file = safe_open(model.checkpoint(step).path / "weights.safetensors", framework="pt")
-    return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}, file.get_tensor  # noqa: SIM118
+    changed = model.changed
+
+    def weight(name: str) -> Tensor:
+        return changed[name] if name in changed else file.get_tensor(name)
+
+    return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}, weight  # noqa: SIM118
 
 
 def export(model: Model, folder: Path, step: int | None, card: str) -> None:

@@ -26,6 +26,7 @@ def settings_class(command: str) -> type[Settings]:
     """The settings of a command."""
     from lab.experiment import settings
     from lab.experiment.analysis_settings import AnalyzeSettings
+    from lab.experiment.edit_settings import EditSettings
     from lab.experiment.extend_settings import ExtendSettings
     from lab.experiment.lens_settings import LensSettings
     from lab.planning.settings import PlanSettings
@@ -35,6 +36,7 @@ def settings_class(command: str) -> type[Settings]:
         "extrapolate": settings.ScoreSettings,
         "compare": settings.CompareSettings,
         "extend": ExtendSettings,
+        "edit": EditSettings,
         "analyze": AnalyzeSettings,
         "generate": settings.GenerateSettings,
         "lens": LensSettings,

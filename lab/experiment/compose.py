@@ -16,7 +16,19 @@ TO_COME = "... (must be given)"
 Checked = TypeVar("Checked", bound=Settings)
 # Groups of which there is one choice; of others there may be several.
 ONE = (
-    *("adapter", "data", "evaluation", "extension", "model", "optimizer", "scale", "schedule", "scoring", "start"),
+    *(
+        "adapter",
+        "data",
+        "evaluation",
+        "extension",
+        "method",
+        "model",
+        "optimizer",
+        "scale",
+        "schedule",
+        "scoring",
+        "start",
+    ),
     *("study", "tokenizer", "trainer"),
 )
 

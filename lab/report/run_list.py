@@ -18,7 +18,7 @@ from lab.runs.derived import Derived
 from lab.runs.environment import hardware
 from lab.runs.imported import STEP, Imported
 from lab.runs.lock import holder
-from lab.runs.run import Run
+from lab.runs.run import DERIVED, Run
 
 LONGEST_LINE = 2**16  # bytes of a table's line
 COLUMNS = ("step", "of tokens", "loss", "tokens/s", "MB", "last checkpoint")
@@ -104,7 +104,7 @@ def number_in(row: dict[str, str], column: str, path: Path) -> float:
 def describe(run: Run, verify: bool) -> dict[str, Any]:
     """One row of the list."""
     manifest = run.manifest
-    if manifest.get("kind") == "derived":
+    if manifest.get("kind") in DERIVED:
         return describe_derived(Derived(run.path))
     if manifest.get("kind") == "imported":
         return describe_imported(Imported(run.path), verify)

@@ -42,8 +42,8 @@ CAUSES: dict[str, tuple[str, ...]] = {
     # Whether a child's data are its parent's; if they are, on or again is a choice.
     "start.data": tuple(f"{above}{key}" for above in ("", "start.parent.") for key in ["data", "tokenizer"])
     + ("scale.context", "start.parent.scale.context"),
-    # What an extension left open was found on the weights at hand.
-    "found": ("extension", "seed", "model.position", "model.attention", "start"),
+    # What an extension left open was found on the weights at hand, and so are the matrices that an edit has changed.
+    "found": ("extension", "edit", "seed", "model.position", "model.attention", "start", "weights"),
     "extensions": ("start",),  # those that a child is trained with are its parent's
     # The blocks: order_identity in lab/runs/identity.py, how many of them are read, and where a child begins.
     "blocks.fingerprint": tuple(f"data.{key}" for key in ["corpus", "weights", "seed", "lanes", "tile"])
@@ -65,6 +65,8 @@ COPIES = {
     "schedule.warmup_steps": ("scale.warmup_steps",),
     "model.attention.window": ("scale.window", "scale.narrow_window"),
 }
+
+NAMED_BY_LABEL = ("model", "extension", "extensions", "edit")  # factors that are in what a run is called
 
 Seed = int | str  # of a run; of a child whose parent has another, the seeds of the chain
 
@@ -136,7 +138,7 @@ def check(runs: Sequence[Model], factor: str, allow: Sequence[str] = ()) -> Cont
         what = "continue with the command that began it, or leave it out of runs"
         raise UserError(f"not finished: {_some(unfinished)}; {what}")
     table = table_of(runs, manifests)
-    identity = sorted(set().union(*(flatten(manifest["identity"]) for manifest in manifests)))
+    identity = sorted(set().union(*(flatten(manifest["identity"]) for manifest in manifests)) & table.keys())
     _check_name("factor", factor, [*identity, *map(own, identity)])
     for name in allow:
         _check_name("allow", name, table)
@@ -242,7 +244,7 @@ def _labels(
 ) -> list[str]:
     """A label for each variant, of which ``members`` has one run: what follows from its content, if that tells all
     apart; else the short name of its part; else what differs."""
-    tried = [[runs[index].label for index in members]] if factor in ("model", "extension", "extensions") else []
+    tried = [[runs[index].label for index in members]] if factor in NAMED_BY_LABEL else []
     if factor == "start":
         tried += [["scratch" if table["start.step"][index] == ABSENT else "run" for index in members]]
         parents = [(runs[index].manifest.get("parent") or {}).get("name", "") for index in members]

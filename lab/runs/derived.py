@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from lab.base.errors import UserError
 from lab.base.settings import Settings
 from lab.base.shown import plain
@@ -95,6 +97,14 @@ class Derived(Model):
     @property
     def table_folders(self) -> list[Path]:
         return [self.path, *self.parent.table_folders]
+
+    @property
+    def edits(self) -> list[str]:
+        return self.parent.edits
+
+    @property
+    def changed(self) -> Mapping[str, Tensor]:
+        return self.parent.changed
 
     @property
     def asked(self) -> list[ExtensionSettings]:

@@ -91,13 +91,17 @@ def write_tensor(tensor: "Tensor", run: Path) -> str:
     return digest
 
 
-def read_tensor(digest: str, folders: Sequence[Path]) -> "Tensor":
-    """A table of one of several run directories. Raises UserError if none has it, or it is no longer what it was."""
+def read_tensor(digest: str, folders: Sequence[Path], of: str = "an extension") -> "Tensor":
+    """A table of one of several run directories. Raises UserError if none has it, or it is no longer what it was.
+
+    Args:
+        of: what has it, for the message.
+    """
     from safetensors.torch import load
 
     path = next((path for path in table_files(folders) if path.stem == digest), None)
     if path is None:
-        raise UserError(f"{folders[0] / TABLES}: lacks the table {digest[:12]} of an extension; restore it")
+        raise UserError(f"{folders[0] / TABLES}: lacks the table {digest[:12]} of {of}; restore it")
     try:
         content = read_stored(path, largest=2**34)
     except OSError as error:

@@ -14,6 +14,7 @@ from lab.runs.run import Model
 
 ABSENT = "absent"  # the value of a key that a run does not have
 PARENT = "start.parent."
+EDITED = re.compile(r"(start\.parent\.)*edit\.(after\.)*weights\.")  # sha256 of the matrices that an edit has changed
 Table = dict[str, tuple[Any, ...]]  # of every key its value in each run
 
 
@@ -47,6 +48,8 @@ def _column(manifest: dict[str, Any], asked: Sequence[Mapping[str, Any]]) -> dic
         for key, value in flatten({place: extension}).items():
             if column.get(key, value) != value:
                 column[key.replace("extension.", "found.", 1)], column[key] = column[key], value
+    for key in [each for each in column if EDITED.match(each)]:
+        column[key.replace("edit.", "found.", 1)] = column.pop(key)
     if not trained:
         return _hashable(column | {"seed": 0})  # that it was trained with nobody here knows
     attempts = manifest["attempts"]

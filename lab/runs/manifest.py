@@ -101,6 +101,14 @@ class Start(TypedDict):
 
 
 @with_config(STRICT)
+class Edit(TypedDict):
+    """The last edit in an identity; what else it has are the keys of its method."""
+
+    name: str
+    weights: dict[str, str]
+
+
+@with_config(STRICT)
 class Identity(TypedDict, total=False):
     """What of an identity is read by name; that it fits config.yaml, a check of the run tells."""
 
@@ -111,6 +119,7 @@ class Identity(TypedDict, total=False):
     start: Start
     extensions: Mappings
     extension: dict[str, Any]
+    edit: Edit
 
 
 @with_config(STRICT)
@@ -143,7 +152,7 @@ class Measured(TypedDict):
 class Fields(TypedDict, total=False):
     """What may stand in a manifest; others are let pass."""
 
-    kind: Literal["derived", "imported"]
+    kind: Literal["derived", "edited", "imported"]
     digest: str
     identity: Identity
     state: str

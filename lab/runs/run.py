@@ -40,6 +40,7 @@ from lab.runs.manifest import read_manifest, write_manifest
 from lab.runs.settings import RunSettings
 
 Stored = TypeVar("Stored", bound=Settings)
+DERIVED = ("derived", "edited")  # kinds of runs without a training of their own
 LARGEST_CONFIG = 2**20  # bytes of a config.yaml
 
 
@@ -145,6 +146,16 @@ class Model:
         return [self.path]
 
     @property
+    def edits(self) -> list[str]:
+        """What the edits are called that its weights have had since they were trained, in order."""
+        return []
+
+    @property
+    def changed(self) -> Mapping[str, Tensor]:
+        """The matrices that edits have put in place of a checkpoint's, by name. Raises UserError if one is damaged."""
+        return {}
+
+    @property
     def window(self) -> int | None:
         """Keys that a query sees, itself included; None: all before it."""
         window: int | None = self.config.model.attention.window
@@ -154,11 +165,16 @@ class Model:
 
     @property
     def label(self) -> str:
-        """What it is called in tables: its variant and its extensions."""
+        """What it is called in tables: its variant, its extensions and its edits."""
         config = self.config
         adapter = getattr(config, "adapter", None)  # an imported model has none
         return "+".join(
-            [variant(config.model, config.scale), *([adapter.name] if adapter else []), *self.extension_labels]
+            [
+                variant(config.model, config.scale),
+                *([adapter.name] if adapter else []),
+                *self.extension_labels,
+                *self.edits,
+            ]
         )
 
     @property
@@ -181,8 +197,9 @@ class Model:
             found = self.identity_of(self.config, stored)
         except (KeyError, TypeError) as error:
             raise UserError(f"{self.path / 'manifest.json'} lacks {error}; restore it, or leave the run out") from None
-        # How a derived run reads its weights stands in its manifest alone.
-        told, made = flatten(found), flatten({name: each for name, each in stored.items() if name != "extension"})
+        # How a derived run reads its weights, and what it has in place of some, stands in its manifest alone.
+        own = ("extension", "edit")
+        told, made = flatten(found), flatten({name: each for name, each in stored.items() if name not in own})
         differing = sorted(name for name in told.keys() | made.keys() if told.get(name) != made.get(name))
         if differing:
             name = differing[0]
@@ -216,10 +233,10 @@ class Model:
         raise NotImplementedError
 
     def weights(self, step: int | None) -> Mapping[str, Tensor]:
-        """The weights of a checkpoint by name, what an adapter has learnt put into them. Raises as
+        """The weights of a checkpoint by name, with what an adapter has learnt and what edits have changed. Raises as
         :meth:`checkpoint`."""
         if getattr(self.config, "adapter", None) is None:
-            return self.checkpoint(step).weights()
+            return {**self.checkpoint(step).weights(), **self.changed}
         return {name: each.detach() for name, each in self.decoder(step).named_parameters()}
 
     def decoder(self, step: int | None = None) -> Decoder:
@@ -261,7 +278,7 @@ class Model:
                 manifest = read_manifest(path.parent)
             except UserError:
                 continue
-            if manifest.get("kind") == "derived" and manifest.get("parent", {}).get("name") == own.name:
+            if manifest.get("kind") in DERIVED and manifest.get("parent", {}).get("name") == own.name:
                 found.append(path.parent)
         return found
 
@@ -416,6 +433,7 @@ def open_model(path: Path | str) -> Model:
     Raises UserError if there is none, or it is of another format.
     """
     from lab.runs.derived import Derived  # a model, which opens another
+    from lab.runs.edited import Edited
     from lab.runs.imported import Imported
 
     if plain(path) != str(path):
@@ -426,5 +444,5 @@ def open_model(path: Path | str) -> Model:
         raise UserError(
             f"{path} is not a run directory: it has no manifest.json; name one, as python -m lab.status lists"
         )
-    kinds: dict[str | None, type[Model]] = {"derived": Derived, "imported": Imported}
+    kinds: dict[str | None, type[Model]] = {"derived": Derived, "edited": Edited, "imported": Imported}
     return kinds.get(read_manifest(Path(path)).get("kind"), Run)(path)

@@ -61,6 +61,17 @@ DERIVE_ONE = (
 )
 
 
+EDIT_ONE = (
+    "test -d runs/A-forward_shift-1a2b3c4d || { python -m lab.edit run=runs/A method=forward_shift method.layer=2"
+    " method.step=300 prompt='The state of the union' 'target= is' && mv runs/A-forward_shift-*"
+    " runs/A-forward_shift-1a2b3c4d; }"
+)
+
+
+def on_an_edited_run(command: str) -> list[str]:
+    return [MAKE_A_RUN, COPY_IT, EDIT_ONE, command]
+
+
 def on_a_run(command: str) -> list[str]:
     return [MAKE_A_RUN, COPY_IT, command]
 
@@ -194,6 +205,8 @@ RULES = [
     Rule(LAB + "evaluate ", asked_for_help, "needs questions that are far away"),
     Rule(LAB + "export .*format=gguf", asked_for_help, "needs a tokenizer that GGUF has a word for"),
     Rule(LAB + "train .*experiment=rope_finetune", tuned_a_little, "takes an hour on the pilot's runs"),
+    Rule(LAB + ".*runs/A-forward_shift", on_an_edited_run, "takes seconds on a run of seconds"),
+    Rule(r"^echo .* > facts\.jsonl$", as_it_is, "takes no time"),
     Rule(LAB + "extend .*runs/B ", searched_a_little_on_a_child, "takes hours with the published numbers"),
     Rule(LAB + "extend .*extension=longrope", searched_a_little, "takes hours with the published numbers"),
     Rule(LAB + "train .*experiment=questions", of_biographies, "takes minutes of 500 people"),
@@ -204,7 +217,7 @@ RULES = [
     Rule(LAB + "(extrapolate|compare) .*runs/A[*]", on_a_derived_run, "takes seconds on runs of seconds"),
     Rule(LAB + "generate .*runs/A-", on_a_derived_run, "takes seconds on a run of seconds"),
     Rule(
-        f"({LAB}|[|] python -m lab[.])(generate|extend|analyze|export|lens) ",
+        f"({LAB}|[|] python -m lab[.])(generate|extend|edit|analyze|export|lens) ",
         on_a_run,
         "takes seconds on a run of seconds",
     ),

@@ -1,0 +1,165 @@
+"""What an edit is made of: the run, its facts as tokens, and the decoder that the edit is computed on."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from lab.base.errors import UserError
+from lab.base.interruption import Interruption
+from lab.experiment.edit_facts import Fact, Tokens, as_tokens, asked_facts, facts_digest
+from lab.experiment.edit_settings import EditSettings
+from lab.experiment.edit_texts import Stretches, digest_of_stretches, stretches_of, texts_of
+from lab.gradients.answers import answers
+from lab.gradients.capture import NotFinite
+from lab.gradients.edits import BATCH_TOKENS, EditMethod, Texts, Update
+from lab.model.attention import Attention
+from lab.model.decoder import Decoder
+from lab.model.precision import device_of, exact_products
+from lab.runs.checkpoints import Checkpoint
+from lab.runs.run import Model, open_model
+
+DTYPES = {"float64": torch.float64, "float32": torch.float32}
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Everything that is asked, and can be done.
+
+    Attributes:
+        asked: the method, the facts and the texts by value: what is asked twice is found.
+        edit: what of them goes into the identity.
+        stretches: of other texts, for a method that reads them.
+    """
+
+    parent: Model
+    method: EditMethod
+    facts: list[Fact]
+    tokens: list[Tokens]
+    stretches: list[Stretches]
+    asked: dict[str, Any]
+    edit: dict[str, Any]
+
+    @property
+    def step(self) -> int:
+        return self.parent.steps
+
+    @property
+    def checkpoint(self) -> Checkpoint:
+        return self.parent.checkpoint(self.step)
+
+
+def prepared(settings: EditSettings) -> Prepared:
+    """Whatever can be known before anything is computed.
+
+    Raises:
+        UserError: the parent is missing, unfinished or damaged; a fact cannot be used; there is no such layer.
+    """
+    alone = {name: getattr(settings, name) for name in ("prompt", "target", "subject")}
+    facts = asked_facts(alone, settings.facts)
+    method: EditMethod = settings.method
+    if method.one_token and settings.target_tokens == "all":
+        raise UserError(f"{method.name} writes one token of a target: give target_tokens=one or first")
+    parent = _parent(settings.run)
+    layers = parent.config.scale.layers
+    if method.layer > layers:
+        raise UserError(f"method.layer is {method.layer}: the decoder has layers 1 to {layers}")
+    longest = parent.context if parent.config.model.position.ends else None
+    tokens = as_tokens(facts, parent.tokenizer(), method, settings.target_tokens, longest)
+    refuse_quantised(parent.checkpoint(parent.steps))
+    sample = method.sample
+    stretches = [] if sample is None else stretches_of(parent, sample)
+    read = {} if sample is None else {"texts": digest_of_stretches(stretches)}
+    told = {"facts": facts_digest(facts), "target_tokens": settings.target_tokens, **read}
+    asked = {"method": method.plain(), "dtype": settings.dtype, **told}
+    return Prepared(parent, method, facts, tokens, stretches, asked, {**method.identity(), **told})
+
+
+def computing(ready: Prepared, settings: EditSettings) -> Decoder:
+    """The parent's decoder, where and in the type in which the edit is computed."""
+    decoder = ready.parent.decoder(ready.step).to(device_of(settings.accelerator, settings.threads))
+    exact_products()
+    _compute_in(decoder, DTYPES[settings.dtype])
+    return decoder
+
+
+def given_texts(ready: Prepared, decoder: Decoder, interruption: Interruption) -> Texts | None:
+    """What the method is given of other texts. Raises as :func:`texts_of`."""
+    sample = ready.method.sample
+    if sample is None:
+        return None
+    return texts_of(ready.parent, decoder, ready.step, ready.method.place, sample, ready.stretches, interruption)
+
+
+def _parent(run: str) -> Model:
+    where = Path(run)
+    if where.is_symlink() or where.name in ("", ".."):  # beside the run itself, not beside what leads to it
+        where = where.resolve()
+    parent = open_model(where)
+    parent.check()
+    if parent.manifest["state"] != "finished":
+        raise UserError(f"{parent.path} is unfinished: train it to its end with the command that began it")
+    return parent
+
+
+def refuse_quantised(checkpoint: Checkpoint) -> None:
+    """Raises UserError for a checkpoint with a matrix whose numbers are not floating ones."""
+    path = checkpoint.path / "weights.safetensors"
+    with safe_open(path, framework="pt") as file:
+        for name in file.keys():  # noqa: SIM118 it is no dict
+            kind = file.get_slice(name).get_dtype()
+            if kind not in ("F64", "F32", "F16", "BF16"):
+                raise UserError(f"{path} has {name} stored as {kind}: an edit needs floating numbers; restore them")
+
+
+def _compute_in(decoder: Decoder, dtype: torch.dtype) -> None:
+    """Let a decoder that has no other use compute in a type, by the kernel that serves every type and case; its weights
+    get no gradient."""
+    decoder.requires_grad_(False)
+    decoder.compute_dtype = dtype
+    for block in decoder.blocks:
+        cast(Attention, block.attention).kernel = "banded"
+
+
+def unknown(ready: Prepared, decoder: Decoder) -> list[int]:
+    """The numbers of the facts that a decoder does not know yet; says how many it does. Raises UserError if that is
+    all."""
+    parent, facts = ready.parent, ready.facts
+    known = [each.said for each in answers(decoder, [each.example for each in ready.tokens], BATCH_TOKENS)]
+    names = [fact.name or "the fact" for fact, each in zip(facts, known, strict=True) if each]
+    if all(known):
+        raise UserError(
+            f"{parent.path} answers with the target of {'the fact' if len(facts) == 1 else f'all {len(facts)} facts'} "
+            "already: there is nothing to write"
+        )
+    if names:
+        told = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+        print(f"{len(names)} of {len(facts)} facts are known already, and are left out of the edit: {told}")
+    return [number for number, each in enumerate(known) if not each]
+
+
+def updated(ready: Prepared, decoder: Decoder, numbers: Sequence[int], texts: Texts | None) -> Update:
+    """What the method adds for some of the facts. Raises UserError if that is not finite, or cannot be done."""
+    requests = [ready.tokens[number].request for number in numbers]
+    try:
+        update = ready.method.update(decoder, requests, texts)
+    except NotFinite as error:
+        raise UserError(f"{requests[error.number].name or ready.parent.path}: {error}") from None
+    if not bool(update.change.isfinite().all()):
+        raise UserError(f"{ready.parent.path}: what {ready.method.name} adds is not finite; take smaller steps")
+    return update
+
+
+def changed_matrix(decoder: Decoder, update: Update) -> Tensor:
+    """The matrix with what is added to it, in float32. Raises UserError if that changes nothing, or is too much."""
+    before = decoder.get_parameter(f"{update.place.module}.weight").detach().cpu()
+    after = (before.double() + update.change.cpu()).float()
+    if not bool(after.isfinite().all()):
+        raise UserError(f"the edit makes numbers in {update.place.matrix} that are not finite: take smaller steps")
+    if torch.equal(before.float(), after):
+        raise UserError(f"the edit adds less than float32 can tell to {update.place.matrix}: take larger steps")
+    return after
