@@ -63,6 +63,7 @@ TEXT = {
     "of_token",
     "top_tokens",
     "bottom_tokens",
+    "optimizer",
 }
 # A number, but of a child whose parent has another seed the seeds of the chain: 1 of 0.
 MIXED = {"seed"}
