@@ -9,6 +9,7 @@ from lab.base.errors import UserError
 from lab.base.files import make_folder
 from lab.base.progress import progress
 from lab.base.tables import write_table
+from lab.evidence.prompts import prompt_curves
 from lab.experiment.lens_prompts import Fact, asked_of, facts_of, refuse_long
 from lab.experiment.lens_settings import LensSettings
 from lab.experiment.lens_tables import Tables, Telling
@@ -52,7 +53,8 @@ def lens(settings: LensSettings) -> Tables:
         write_lens_page(Path(settings.to), model.path.name, tables, texts, decoder.embedding.shape[0])
     print_lens(model.path.name, tables, texts, decoder.embedding.shape[0])
     if settings.to is not None:
-        print(f"tables and page: {', '.join([*(f'{name}.csv' for name in tables), 'report.html'])} in {settings.to}")
+        written = [*(f"{name}.csv" for name in tables), *(["places.png", "lengths.png"] if found.curves else [])]
+        print(f"tables and page: {', '.join([*written, 'report.html'])} in {settings.to}")
     return found
 
 
@@ -84,4 +86,7 @@ def _observed(
     finally:
         bar.close()
     ordered = [by_fact[number] for number in range(len(facts))]
-    return Tables(*([row for tables in ordered for row in tables[field]] for field in range(len(Tables._fields))))
+    found = Tables(*([row for tables in ordered for row in tables[field]] for field in range(len(Tables._fields))))
+    if len(facts) == 1:
+        return found
+    return found._replace(curves=prompt_curves(found._asdict(), decoder.embedding.shape[0]))

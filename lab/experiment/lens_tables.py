@@ -36,6 +36,7 @@ class Tables(NamedTuple):
     cosines: list[Row]
     neurons: list[Row]
     updates: list[Row]
+    curves: list[Row]
 
 
 class Telling:
@@ -100,6 +101,7 @@ class Telling:
                 _cosine_rows(captured, row, number, parts),
                 self._neuron_rows(captured, row, fact, number),
                 self._update_rows(captured, row, fact, number),
+                [],
             )
 
     def _prompt(self, captured: Captured, row: int, fact: Fact, number: int) -> Row:

@@ -8,8 +8,10 @@ from typing import Any
 from lab.base.console import Console, Table
 from lab.base.shown import plain
 from lab.base.tables import Row
+from lab.report.lens_figures import lengths_figure, places_figure
 from lab.report.lens_grids import grids, visible
-from lab.report.page import PageTable, Section, write_page
+from lab.report.page import PageTable, Picture, Section, write_page
+from lab.report.pictures import save
 
 
 def summary(tables: Mapping[str, Sequence[Row]]) -> list[str]:
@@ -51,11 +53,24 @@ def write_lens_page(
         "ranks.csv": "Rank",
         "norms.csv": "Lengths",
         "target_ranks.csv": "Where the target stands",
+        "curves.csv": "Over all prompts",
         "cosines.csv": "Layers beside each other",
         "neurons.csv": "Neurons of the gradient",
         "updates.csv": "What optimisers make of it",
         "projections.csv": "Read through the vocabulary",
     }
+    drawn = {
+        "curves.csv": ("places", places_figure, "Mean place by layer; bands: 95 % intervals over prompts."),
+        "norms.csv": ("lengths", lengths_figure, "Mean length of the backward signals of down, by part and layer."),
+    }
     sections = [Section("What was asked", paragraphs=summary(tables))]
-    sections += [Section(names[file], tables=each) for file, each in found.items()]
+    for file, each in found.items():
+        pictures = []
+        if file in drawn and tables.get("curves"):
+            name, make, caption = drawn[file]
+            figure = make(tables["curves"])
+            if figure is not None:
+                save(figure, folder / name)
+                pictures.append(Picture(name, caption))
+        sections.append(Section(names[file], tables=each, pictures=pictures))
     write_page(folder, f"Gradient lens: {title}", [], sections)

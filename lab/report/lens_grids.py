@@ -48,6 +48,7 @@ def grids(tables: Mapping[str, Sequence[Row]], texts: Sequence[str], vocabulary:
     found = [rank_grid(tables["ranks"], alone), *norm_grids(tables["norms"], alone)]
     found += target_grids(tables.get("target_ranks", ()), vocabulary, alone)
     found += principal_grids(tables.get("target_ranks", ()), vocabulary, alone)
+    found += curve_grids(tables.get("curves", ()))
     found += cosine_grids(tables.get("cosines", ()))
     found += neuron_grids(tables.get("neurons", ()))
     found += update_grids(tables.get("updates", ()), vocabulary)
@@ -168,6 +169,22 @@ def principal_grids(rows: Sequence[Row], vocabulary: int, alone: bool) -> list[G
         return f"{middle if kind_of(here[0]['matrix']) == 'input' else vocabulary - 1 - middle:g}"
 
     return _by_matrix(title, own, cell, "target_ranks.csv")
+
+
+def curve_grids(rows: Sequence[Row]) -> list[Grid]:
+    """Where the target stands over a set of prompts, each mean with its interval."""
+    own = [row for row in rows if row["quantity"] == "place of target"]
+    found = []
+    for vector in ("delta", "input"):
+        here = [row for row in own if row["vector"] == vector]
+        title = (
+            f"Mean place of the target in the {vector} of the prompt's last token (0: top, 1: bottom), with its 95 % "
+            "interval over prompts"
+        )
+        found += _by_matrix(title, here, lambda each: str(each[0]["told"]), "curves.csv")
+    title = "The same in the principal direction of the gradient"
+    here = [row for row in own if row["vector"] == "principal"]
+    return found + _by_matrix(title, here, lambda each: str(each[0]["told"]), "curves.csv")
 
 
 def cosine_grids(rows: Sequence[Row]) -> list[Grid]:
