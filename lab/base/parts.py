@@ -34,7 +34,7 @@ DECLARED: dict[str, str | tuple[str, ...]] = {
     "adapter": "lab.training.settings",
     "extension": "lab.extension.settings",
     "measure": "lab.measure",
-    "study": ("lab.analysis", "lab.knowledge"),
+    "study": ("lab.analysis", "lab.knowledge", "lab.gradients"),
 }
 
 

@@ -2,12 +2,11 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-import numpy as np
 import torch
 
 from lab.analysis.decomposition import Decomposition
@@ -17,21 +16,20 @@ from lab.base.files import make_folder, refuse_link
 from lab.base.interruption import Interruption
 from lab.base.parts import build, find
 from lab.base.progress import progress
-from lab.base.tables import Row, write_table
+from lab.base.tables import Row
 from lab.data.sources.documents import Corpus
-from lab.evidence.interval import students
-from lab.evidence.quantities import WHOLE
+from lab.experiment.analysis_results import compare_runs, evidence, headlines, publish, show
 from lab.experiment.analysis_settings import AnalyzeSettings
 from lab.experiment.setup import device_of
 from lab.observe.fold import Fold, Observed, run_fold
 from lab.observe.measure import Item, Source
 from lab.observe.score_runs import sources_of
 from lab.observe.scoring import code_of
-from lab.observe.study import DocumentStudy, Headline, Lines, Map, Number, Points, Study, TrainedStudy
+from lab.observe.study import DocumentStudy, Study, TrainedStudy
 from lab.observe.vectors import Vectors
 from lab.runs.derived import Derived
 from lab.runs.finding import runs_of, step_of
-from lab.runs.run import Model
+from lab.runs.run import Model, Run
 
 Sources = Sequence[tuple[str, Source]]
 
@@ -41,7 +39,7 @@ def analyze(settings: AnalyzeSettings) -> None:
     signal, after which the same command goes on."""
     study: Study = settings.study
     runs = runs_of(settings.runs)
-    steps = [step_of(run, settings.checkpoint) for run in runs]
+    steps = [steps_of(run, settings.checkpoint, study) for run in runs]
     labels = labels_of(runs, study)
     if study.of_people and settings.evaluation.corpus is not None:
         raise UserError(
@@ -65,29 +63,49 @@ def analyze(settings: AnalyzeSettings) -> None:
     numbers: list[Row] = []
     with Interruption() as interruption:
         interruption.install()
-        for number, (run, step, (evaluation, source)) in enumerate(zip(runs, steps, sources, strict=True)):
-            folding = Folding(run, step, device, interruption)
-            with run.locked():
-                if isinstance(study, VectorStudy):
-                    rows, fold = folding.of_vectors(study, evaluation, source, *of_vectors[number])
-                else:
-                    assert isinstance(study, DocumentStudy)
-                    fold = folding.folded(
-                        study,
-                        evaluation,
-                        [*study.items(source)],
-                        partial(study.observe, context=run.context),
-                        study.made_of(source),
-                    )
-                    rows = study.rows(fold, run.context)
-            show(run, step, study, evaluation, fold, rows)
+        for number, (run, (evaluation, source)) in enumerate(zip(runs, sources, strict=True)):
+            rows: list[Row] = []
+            for step in steps[number]:
+                folding = Folding(run, step, device, interruption)
+                with run.locked():
+                    if isinstance(study, VectorStudy):
+                        found, fold = folding.of_vectors(study, evaluation, source, *of_vectors[number])
+                    else:
+                        assert isinstance(study, DocumentStudy)
+                        fold = folding.folded(
+                            study,
+                            evaluation,
+                            [*study.items(source)],
+                            partial(study.observe, context=run.context),
+                            study.made_of(source),
+                        )
+                        found = study.rows(fold, run.context)
+                told = {"study": study.label(), "evaluation": evaluation, "step": step, "documents": len(fold.done)}
+                rows += [told | row for row in found]
+                if settings.checkpoint != "kept":
+                    own = study.numbers(fold, found)
+                    numbers += evidence(run, labels[number], study, evaluation, source, own)
+            show(run, steps[number], study, evaluation, len(fold.done), rows)
             tables.append((run, rows))
-            found = study.numbers(fold, rows)
-            numbers += evidence(run, labels[number], study, evaluation, source, found)
-    if study.headline is not None and len(runs) > 1:
-        compare_runs(tables, labels, study, study.headline, Path(settings.output))
-    if numbers and len(runs) > 1:
-        publish(runs, labels, study, numbers, Path(settings.output))
+    if len(runs) > 1:
+        for name, headline in headlines(study, settings.checkpoint == "kept"):
+            compare_runs(tables, labels, study, headline, Path(settings.output), name)
+    if numbers:
+        publish(runs, labels, study, numbers, Path(settings.output) if len(runs) > 1 else runs[0].path / "analysis")
+
+
+def steps_of(run: Model, checkpoint: int | Literal["last", "kept"], study: Study) -> list[int]:
+    """The optimiser steps at which a run is studied: of ``kept`` those whose weights were kept, and the last.
+
+    Raises:
+        UserError: the run is unfinished, or the study is of one step.
+    """
+    if checkpoint != "kept":
+        return [step_of(run, checkpoint)]
+    if not study.over_steps:
+        raise UserError(f"{study.label()} is read at one step: name it, checkpoint=STEP")
+    kept = run.kept.listing() if isinstance(run, Run) else []
+    return sorted({step_of(run, "last"), *(each.step for each in kept if not each.flaw)})
 
 
 def labels_of(runs: Sequence[Model], study: Study) -> list[str]:
@@ -228,101 +246,3 @@ class Folding:
         observe = partial(study.observe, vectors=vectors)
         fold = self.folded(study, evaluation, [*study.items(source)], observe, made_of)
         return study.rows(fold, vectors), fold
-
-
-def evidence(
-    run: Model, label: str, study: Study, evaluation: str, source: Source, numbers: Iterable[Number]
-) -> Iterator[Row]:
-    """A run's numbers as observations that claims are held against: the columns OBSERVED of
-    :mod:`lab.evidence.weighing`."""
-    place = {
-        "evaluation": evaluation,
-        "clusters_told": source.clusters,
-        "context_tokens": run.context,
-        "variant": label,
-        "seed": run.identity.get("seed", 0),
-    }
-    for number in numbers:
-        yield place | {
-            "measure": f"{study.label()}: {number.quantity}",
-            "length_tokens": run.context,
-            "cluster": source.cluster(number.document) if number.document else WHOLE,
-            "document": number.document,
-            "mean": number.value,
-            "weight": 1.0,
-        }
-
-
-def publish(runs: Sequence[Model], labels: Sequence[str], study: Study, numbers: Sequence[Row], folder: Path) -> None:
-    """Write the numbers of several runs; of two runs that are one variant with one seed claims could make nothing."""
-    seen: dict[tuple[str, Any], Model] = {}
-    for run, label in zip(runs, labels, strict=True):
-        other = seen.setdefault((label, run.identity.get("seed", 0)), run)
-        if other is not run:
-            print(f"no table for claims: {other.path} and {run.path} are both {label} of one seed")
-            return
-    make_folder(folder)
-    path = folder / f"{study.label()}_documents.csv.gz"
-    write_table(path, numbers)
-    print(f"{path}: for python -m lab.claims --documents")
-
-
-def show(run: Model, step: int, study: Study, evaluation: str, fold: Fold, rows: list[Row]) -> None:
-    """The table and the pictures, beside the fold."""
-    from lab.report.figures import heat_map, lines_figure, points_figure
-    from lab.report.pictures import save
-
-    told = {"study": study.label(), "evaluation": evaluation, "step": step, "documents": len(fold.done)}
-    rows = [told | row for row in rows]
-    path: Path = run.path / "analysis" / study.label()
-    write_table(path.with_name(f"{path.name}.csv"), rows)
-    for number, picture in enumerate(study.pictures):
-        drawn = [
-            row for row in rows if row.get(picture.value if isinstance(picture, Map) else picture.upward) is not None
-        ]
-        if isinstance(picture, Lines):
-            figure = lines_figure(drawn, picture, run.context)
-        elif isinstance(picture, Points):
-            figure = points_figure(drawn, picture)
-        else:
-            figure = heat_map(drawn, picture.down, picture.across, picture.value, picture.labels, reverse=True)
-        figure.suptitle(f"{picture.title}\n{run.path.name}, step {step}, {evaluation}", fontsize=9)
-        save(figure, path if number == 0 else path.with_name(f"{path.name}_{number + 1}"))
-    read = f"{len(fold.done)} {'probes of people' if study.of_people else 'documents'}"
-    print(f"{path}.csv, .png: {read} of {evaluation}")
-
-
-def compare_runs(
-    tables: Sequence[tuple[Model, list[Row]]], labels: Sequence[str], study: Study, headline: Headline, folder: Path
-) -> None:
-    """One table and picture of several runs: of each variant the mean over its runs, with Student's 95 % interval where
-    there are several, by ``headline.along``."""
-    from lab.report.figures import headline_figure
-    from lab.report.pictures import save
-
-    values: dict[tuple[str, Any], list[float]] = {}
-    for (_, rows), label in zip(tables, labels, strict=True):
-        shown = [row for row in rows if None not in (row[headline.along], row[headline.value])]
-        own = {row[headline.along]: row[headline.value] for row in shown}
-        for along, value in own.items():
-            values.setdefault((label, along), []).append(float(value))
-    compared: list[Row] = []
-    for (variant, along), each in values.items():
-        low, high = students(np.array(each))
-        compared.append(
-            {
-                "study": study.label(),
-                "variant": variant,
-                headline.along: along,
-                "measure": headline.value,
-                "value": float(np.mean(each)),
-                "low": low,
-                "high": high,
-                "runs": len(each),
-            }
-        )
-    make_folder(folder)
-    path = folder / study.label()
-    write_table(path.with_name(f"{path.name}.csv"), compared)
-    save(headline_figure(compared, headline), path)
-    print(f"{path}.csv, .png: {len(tables)} runs")
