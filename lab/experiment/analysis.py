@@ -5,7 +5,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -18,9 +18,9 @@ from lab.base.parts import build, find
 from lab.base.progress import progress
 from lab.base.tables import Row
 from lab.data.sources.documents import Corpus
+from lab.experiment.analysis_results import compare_runs, evidence, headlines, publish, show
 from lab.experiment.analysis_settings import AnalyzeSettings
 from lab.experiment.setup import device_of
-from lab.experiment.study_tables import compare_runs, evidence, publish, show
 from lab.observe.fold import Fold, Observed, run_fold
 from lab.observe.measure import Item, Source
 from lab.observe.score_runs import sources_of
@@ -29,7 +29,7 @@ from lab.observe.study import DocumentStudy, Study, TrainedStudy
 from lab.observe.vectors import Vectors
 from lab.runs.derived import Derived
 from lab.runs.finding import runs_of, step_of
-from lab.runs.run import Model
+from lab.runs.run import Model, Run
 
 Sources = Sequence[tuple[str, Source]]
 
@@ -39,7 +39,7 @@ def analyze(settings: AnalyzeSettings) -> None:
     signal, after which the same command goes on."""
     study: Study = settings.study
     runs = runs_of(settings.runs)
-    steps = [step_of(run, settings.checkpoint) for run in runs]
+    steps = [steps_of(run, settings.checkpoint, study) for run in runs]
     labels = labels_of(runs, study)
     if study.of_people and settings.evaluation.corpus is not None:
         raise UserError(
@@ -63,29 +63,49 @@ def analyze(settings: AnalyzeSettings) -> None:
     numbers: list[Row] = []
     with Interruption() as interruption:
         interruption.install()
-        for number, (run, step, (evaluation, source)) in enumerate(zip(runs, steps, sources, strict=True)):
-            folding = Folding(run, step, device, interruption)
-            with run.locked():
-                if isinstance(study, VectorStudy):
-                    rows, fold = folding.of_vectors(study, evaluation, source, *of_vectors[number])
-                else:
-                    assert isinstance(study, DocumentStudy)
-                    fold = folding.folded(
-                        study,
-                        evaluation,
-                        [*study.items(source)],
-                        partial(study.observe, context=run.context),
-                        study.made_of(source),
-                    )
-                    rows = study.rows(fold, run.context)
-            show(run, step, study, evaluation, fold, rows)
+        for number, (run, (evaluation, source)) in enumerate(zip(runs, sources, strict=True)):
+            rows: list[Row] = []
+            for step in steps[number]:
+                folding = Folding(run, step, device, interruption)
+                with run.locked():
+                    if isinstance(study, VectorStudy):
+                        found, fold = folding.of_vectors(study, evaluation, source, *of_vectors[number])
+                    else:
+                        assert isinstance(study, DocumentStudy)
+                        fold = folding.folded(
+                            study,
+                            evaluation,
+                            [*study.items(source)],
+                            partial(study.observe, context=run.context),
+                            study.made_of(source),
+                        )
+                        found = study.rows(fold, run.context)
+                told = {"study": study.label(), "evaluation": evaluation, "step": step, "documents": len(fold.done)}
+                rows += [told | row for row in found]
+                if settings.checkpoint != "kept":
+                    own = study.numbers(fold, found)
+                    numbers += evidence(run, labels[number], study, evaluation, source, own)
+            show(run, steps[number], study, evaluation, len(fold.done), rows)
             tables.append((run, rows))
-            found = study.numbers(fold, rows)
-            numbers += evidence(run, labels[number], study, evaluation, source, found)
-    if study.headline is not None and len(runs) > 1:
-        compare_runs(tables, labels, study, study.headline, Path(settings.output))
-    if numbers and len(runs) > 1:
-        publish(runs, labels, study, numbers, Path(settings.output))
+    if len(runs) > 1:
+        for name, headline in headlines(study, settings.checkpoint == "kept"):
+            compare_runs(tables, labels, study, headline, Path(settings.output), name)
+    if numbers:
+        publish(runs, labels, study, numbers, Path(settings.output) if len(runs) > 1 else runs[0].path / "analysis")
+
+
+def steps_of(run: Model, checkpoint: int | Literal["last", "kept"], study: Study) -> list[int]:
+    """The optimiser steps at which a run is studied: of ``kept`` those whose weights were kept, and the last.
+
+    Raises:
+        UserError: the run is unfinished, or the study is of one step.
+    """
+    if checkpoint != "kept":
+        return [step_of(run, checkpoint)]
+    if not study.over_steps:
+        raise UserError(f"{study.label()} is read at one step: name it, checkpoint=STEP")
+    kept = run.kept.listing() if isinstance(run, Run) else []
+    return sorted({step_of(run, "last"), *(each.step for each in kept if not each.flaw)})
 
 
 def labels_of(runs: Sequence[Model], study: Study) -> list[str]:

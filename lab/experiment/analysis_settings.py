@@ -14,7 +14,9 @@ class AnalyzeSettings(Settings):
     evaluation: EvaluationSettings
     study: one_of("study")  # type: ignore[valid-type]
     runs: Paths = key("run directories or patterns: runs=[runs/a,runs/b] or runs='runs/*'")
-    checkpoint: Count | Literal["last"] = key("last of a finished run, or the number of an optimiser step")
+    checkpoint: Count | Literal["last", "kept"] = key(
+        "last of a finished run, the number of an optimiser step, or kept: all whose weights were kept, and the last"
+    )
     output: Text = key("folder for the table and picture of several runs together")
     accelerator: Accelerator = key("auto, cpu or gpu")
     threads: Count | None = key(THREADS)

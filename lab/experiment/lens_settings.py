@@ -4,9 +4,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from lab.base.settings import Count, Seed, Settings, Text, key
+from lab.base.settings import Count, Positive, Seed, Settings, Text, key
 from lab.experiment.settings import THREADS, Accelerator
 from lab.gradients.capture import Matrix
+from lab.gradients.updates import Optimizer
 
 
 class LensSettings(Settings):
@@ -27,6 +28,9 @@ class LensSettings(Settings):
     layers: Annotated[list[int], Field(min_length=1)] | None = key("that are looked at, counted from 1; null: all")
     matrices: Annotated[list[Matrix], Field(min_length=1)] = key("that are looked at")
     top: Count = key("tokens told from the top and from the bottom of each projection")
+    neurons: int = key("of each gradient, the longest, that are held against the tokens' vectors; 0: none", ge=0)
+    updates: list[Optimizer] = key("optimisers whose update is told beside the gradient: sgd, adamw, muon; []: none")
+    adamw_eps: Positive = key("of AdamW's update")
     dtype: Literal["float64", "float32"] = key(
         "that the decoder computes in, whatever it trained in; ranks of float32 are coarser"
     )

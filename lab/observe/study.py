@@ -27,6 +27,7 @@ class Lines:
         by, along, upward: columns of the table; ``by``: which line.
         by_label, along_label, upward_label: what they are.
         positions: the axis is one of positions: it is logarithmic, and shows the end of the training window.
+        doublings: the axis is logarithmic.
     """
 
     title: str
@@ -37,6 +38,7 @@ class Lines:
     along_label: str
     upward_label: str
     positions: bool = False
+    doublings: bool = False
 
 
 @dataclass(frozen=True)
@@ -102,11 +104,15 @@ class Study(Settings, ABC):
     Attributes:
         pictures: of its table.
         headline: None: several runs are not compared.
+        over_steps, step_pictures: by what runs are compared, and how a table is drawn, that are read at all the steps
+            whose weights were kept; empty: it is read at one.
         of_people: True: it is about the people whom the decoder read of in training, and reads no other documents.
     """
 
     pictures: ClassVar[tuple[Lines | Points | Map, ...]]
     headline: ClassVar[Headline | None] = None
+    over_steps: ClassVar[tuple[Headline, ...]] = ()
+    step_pictures: ClassVar[tuple[Lines | Points | Map, ...]] = ()
     of_people: ClassVar[bool] = False
 
     @property

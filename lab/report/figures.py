@@ -132,6 +132,7 @@ def lines_figure(rows: Sequence[Row], lines: Lines, context: int) -> Figure:
         )
     if lines.positions:
         edge(axes, context)
+    if lines.positions or lines.doublings:
         axes.set_xscale("log", base=2)
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:.0f}")
     axes.set_xlabel(lines.along_label)
@@ -194,7 +195,11 @@ def headline_figure(rows: Sequence[Row], headline: Headline) -> Figure:
             banded = True
     axes.set_xlabel(headline.along_label)
     axes.set_ylabel(headline.value_label)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    if headline.along == "step":  # kept at doublings
+        axes.set_xscale("log", base=2)
+        axes.xaxis.set_major_formatter(lambda value, _: f"{value:.0f}")
+    else:
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.25)
     title = "band: 95 % interval over runs (Student)" if banded else None
     axes.legend(fontsize=8, frameon=False, title=title, title_fontsize=8)

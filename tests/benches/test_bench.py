@@ -117,6 +117,30 @@ def test_a_bench_of_knowledge_without_people_or_questions_is_refused(
         run(monkeypatch, "knowledge", *arguments)
 
 
+def test_the_bench_of_the_lens_holds_prompts_together_against_one_by_one_and_a_plain_pass(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    path = tmp_path / "bench.csv"
+    few = ("--prompts", "6", "--tokens", "4", "--batch-tokens", "12", "--rounds", "2")
+    run(monkeypatch, "lens", "experiment=smoke", "model=rope", *few, "--csv", str(path))
+    shown = capsys.readouterr().out
+    assert "6 prompts of 4 tokens in 2 batches, float64" in shown
+    (apart,) = re.findall(r"together and one by one: (\S+)", shown)
+    assert float(apart) < 1e-12
+    rows = read_table(path)
+    assert [row["contestant"] for row in rows[::2]] == [
+        *("plain forward and backward", "factors, together"),
+        *("factors and ranks, together", "factors, one by one"),
+    ]
+    assert all(row["seconds"] > 0 and row["count"] == 6 for row in rows)
+
+
+@pytest.mark.parametrize("option", ["--prompts", "--tokens", "--batch-tokens"])
+def test_a_bench_of_the_lens_of_nothing_is_refused(monkeypatch: pytest.MonkeyPatch, option: str) -> None:
+    with pytest.raises(UserError, match=f"^{option} is 0: give 1 or more$"):
+        run(monkeypatch, "lens", "experiment=smoke", option, "0")
+
+
 def test_no_rounds_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match="--rounds is 0"):
         run(monkeypatch, "attention", "--rounds", "0")

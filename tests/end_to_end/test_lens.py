@@ -24,6 +24,7 @@ from lab.experiment.derive import extend
 from lab.experiment.extend_settings import ExtendSettings
 from lab.gradients.capture import Example, Place, capture, places_of
 from lab.gradients.parts import PARTS
+from lab.gradients.whole import WRITES
 from lab.runs.run import Model
 
 SHORT = ("scale.tokens=2048", "scale.warmup_steps=1", "scale.learning_rate=0.02")
@@ -109,7 +110,8 @@ def test_every_table_says_what_the_factors_of_each_prompt_alone_say(
             assert each["input_norm"] == pytest.approx(factors.inputs[-1].norm().item(), rel=1e-9)
         for place in (Place(1, "down"), Place(2, "down")):
             deltas = captured.factors(0, place).deltas
-            rows = [each for each in own["projections"] if (each["layer"], each["matrix"]) == tuple(place)]
+            of_place = [each for each in own["projections"] if (each["layer"], each["matrix"]) == tuple(place)]
+            rows = [each for each in of_place if each["vector"] == "delta"]
             assert len(rows) == len(prompt)
             for each, delta in zip(rows, deltas, strict=True):
                 assert each["norm"] == pytest.approx(delta.norm().item(), rel=1e-9)
@@ -125,7 +127,7 @@ def test_every_table_says_what_the_factors_of_each_prompt_alone_say(
                     for row in own["target_ranks"]
                     if (row["layer"], row["matrix"], row["position"]) == (*place, each["position"])
                 ]
-                assert {row["of_token"] for row in of} == {"target", "answer", "random"}
+                assert {row["of_token"] for row in of} == {"target", "answer", "random", "frequent"}
                 assert [row["token"] for row in of][:2] == [target, captured.answers[0]]
                 assert all(row["rank"] == order.index(row["token"]) for row in of if not row["ties"])
     random = {(row["number"], row["token"]) for row in tables["target_ranks"] if row["of_token"] == "random"}
@@ -258,6 +260,9 @@ def test_the_page_is_one_file_without_network(run: Path, lens: Callable[..., Tol
         (["prompt=x", "target= of", "layers=[]"], "layers is []"),
         (["prompt=x", "target= of", "matrices=[]"], "matrices is []"),
         (["prompt=x", "target= of", "matrices=[gates]"], "matrices is 'gates': give query, key"),
+        (["prompt=x", "target= of", "updates=[adam]"], "updates"),
+        (["prompt=x", "target= of", "neurons=-1"], "neurons is -1"),
+        (["prompt=x", "target= of", "adamw_eps=0"], "adamw_eps is 0"),
         (["prompt=x", "target= of", "to=good.jsonl"], "good.jsonl is a file: name a folder"),
         (["prompt=x", "target= of", "checkpoint=3"], "step=00000003"),
         (["prompt=x", "target= of", "run=nowhere"], "nowhere: no such run"),
@@ -374,8 +379,59 @@ def test_the_page_opens_in_a_browser_wide_and_narrow_and_prints(
         page.emulate_media(media="print")
         printed = page.pdf(format="A4").count(b"/Type /Page\n")
         browser.close()
-    assert tables == 11  # ranks, four of lengths, two of the target's places, four through the vocabulary
+    assert tables == 13  # ranks, four of lengths, three of the target's places, layers, four through the vocabulary
     assert wide <= 0
     assert narrow <= 0
     assert 1 <= printed <= 6
     assert told == []
+
+
+def test_neurons_updates_layers_and_principal_directions_are_written_if_they_are_asked_for(
+    run: Path, lens: Callable[..., Told], tmp_path: Path
+) -> None:
+    options = ("neurons=3", "updates=[sgd,muon]", "target_tokens=first")
+    told = lens(f"run={run}", written(tmp_path / "facts.jsonl"), f"to={tmp_path / 'out'}", *options)
+    assert told.code == 0, told.err
+    model = open_run(str(run))
+    decoder, tokenizer = model.decoder(), model.tokenizer()
+    prompt = tuple(tokenizer.encode(FACTS[0]["prompt"]).tolist())
+    example = Example(prompt, (int(tokenizer.encode(FACTS[0]["target"])[0]),))
+    captured = capture(decoder, [example], places_of(decoder, None), torch.float64)
+    tables = {
+        name: [row for row in read_table(tmp_path / "out" / f"{name}.csv") if row["number"] == 1]
+        for name in ("neurons", "updates", "cosines", "projections", "target_ranks")
+    }
+    for row in tables["neurons"]:
+        place = Place(row["layer"], row["matrix"])
+        factors = captured.factors(0, place)
+        neurons, spanning = (
+            (factors.gradient.mT, factors.deltas) if place.matrix in WRITES else (factors.gradient, factors.inputs)
+        )
+        wanted = torch.cosine_similarity(neurons[row["neuron"]], spanning[row["position"]], dim=0)
+        assert row["cosine"] == pytest.approx(wanted.item(), abs=1e-9)
+        assert row["token_text"] == tokenizer.decode([prompt[row["position"]]])
+    assert {row["optimizer"] for row in tables["updates"]} == {"sgd", "muon"}
+    for row in tables["updates"]:
+        told_rank = int(torch.linalg.matrix_rank(captured.factors(0, Place(row["layer"], row["matrix"])).gradient))
+        assert row["rank"] == told_rank if row["optimizer"] == "sgd" else row["rank"] >= told_rank
+    (last,) = (
+        row
+        for row in tables["cosines"]
+        if (row["matrix"], row["layer"], row["other_layer"], row["part"]) == ("down", 1, 2, "last token")
+    )
+    one, other = (captured.factors(0, Place(layer, "down")).deltas[-1] for layer in (1, 2))
+    assert last["cosine"] == pytest.approx(torch.cosine_similarity(one, other, dim=0).item(), rel=1e-9)
+    assert not [row for row in tables["cosines"] if row["matrix"] == "down" and row["part"] != "last token"]  # zeros
+    whole = [row for row in tables["projections"] if row["vector"] == "principal"]
+    assert len(whole) == 7 * 2
+    assert all(row["part"] == "all tokens" and row["position"] is None and 0 < row["share"] <= 1 for row in whole)
+    (down,) = (row for row in whole if (row["layer"], row["matrix"]) == (2, "down"))
+    (delta,) = (
+        row for row in tables["projections"] if (row["layer"], row["matrix"], row["part"]) == (2, "down", "last token")
+    )
+    assert down["bottom_tokens"] == delta["bottom_tokens"]  # of one token it is that token's
+    of = {row["of_token"] for row in tables["target_ranks"] if row["vector"] == "principal"}
+    assert of == {"target", "answer", "random", "frequent"}
+    page = (tmp_path / "out" / "report.html").read_text()
+    for title in ("Layers beside each other", "Neurons of the gradient", "What optimisers make of it"):
+        assert f">{title}</h2>" in page

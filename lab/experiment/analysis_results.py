@@ -1,4 +1,4 @@
-"""What a study leaves behind: a table and pictures of each run, numbers for claims, a comparison of several runs."""
+"""What a study has found, written: a run's table and pictures, several runs beside each other, numbers for claims."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -10,7 +10,6 @@ from lab.base.files import make_folder
 from lab.base.tables import Row, write_table
 from lab.evidence.interval import students
 from lab.evidence.quantities import WHOLE
-from lab.observe.fold import Fold
 from lab.observe.measure import Source
 from lab.observe.study import Headline, Lines, Map, Number, Points, Study
 from lab.runs.run import Model
@@ -21,17 +20,18 @@ def evidence(
 ) -> Iterator[Row]:
     """A run's numbers as observations that claims are held against: the columns OBSERVED of
     :mod:`lab.evidence.weighing`."""
+    context = run.context
     place = {
         "evaluation": evaluation,
         "clusters_told": source.clusters,
-        "context_tokens": run.context,
+        "context_tokens": context,
         "variant": label,
         "seed": run.identity.get("seed", 0),
     }
     for number in numbers:
         yield place | {
             "measure": f"{study.label()}: {number.quantity}",
-            "length_tokens": run.context,
+            "length_tokens": context,
             "cluster": source.cluster(number.document) if number.document else WHOLE,
             "document": number.document,
             "mean": number.value,
@@ -40,7 +40,7 @@ def evidence(
 
 
 def publish(runs: Sequence[Model], labels: Sequence[str], study: Study, numbers: Sequence[Row], folder: Path) -> None:
-    """Write the numbers of several runs; of two runs that are one variant with one seed claims could make nothing."""
+    """Write the numbers of runs; of two runs that are one variant with one seed claims could make nothing."""
     seen: dict[tuple[str, Any], Model] = {}
     for run, label in zip(runs, labels, strict=True):
         other = seen.setdefault((label, run.identity.get("seed", 0)), run)
@@ -53,18 +53,21 @@ def publish(runs: Sequence[Model], labels: Sequence[str], study: Study, numbers:
     print(f"{path}: for python -m lab.claims --documents")
 
 
-def show(run: Model, step: int, study: Study, evaluation: str, fold: Fold, rows: list[Row]) -> None:
-    """The table and the pictures, beside the fold."""
+def show(run: Model, steps: Sequence[int], study: Study, evaluation: str, documents: int, rows: list[Row]) -> None:
+    """The table and the pictures, beside the folds: those of the last step, and of several steps together."""
     from lab.report.figures import heat_map, lines_figure, points_figure
     from lab.report.pictures import save
 
-    told = {"study": study.label(), "evaluation": evaluation, "step": step, "documents": len(fold.done)}
-    rows = [told | row for row in rows]
     path: Path = run.path / "analysis" / study.label()
     write_table(path.with_name(f"{path.name}.csv"), rows)
-    for number, picture in enumerate(study.pictures):
+    pictures = [*study.pictures, *(study.step_pictures if len(steps) > 1 else ())]
+    for number, picture in enumerate(pictures):
+        of_steps = number >= len(study.pictures)
         drawn = [
-            row for row in rows if row.get(picture.value if isinstance(picture, Map) else picture.upward) is not None
+            row
+            for row in rows
+            if (of_steps or row["step"] == steps[-1])
+            and row.get(picture.value if isinstance(picture, Map) else picture.upward) is not None
         ]
         if isinstance(picture, Lines):
             figure = lines_figure(drawn, picture, run.context)
@@ -72,14 +75,27 @@ def show(run: Model, step: int, study: Study, evaluation: str, fold: Fold, rows:
             figure = points_figure(drawn, picture)
         else:
             figure = heat_map(drawn, picture.down, picture.across, picture.value, picture.labels, reverse=True)
-        figure.suptitle(f"{picture.title}\n{run.path.name}, step {step}, {evaluation}", fontsize=9)
+        at = f"steps {steps[0]} to {steps[-1]}" if of_steps else f"step {steps[-1]}"
+        figure.suptitle(f"{picture.title}\n{run.path.name}, {at}, {evaluation}", fontsize=9)
         save(figure, path if number == 0 else path.with_name(f"{path.name}_{number + 1}"))
-    read = f"{len(fold.done)} {'probes of people' if study.of_people else 'documents'}"
+    read = f"{documents} {'probes of people' if study.of_people else 'documents'}"
     print(f"{path}.csv, .png: {read} of {evaluation}")
 
 
+def headlines(study: Study, over_steps: bool) -> list[tuple[str, Headline]]:
+    """By what several runs are compared, with what is added to the study's name in the files."""
+    if not over_steps:
+        return [] if study.headline is None else [("", study.headline)]
+    return [(f"_{each.value}", each) for each in study.over_steps]
+
+
 def compare_runs(
-    tables: Sequence[tuple[Model, list[Row]]], labels: Sequence[str], study: Study, headline: Headline, folder: Path
+    tables: Sequence[tuple[Model, list[Row]]],
+    labels: Sequence[str],
+    study: Study,
+    headline: Headline,
+    folder: Path,
+    name: str = "",
 ) -> None:
     """One table and picture of several runs: of each variant the mean over its runs, with Student's 95 % interval where
     there are several, by ``headline.along``."""
@@ -108,7 +124,7 @@ def compare_runs(
             }
         )
     make_folder(folder)
-    path = folder / study.label()
+    path = folder / f"{study.label()}{name}"
     write_table(path.with_name(f"{path.name}.csv"), compared)
     save(headline_figure(compared, headline), path)
     print(f"{path}.csv, .png: {len(tables)} runs")
