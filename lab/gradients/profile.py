@@ -69,15 +69,9 @@ def profiles(
     ]
     asked = {what: torch.tensor([each[what] for each in tokens], device=device) for what in TOKENS}
 
-    def stands(vectors: "Tensor", layer: int, number: int) -> None:
-        logits, there = project(decoder, vectors), shown(vectors).cpu()
-        highest = logits.shape[1] - 1
-        for column, what in enumerate(TOKENS):
-            place = ranked(logits, asked[what])
-            found["place"][there, layer, number, column] = (place.rank / max(highest, 1)).cpu()[there]
-            if what == "target":
-                lowest = (place.above + place.ties == highest).double().cpu()
-                found["bottom"][there, layer, number] = lowest[there]
+    read: dict[
+        int, dict[int, Tensor]
+    ] = {}  # by layer the vectors that are read through the vocabulary, by their number
 
     of_ranks = ranks(captured)
     for place, deltas in captured.deltas.items():
@@ -96,16 +90,31 @@ def profiles(
                 found["length"][row, layer, column, PARTS.index(part)] = lengths[row, chosen].mean()
         whole = principal(captured.inputs[place], deltas, place.matrix)
         found["share"][:, layer, column] = whole.shares.cpu()
-        stands(whole.vectors, layer, VECTORS.index((place.matrix, "principal")))
+        of_layer = read.setdefault(layer, {})
+        of_layer[VECTORS.index((place.matrix, "principal"))] = whole.vectors.to(deltas.dtype)
         for number, (matrix, kind) in enumerate(OF_WIDTH):
             if matrix == place.matrix:
                 held = captured.inputs[place] if kind == "input" else deltas
-                stands(held[rows, last], layer, number)
+                of_layer[number] = held[rows, last]
         if place.matrix == "down":
             for row in range(count):
                 factors, at = captured.factors(row, place), int(last[row])
                 added = moved(factors, 1.0, factors.inputs[at : at + 1])
                 found["shift"][row, layer] = -(unit(added) * unit(factors.deltas[at])).sum()
+    for layer, by_number in read.items():
+        # Together, since a head of another type is cast for each product.
+        vectors = torch.cat([*by_number.values()])
+        logits, there = project(decoder, vectors), shown(vectors).view(-1, count).cpu()
+        highest = logits.shape[1] - 1
+        for column, what in enumerate(TOKENS):
+            stood = ranked(logits, asked[what].repeat(len(by_number)))
+            places = (stood.rank / max(highest, 1)).view(-1, count).cpu()
+            bottom = (stood.above + stood.ties == highest).double().view(-1, count).cpu()
+            for index, number in enumerate(by_number):
+                seen = there[index]
+                found["place"][seen, layer, number, column] = places[index, seen]
+                if what == "target":
+                    found["bottom"][seen, layer, number] = bottom[index, seen]
     downs = [unit(captured.deltas[Place(layer, "down")][rows, last]).double().cpu() for layer in range(1, layers + 1)]
     directions = torch.stack(downs, dim=1)
     found["cosine"] = directions @ directions.mT

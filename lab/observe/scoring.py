@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import importlib
 import inspect
 import json
 import platform
@@ -92,10 +93,11 @@ def clusters_of(run: Model, evaluation: str) -> str:
 
 def code_of(observer: Settings) -> str:
     """sha256 of the code that a measure's or study's numbers come from: the rooms that score, and its own file and
-    those of what it is built on."""
-    modules = dict.fromkeys(each.__module__ for each in type(observer).__mro__)
+    those of what it is built on (:attr:`lab.observe.study.Study.built_on`, too)."""
+    built_on: tuple[str, ...] = getattr(type(observer), "built_on", ())
+    modules = dict.fromkeys((*(each.__module__ for each in type(observer).__mro__), *built_on))
     own = [each for each in modules if each.startswith("lab.") and each.split(".")[1] not in ROOMS]
-    files = [Path(inspect.getfile(sys.modules[each])) for each in own]
+    files = [Path(inspect.getfile(importlib.import_module(each))) for each in own]
     return digest_of_code(ROOMS, *(files or [Path(inspect.getfile(type(observer)))]))
 
 

@@ -106,6 +106,7 @@ class Study(Settings, ABC):
         headline: None: several runs are not compared.
         over_steps, step_pictures: by what runs are compared, and how a table is drawn, that are read at all the steps
             whose weights were kept; empty: it is read at one.
+        built_on: modules of its room that its numbers come from, beside its own and those of its classes.
         of_people: True: it is about the people whom the decoder read of in training, and reads no other documents.
     """
 
@@ -113,6 +114,7 @@ class Study(Settings, ABC):
     headline: ClassVar[Headline | None] = None
     over_steps: ClassVar[tuple[Headline, ...]] = ()
     step_pictures: ClassVar[tuple[Lines | Points | Map, ...]] = ()
+    built_on: ClassVar[tuple[str, ...]] = ()
     of_people: ClassVar[bool] = False
 
     @property

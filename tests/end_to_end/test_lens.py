@@ -433,5 +433,14 @@ def test_neurons_updates_layers_and_principal_directions_are_written_if_they_are
     of = {row["of_token"] for row in tables["target_ranks"] if row["vector"] == "principal"}
     assert of == {"target", "answer", "random", "frequent"}
     page = (tmp_path / "out" / "report.html").read_text()
-    for title in ("Layers beside each other", "Neurons of the gradient", "What optimisers make of it"):
+    curves = read_table(tmp_path / "out" / "curves.csv")
+    assert {row["layer"] for row in curves} == {1, 2}
+    assert all(row["told"].endswith("(cannot tell: 4 prompts; 6 are needed)") for row in curves if row["prompts"] == 4)
+    assert page.count("data:image/png;base64,") == 2
+    for title in (
+        "Layers beside each other",
+        "Neurons of the gradient",
+        "What optimisers make of it",
+        "Over all prompts",
+    ):
         assert f">{title}</h2>" in page

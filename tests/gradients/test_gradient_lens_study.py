@@ -1,5 +1,8 @@
 """The lens as a study: its profiles against gradients that are formed, its prompts, a decoder at all its steps."""
 
+import ast
+import importlib
+import inspect
 import itertools
 import math
 from pathlib import Path
@@ -22,6 +25,7 @@ from lab.gradients.projection import project
 from lab.gradients.ranks import shape_of
 from lab.gradients.whole import WRITES
 from lab.observe.fold import Fold
+from lab.observe.scoring import code_of
 
 OTHERS = {"random": 3, "frequent": 5}
 FEW = {"shortest": 3, "longest": 6, "prompts": 4, "documents": None, "batch_tokens": 18, "seed": 1}
@@ -200,3 +204,19 @@ def test_a_decoder_is_looked_at_at_all_its_steps_and_runs_are_compared_along_the
 def test_a_study_of_one_step_is_not_read_at_all_steps(runs):
     result = lab("analyze", "runs=runs/*", "study=state_norms", "study.longest=1", "checkpoint=kept", cwd=runs)
     assert the_one_line(result) == "error: state_norms is read at one step: name it, checkpoint=STEP"
+
+
+def imported(name: str) -> set[str]:
+    """The modules of the room that one imports, and those that these do."""
+    tree = ast.parse(inspect.getsource(importlib.import_module(name)))
+    own = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    found = {each for each in own if each and each.startswith("lab.gradients.")}
+    return found.union(*map(imported, found))
+
+
+def test_a_fold_is_named_by_all_code_that_its_sums_come_from(monkeypatch):
+    # What is only made of the sums (numbers) may change.
+    assert imported(GradientLens.__module__) - {"lab.gradients.numbers"} == set(GradientLens.built_on)
+    before = code_of(study())
+    monkeypatch.setattr(GradientLens, "built_on", GradientLens.built_on[1:])
+    assert code_of(study()) != before
