@@ -28,7 +28,7 @@ from lab.runs.settings import RunSettings
 
 MOMENTS = ("before", "after")
 PARTS = ("fact", "paraphrase", "neighbour")
-SCORES = ("argmax", "likelier", "generated")
+ASKED_BY = ("argmax", "likelier", "generated")
 
 
 class Asked(NamedTuple):
@@ -290,7 +290,7 @@ def summary(rows: Sequence[Row]) -> list[dict[str, Any]]:
     """Of each part and score before and after: mean and interval over facts."""
     found = []
     for part in PARTS:
-        for score in SCORES:
+        for score in ASKED_BY:
             for moment in MOMENTS:
                 values = shares(rows, part, score, moment)
                 if values:

@@ -234,7 +234,7 @@ def test_facts_that_are_known_are_counted_and_left_out_and_if_all_are_nothing_is
     told = edit(f"run={run}", *SHIFT, written(file, [known, FACTS[2]]), "target_tokens=first")
     assert told.out.startswith(f"1 of 2 facts are known already, and are left out of the edit: {file} line 1\n")
     manifest = json.loads((made(told) / "manifest.json").read_text())
-    assert manifest["found"]["written"] == [2]
+    assert manifest["written"] == [2]
     before = runs_beside(run)
     told = edit(f"run={run}", *SHIFT, f"prompt={prompt}", f"target={answer}")
     assert told.lines == [f"{run} answers with the target of the fact already: there is nothing to write"]
