@@ -48,8 +48,12 @@ def edit(settings: EditSettings, command: str) -> Edited | None:
         if settings.to is not None:
             _each_alone(ready, settings, Path(settings.to), interruption)
             return None
-        run = _there(ready) or _written(ready, settings, command, interruption)
-        _score(ready, run, settings, interruption)
+        run, asked = _there(ready), settings.scores.plain() | {"evaluation": settings.evaluation.plain()}
+        if run is None or run.manifest.get("edit_scores", {}).get("asked") != asked:
+            scorer = Scorer(ready, settings)  # what it needs is there, or nothing is made
+            run = run or _written(ready, settings, command, interruption)
+            _score(ready, run, scorer, asked, interruption)
+    _tell_scores(run)
     return run
 
 
@@ -126,30 +130,32 @@ def _made(ready: Prepared, matrix: Tensor, update: Update, left: Sequence[int], 
 # How it does.
 
 
-def _score(ready: Prepared, run: Edited, settings: EditSettings, interruption: Interruption) -> None:
-    """Write both tables into the run, if they are not there, and print what they come to."""
-    asked = settings.scores.plain() | {"evaluation": settings.evaluation.plain()}
-    stored = run.manifest.get("edit_scores")
-    if stored is None or stored.get("asked") != asked:
-        left = [number - 1 for number in run.field("written") if number <= len(ready.facts)]
-        scorer = Scorer(ready, settings)
-        before, after = scorer.decoder(), run.decoder().to(scorer.device)
-        with run.locked():
-            rows = scorer.of_facts(before, after, left)
-            losses = scorer.of_text(before, after, 0)
-            interruption.check("came: nothing is kept of the scores; the same command makes them")
-            tables = {SCORES: rows, LOSSES: losses}
-            for name, each in tables.items():
-                discard(run.path / name)
-                if each:
-                    write_table(run.path / name, each)
-            proof = {name: sha256_of(run.path / name) for name, each in tables.items() if each}
-            run.update_manifest(edit_scores={"asked": asked, "sha256": proof})
-        stored = run.manifest["edit_scores"]
-    kept = [name for name in (SCORES, LOSSES) if name in stored["sha256"]]
+def _score(ready: Prepared, run: Edited, scorer: Scorer, asked: dict[str, Any], interruption: Interruption) -> None:
+    """Write both tables into the run.
+
+    Args:
+        asked: with what, to be written down.
+    """
+    left = [number - 1 for number in run.field("written") if number <= len(ready.facts)]
+    before, after = scorer.decoder(), run.decoder().to(scorer.device)
+    with run.locked():
+        tables = {SCORES: scorer.of_facts(before, after, left), LOSSES: scorer.of_text(before, after, 0)}
+        interruption.check("came: nothing is kept of the scores; the same command makes them")
+        for name, rows in tables.items():
+            discard(run.path / name)
+            if rows:
+                write_table(run.path / name, rows)
+        proof = {name: sha256_of(run.path / name) for name, rows in tables.items() if rows}
+        run.update_manifest(edit_scores={"asked": asked, "sha256": proof})
+
+
+def _tell_scores(run: Edited) -> None:
+    """Print what a run's tables come to. Raises UserError if they are not what was written."""
+    written = run.field("edit_scores")["sha256"]
+    kept = [name for name in (SCORES, LOSSES) if name in written]
     for name in kept:
         path = run.path / name
-        if not path.exists() or sha256_of(path) != stored["sha256"][name]:
+        if not path.exists() or sha256_of(path) != written[name]:
             raise UserError(f"{path} is not what was written; restore it, or delete {run.path}")
     tell(run.path, run.label, kept)
 
@@ -157,14 +163,13 @@ def _score(ready: Prepared, run: Edited, settings: EditSettings, interruption: I
 def _each_alone(ready: Prepared, settings: EditSettings, to: Path, interruption: Interruption) -> None:
     """Each fact in an edit of its own, of which nothing is kept but scores."""
     refuse_link(to)
-    make_folder(to)
-    decoder = computing(ready, settings)
+    decoder, scorer = computing(ready, settings), Scorer(ready, settings)
     rows: list[Row] = []
     losses: list[Row] = []
     with ready.parent.locked():
         left = unknown(ready, decoder)
+        make_folder(to)
         texts = given_texts(ready, decoder, interruption)
-        scorer = Scorer(ready, settings)
         before, after = scorer.decoder(), scorer.decoder()
         for number in progress("facts", "facts", left):
             update = updated(ready, decoder, [number], texts, partial(interruption.check, STOPPED))

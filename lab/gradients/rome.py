@@ -108,7 +108,7 @@ def rome(
 
     keys, values, rows = [], [], []
     for number, request in enumerate(progress("values", "facts", requests, disable=len(requests) == 1)):
-        texts, places = in_contexts(request, prefixes)
+        texts, places = in_contexts(request, prefixes, decoder.position.longest)
         keys.append(key_of(decoder, texts, places, place))
         value, steps = value_of(decoder, request, texts, places, place, search, number, check)
         values.append(value)
@@ -125,11 +125,18 @@ def rome(
     return change, off, rows
 
 
-def in_contexts(request: "Request", prefixes: Sequence[tuple[int, ...]]) -> tuple[list[Example], list[int]]:
-    """The prompt alone and behind each prefix, and where the subject's last token stands in each."""
+def in_contexts(
+    request: "Request", prefixes: Sequence[tuple[int, ...]], longest: int | None
+) -> tuple[list[Example], list[int]]:
+    """The prompt alone and behind each prefix, and where the subject's last token stands in each.
+
+    Args:
+        longest: tokens that there are positions for: a prefix that leaves too few is left out; None: any number.
+    """
     assert request.subject is not None
     prompt, target = request.example
-    every = [(), *prefixes]
+    own = len(request.example.read)
+    every = [(), *(each for each in prefixes if longest is None or len(each) + own <= longest)]
     return [Example(each + prompt, target) for each in every], [len(each) + request.subject[-1] for each in every]
 
 
