@@ -7,6 +7,7 @@ from typing import Any
 from lab.exchange.exporting import query_factor, rope_rule
 from lab.exchange.names import slug
 from lab.runs.derived import Derived
+from lab.runs.edited import Edited
 from lab.runs.identity import variant
 from lab.runs.run import Model, Run
 
@@ -57,6 +58,8 @@ def card(model: Model, step: int | None) -> str:
     if folded:
         told = ", ".join(folded)
         lines += ["", f"What it was extended with ({told}) is folded in: queries are multiplied by {factor:g}."]
+    if model.edits:
+        lines += ["", f"Its weights were edited, so that it says some facts otherwise: {', '.join(model.edits)}."]
     return "\n".join(lines) + "\n"
 
 
@@ -85,7 +88,11 @@ def _facts(model: Model, facts: dict[str, Any], step: int | None) -> list[tuple[
     rows = origin.metrics(("step", "validation_loss_nats")) if isinstance(origin, Run) else []
     losses = [row["validation_loss_nats"] for row in rows if row["validation_loss_nats"] is not None]
     if losses:
-        of = "" if origin is model else " of the parent, without the extension"
+        of = (
+            ""
+            if origin is model
+            else f" of the parent, without the {'edit' if isinstance(model, Edited) else 'extension'}"
+        )
         told.append((f"validation loss{of}", f"{losses[-1]:.4f} nats per token"))
     return told
 

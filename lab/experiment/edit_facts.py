@@ -77,7 +77,8 @@ class Tokens(NamedTuple):
     def longest(self) -> int:
         """Tokens of its longest text that are read."""
         behind = max(map(len, (self.example.target, self.truth or (), self.neighbour_truth or ())))
-        return max(map(len, [self.example.prompt, *self.paraphrases, *self.neighbours])) + behind - 1
+        about = [] if self.request.essence is None else [self.request.essence[0]]
+        return max(map(len, [self.example.prompt, *about, *self.paraphrases, *self.neighbours])) + behind - 1
 
 
 def facts_digest(facts: Sequence[Fact]) -> str:

@@ -1,6 +1,6 @@
 """What an edit is made of: the run, its facts as tokens, and the decoder that the edit is computed on."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -142,11 +142,21 @@ def unknown(ready: Prepared, decoder: Decoder) -> list[int]:
     return [number for number, each in enumerate(known) if not each]
 
 
-def updated(ready: Prepared, decoder: Decoder, numbers: Sequence[int], texts: Texts | None) -> Update:
-    """What the method adds for some of the facts. Raises UserError if that is not finite, or cannot be done."""
+def updated(
+    ready: Prepared,
+    decoder: Decoder,
+    numbers: Sequence[int],
+    texts: Texts | None,
+    check: Callable[[], object] = lambda: None,
+) -> Update:
+    """What the method adds for some of the facts. Raises UserError if that is not finite, or cannot be done.
+
+    Args:
+        check: called before each step; may raise to stop.
+    """
     requests = [ready.tokens[number].request for number in numbers]
     try:
-        update = ready.method.update(decoder, requests, texts)
+        update = ready.method.update(decoder, requests, texts, check)
     except NotFinite as error:
         raise UserError(f"{requests[error.number].name or ready.parent.path}: {error}") from None
     if not bool(update.change.isfinite().all()):

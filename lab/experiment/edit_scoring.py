@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from scipy.stats import binomtest
 
+from lab.base.errors import UserError
 from lab.base.tables import Row
 from lab.data.settings import EvaluationSettings
 from lab.data.tokenizer import Tokenizer
@@ -28,7 +29,7 @@ from lab.runs.settings import RunSettings
 
 MOMENTS = ("before", "after")
 PARTS = ("fact", "paraphrase", "neighbour")
-SCORES = ("argmax", "likelier", "generated")
+ASKED_BY = ("argmax", "likelier", "generated")
 
 
 class Asked(NamedTuple):
@@ -116,7 +117,9 @@ def read(decoder: Decoder, asked: Sequence[Asked], tokenizer: Tokenizer, tokens:
 
 
 def _continued(decoder: Decoder, prompt: torch.Tensor, tokenizer: Tokenizer, tokens: int) -> str:
-    """The likeliest text of so many tokens, or up to the end of the document."""
+    """The likeliest text of so many tokens, or up to the end of the document, or of what there are positions for."""
+    if decoder.position.longest is not None:
+        tokens = min(tokens, decoder.position.longest - prompt.shape[1] + 1)
     found = greedy(decoder, prompt, tokens)[0].tolist()
     return tokenizer.decode([*itertools.takewhile(lambda each: each != tokenizer.end_of_document, found)])
 
@@ -170,8 +173,10 @@ def _scores(asked: Asked, reading: Reading, before: Reading, target: str) -> dic
 # Text that the edit is not about.
 
 
-def held_out_items(parent: Model, evaluation: EvaluationSettings, documents: int) -> tuple[Source, list[Item]] | None:
-    """Documents of C tokens at least; None of an imported model, if none are named.
+def held_out_items(
+    parent: Model, evaluation: EvaluationSettings, documents: int, length: int
+) -> tuple[Source, list[Item]] | None:
+    """Documents that are long enough; None of an imported model, if none are named.
 
     Raises:
         UserError: they are not there, or all too short.
@@ -183,14 +188,14 @@ def held_out_items(parent: Model, evaluation: EvaluationSettings, documents: int
         )
         return None
     ((_, source),) = sources_of([parent], evaluation)
-    return source, [*source.long_enough(parent.context + 1, documents)]
+    return source, [*source.long_enough(length + 1, documents)]
 
 
 @torch.inference_mode()
-def document_losses(decoder: Decoder, source: Source, items: Sequence[Item], moment: str) -> Iterator[Row]:
-    """The mean loss over the first C tokens of each document."""
+def document_losses(decoder: Decoder, source: Source, items: Sequence[Item], length: int, moment: str) -> Iterator[Row]:
+    """The mean loss over the first tokens of each document."""
     for item in items:
-        losses = losses_in_one_pass(decoder, on_device(item.ids[: source.context + 1], decoder))
+        losses = losses_in_one_pass(decoder, on_device(item.ids[: length + 1], decoder))
         yield {
             "document": item.name,
             "cluster": source.cluster(item.name),
@@ -205,7 +210,13 @@ class Scorer:
     def __init__(self, ready: Prepared, settings: EditSettings) -> None:
         self.ready, self.settings = ready, settings.scores
         self.device = device_of(settings.accelerator, settings.threads)
-        self.text = held_out_items(ready.parent, settings.evaluation, settings.scores.documents)
+        self.length = settings.scores.length or ready.parent.context
+        if self.length > ready.parent.context and ready.parent.config.model.position.ends:
+            raise UserError(
+                f"scores.length is {self.length:,}, and the decoder has positions for {ready.parent.context:,}: lower "
+                "it"
+            )
+        self.text = held_out_items(ready.parent, settings.evaluation, settings.scores.documents, self.length)
         self._before: dict[str, list[Row]] = {}
 
     def decoder(self) -> Decoder:
@@ -231,8 +242,8 @@ class Scorer:
         if self.text is None:
             return []
         if "before" not in self._before:
-            self._before["before"] = [*document_losses(before, *self.text, MOMENTS[0])]
-        every = [*self._before["before"], *document_losses(after, *self.text, MOMENTS[1])]
+            self._before["before"] = [*document_losses(before, *self.text, self.length, MOMENTS[0])]
+        every = [*self._before["before"], *document_losses(after, *self.text, self.length, MOMENTS[1])]
         return [{"number": number, **row} for row in every]
 
 
@@ -290,7 +301,7 @@ def summary(rows: Sequence[Row]) -> list[dict[str, Any]]:
     """Of each part and score before and after: mean and interval over facts."""
     found = []
     for part in PARTS:
-        for score in SCORES:
+        for score in ASKED_BY:
             for moment in MOMENTS:
                 values = shares(rows, part, score, moment)
                 if values:

@@ -11,7 +11,8 @@ from lab.experiment.settings import THREADS, Accelerator
 class EditScoresSettings(Settings):
     """What an edited decoder is asked, beside the one before."""
 
-    documents: Count = key("of held-out text whose first C tokens are scored, at most: the first that are long enough")
+    documents: Count = key("of held-out text that are scored, at most: the first that are long enough")
+    length: Count | None = key("tokens of each document, its first, whose losses are told; null: C")
     generated: Count = key("tokens generated behind a prompt, at most")
     generate_every: Count = key("text is generated for one of so many facts")
     batch_tokens: Count = key("tokens read together, at most; more is faster until memory ends", decides=False)

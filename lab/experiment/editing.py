@@ -2,7 +2,8 @@
 
 import contextlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from lab.base.interruption import Interruption
 from lab.base.progress import progress
 from lab.base.tables import Row, read_table, write_table
 from lab.experiment.edit_preparing import Prepared, changed_matrix, computing, given_texts, prepared, unknown, updated
-from lab.experiment.edit_scoring import Scorer, drifts, interval, summary
+from lab.experiment.edit_scoring import ASKED_BY, Scorer, drifts, interval, summary
 from lab.experiment.edit_settings import EditSettings
 from lab.gradients.edits import Update
 from lab.report.edit import print_edit
@@ -25,6 +26,7 @@ from lab.runs.identity import digest
 from lab.runs.run import open_model
 
 SCORES, LOSSES = "edit_scores.csv", "edit_losses.csv"
+STOPPED = "came: nothing is kept of an edit"
 
 
 def edit(settings: EditSettings, command: str) -> Edited | None:
@@ -46,8 +48,12 @@ def edit(settings: EditSettings, command: str) -> Edited | None:
         if settings.to is not None:
             _each_alone(ready, settings, Path(settings.to), interruption)
             return None
-        run = _there(ready) or _written(ready, settings, command, interruption)
-        _score(ready, run, settings, interruption)
+        run, asked = _there(ready), settings.scores.plain() | {"evaluation": settings.evaluation.plain()}
+        if run is None or run.manifest.get("edit_scores", {}).get("asked") != asked:
+            scorer = Scorer(ready, settings)  # what it needs is there, or nothing is made
+            run = run or _written(ready, settings, command, interruption)
+            _score(ready, run, scorer, asked, interruption)
+    _tell_scores(run)
     return run
 
 
@@ -69,8 +75,7 @@ def _written(ready: Prepared, settings: EditSettings, command: str, interruption
     with ready.parent.locked():
         left = unknown(ready, decoder)
         texts = given_texts(ready, decoder, interruption)
-        update = updated(ready, decoder, left, texts)
-        interruption.check("came: nothing is kept of an edit")
+        update = updated(ready, decoder, left, texts, partial(interruption.check, STOPPED))
         return _made(ready, changed_matrix(decoder, update), update, left, command)
 
 
@@ -110,7 +115,8 @@ def _made(ready: Prepared, matrix: Tensor, update: Update, left: Sequence[int], 
             "extensions": [each.plain() for each in parent.extensions],
             "command": command,
             "asked": ready.asked,
-            "found": update.record | {"facts": len(facts), "written": [number + 1 for number in left]},
+            "written": [number + 1 for number in left],
+            "found": update.record,
         }
         run.create(parent.config, manifest, beside)
     finally:
@@ -124,47 +130,49 @@ def _made(ready: Prepared, matrix: Tensor, update: Update, left: Sequence[int], 
 # How it does.
 
 
-def _score(ready: Prepared, run: Edited, settings: EditSettings, interruption: Interruption) -> None:
-    """Write both tables into the run, if they are not there, and print what they come to."""
-    asked = settings.scores.plain() | {"evaluation": settings.evaluation.plain()}
-    stored = run.manifest.get("edit_scores")
-    if stored is None or stored.get("asked") != asked:
-        left = [number - 1 for number in run.manifest["found"]["written"]]
-        scorer = Scorer(ready, settings)
-        before, after = scorer.decoder(), run.decoder().to(scorer.device)
-        with run.locked():
-            rows = scorer.of_facts(before, after, left)
-            losses = scorer.of_text(before, after, 0)
-            interruption.check("came: nothing is kept of the scores; the same command makes them")
-            tables = {SCORES: rows, LOSSES: losses}
-            for name, each in tables.items():
-                discard(run.path / name)
-                if each:
-                    write_table(run.path / name, each)
-            proof = {name: sha256_of(run.path / name) for name, each in tables.items() if each}
-            run.update_manifest(edit_scores={"asked": asked, "sha256": proof})
-        stored = run.manifest["edit_scores"]
-    for name, sha256 in stored["sha256"].items():
-        if sha256_of(run.path / name) != sha256:
-            raise UserError(f"{run.path / name} is not what was written; restore it, or delete {run.path}")
-    tell(run.path, run.label, stored["sha256"])
+def _score(ready: Prepared, run: Edited, scorer: Scorer, asked: dict[str, Any], interruption: Interruption) -> None:
+    """Write both tables into the run.
+
+    Args:
+        asked: with what, to be written down.
+    """
+    left = [number - 1 for number in run.field("written") if number <= len(ready.facts)]
+    before, after = scorer.decoder(), run.decoder().to(scorer.device)
+    with run.locked():
+        tables = {SCORES: scorer.of_facts(before, after, left), LOSSES: scorer.of_text(before, after, 0)}
+        interruption.check("came: nothing is kept of the scores; the same command makes them")
+        for name, rows in tables.items():
+            discard(run.path / name)
+            if rows:
+                write_table(run.path / name, rows)
+        proof = {name: sha256_of(run.path / name) for name, rows in tables.items() if rows}
+        run.update_manifest(edit_scores={"asked": asked, "sha256": proof})
+
+
+def _tell_scores(run: Edited) -> None:
+    """Print what a run's tables come to. Raises UserError if they are not what was written."""
+    written = run.field("edit_scores")["sha256"]
+    kept = [name for name in (SCORES, LOSSES) if name in written]
+    for name in kept:
+        path = run.path / name
+        if not path.exists() or sha256_of(path) != written[name]:
+            raise UserError(f"{path} is not what was written; restore it, or delete {run.path}")
+    tell(run.path, run.label, kept)
 
 
 def _each_alone(ready: Prepared, settings: EditSettings, to: Path, interruption: Interruption) -> None:
     """Each fact in an edit of its own, of which nothing is kept but scores."""
     refuse_link(to)
-    make_folder(to)
-    decoder = computing(ready, settings)
+    decoder, scorer = computing(ready, settings), Scorer(ready, settings)
     rows: list[Row] = []
     losses: list[Row] = []
     with ready.parent.locked():
         left = unknown(ready, decoder)
+        make_folder(to)
         texts = given_texts(ready, decoder, interruption)
-        scorer = Scorer(ready, settings)
         before, after = scorer.decoder(), scorer.decoder()
         for number in progress("facts", "facts", left):
-            interruption.check("came: nothing is kept of edits of single facts")
-            update = updated(ready, decoder, [number], texts)
+            update = updated(ready, decoder, [number], texts, partial(interruption.check, STOPPED))
             name = f"{update.place.module}.weight"
             parameter, own = after.get_parameter(name), before.get_parameter(name)
             with torch.no_grad():
@@ -182,12 +190,14 @@ def _each_alone(ready: Prepared, settings: EditSettings, to: Path, interruption:
     )
 
 
-def tell(folder: Path, title: str, tables: Mapping[str, Any] | Sequence[str]) -> None:
+def tell(folder: Path, title: str, tables: Sequence[str]) -> None:
     """Print what the tables in a folder come to."""
     remedy = "delete it, and make the edit again"
-    found = summary(read_table(folder / SCORES, ("number",), remedy))
+    found = summary(read_table(folder / SCORES, ("number", "part", "moment", *ASKED_BY), remedy))
     drift = None
     if LOSSES in tables:
-        drift = interval(drifts(read_table(folder / LOSSES, ("loss_nats",), remedy)))
+        drift = interval(
+            drifts(read_table(folder / LOSSES, ("number", "document", "cluster", "moment", "loss_nats"), remedy))
+        )
     print_edit(title, found, drift)
     print(f"{', '.join(tables)} in {folder}")

@@ -4,7 +4,7 @@ Their keys stand here, and what an edit is made of; the mathematics in ``steps.p
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple
 
@@ -111,11 +111,18 @@ class EditMethod(Settings, ABC):
         return None
 
     @abstractmethod
-    def update(self, decoder: "Decoder", requests: Sequence[Request], texts: Texts | None = None) -> Update:
+    def update(
+        self,
+        decoder: "Decoder",
+        requests: Sequence[Request],
+        texts: Texts | None = None,
+        check: Callable[[], object] = lambda: None,
+    ) -> Update:
         """What writes all of these facts at once; the decoder is left as it is, and computes in its type.
 
         Args:
             texts: for a method that has a sample.
+            check: called before each step; may raise to stop.
 
         Raises:
             NotFinite: a loss or a gradient.
@@ -132,7 +139,13 @@ class ForwardShift(EditMethod):
     name: Literal["forward_shift"] = "forward_shift"
     step: Positive = key("rows of the target that are added to what leaves the layer at the prompt's last token")
 
-    def update(self, decoder: "Decoder", requests: Sequence[Request], texts: Texts | None = None) -> Update:
+    def update(
+        self,
+        decoder: "Decoder",
+        requests: Sequence[Request],
+        texts: Texts | None = None,
+        check: Callable[[], object] = lambda: None,
+    ) -> Update:
         import torch
 
         from lab.gradients.steps import forward_shift
@@ -162,7 +175,13 @@ class Finetune(EditMethod):
     def place(self) -> Place:
         return Place(self.layer, self.matrix)
 
-    def update(self, decoder: "Decoder", requests: Sequence[Request], texts: Texts | None = None) -> Update:
+    def update(
+        self,
+        decoder: "Decoder",
+        requests: Sequence[Request],
+        texts: Texts | None = None,
+        check: Callable[[], object] = lambda: None,
+    ) -> Update:
         from lab.gradients.finetune import finetune
 
         change, rows = finetune(
@@ -175,6 +194,7 @@ class Finetune(EditMethod):
             largest=self.largest,
             enough=self.enough,
             batch_tokens=BATCH_TOKENS,
+            check=check,
         )
         return Update(self.place, change, {"steps": rows[-1]["step"], "loss_nats": rows[-1]["loss_nats"]}, rows)
 
@@ -206,7 +226,13 @@ class Rome(EditMethod):
     def about(self) -> str | None:
         return self.essence
 
-    def update(self, decoder: "Decoder", requests: Sequence[Request], texts: Texts | None = None) -> Update:
+    def update(
+        self,
+        decoder: "Decoder",
+        requests: Sequence[Request],
+        texts: Texts | None = None,
+        check: Callable[[], object] = lambda: None,
+    ) -> Update:
         import torch
 
         from lab.gradients.rome import Search, rome
@@ -215,5 +241,5 @@ class Rome(EditMethod):
         search = Search(self.steps, self.learning_rate, self.decay, self.kl, self.longest, self.enough)
         own = texts.covariance
         raised = own + self.ridge * own.diagonal().mean() * torch.eye(len(own), dtype=own.dtype, device=own.device)
-        change, off, rows = rome(decoder, requests, self.place, raised, texts.prefixes, search)
+        change, off, rows = rome(decoder, requests, self.place, raised, texts.prefixes, search, check)
         return Update(self.place, change, {"off": off, "prefixes": len(texts.prefixes)}, rows)

@@ -1,6 +1,6 @@
 """Fine-tuning of one matrix on a few facts: steps of an optimiser against the gradient of their mean loss."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from lab.base.tables import Row
@@ -24,6 +24,7 @@ def finetune(
     largest: float | None,
     enough: float,
     batch_tokens: int,
+    check: Callable[[], object] = lambda: None,
 ) -> tuple["Float[Tensor, 'outputs inputs']", list[Row]]:
     """What the steps add to the matrix, in float64, and the loss before each of them; the decoder is left as it is.
 
@@ -31,6 +32,7 @@ def finetune(
         optimizer: ``sgd`` or ``adam``, torch's own.
         largest: by how much each number of the matrix may have moved in the end, kept after each step; None: any.
         enough: mean loss in nats at which no further step is made.
+        check: called before each step; may raise to stop.
 
     Raises:
         NotFinite: a loss or a gradient.
@@ -47,6 +49,7 @@ def finetune(
     rows: list[Row] = []
     try:
         for step in range(steps + 1):
+            check()
             parameter.data = value.data
             loss, gradient = 0.0, torch.zeros_like(origin)
             for group in groups:

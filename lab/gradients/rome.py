@@ -14,11 +14,12 @@ The value is the old one and a vector d that is found by gradient: it makes the 
 and without other text before it, keeps what is said of the subject alone, and stays short.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from lab.base.errors import UserError
+from lab.base.progress import progress
 from lab.base.tables import Row
 from lab.gradients.capture import Example, NotFinite, Place, batches, capture_inputs
 
@@ -88,6 +89,7 @@ def rome(
     covariance: "Float[Tensor, 'inputs inputs']",
     prefixes: Sequence[tuple[int, ...]],
     search: Search,
+    check: Callable[[], object] = lambda: None,
 ) -> tuple["Float[Tensor, 'outputs inputs']", float, list[Row]]:
     """What is to be added to ``down`` for all facts at once, in float64; how far (W + D) k is from v, the largest in
     parts of |v|; and the steps of each search. Each value is found on the decoder as it is.
@@ -96,6 +98,7 @@ def rome(
         requests: with subjects.
         covariance: in float64, with an inverse.
         prefixes: texts that a prompt is read behind, beside itself; a key is the mean over these.
+        check: called before each step of a search; may raise to stop.
 
     Raises:
         NotFinite: a loss, or the gradient of one.
@@ -104,10 +107,10 @@ def rome(
     import torch
 
     keys, values, rows = [], [], []
-    for number, request in enumerate(requests):
-        texts, places = in_contexts(request, prefixes)
+    for number, request in enumerate(progress("values", "facts", requests, disable=len(requests) == 1)):
+        texts, places = in_contexts(request, prefixes, decoder.position.longest)
         keys.append(key_of(decoder, texts, places, place))
-        value, steps = value_of(decoder, request, texts, places, place, search, number)
+        value, steps = value_of(decoder, request, texts, places, place, search, number, check)
         values.append(value)
         rows += [{"number": number + 1, **step} for step in steps]
     key, value = torch.stack(keys), torch.stack(values)
@@ -122,11 +125,18 @@ def rome(
     return change, off, rows
 
 
-def in_contexts(request: "Request", prefixes: Sequence[tuple[int, ...]]) -> tuple[list[Example], list[int]]:
-    """The prompt alone and behind each prefix, and where the subject's last token stands in each."""
+def in_contexts(
+    request: "Request", prefixes: Sequence[tuple[int, ...]], longest: int | None
+) -> tuple[list[Example], list[int]]:
+    """The prompt alone and behind each prefix, and where the subject's last token stands in each.
+
+    Args:
+        longest: tokens that there are positions for: a prefix that leaves too few is left out; None: any number.
+    """
     assert request.subject is not None
     prompt, target = request.example
-    every = [(), *prefixes]
+    own = len(request.example.read)
+    every = [(), *(each for each in prefixes if longest is None or len(each) + own <= longest)]
     return [Example(each + prompt, target) for each in every], [len(each) + request.subject[-1] for each in every]
 
 
@@ -152,11 +162,13 @@ def value_of(
     place: Place,
     search: Search,
     number: int = 0,
+    check: Callable[[], object] = lambda: None,
 ) -> tuple["Float[Tensor, 'outputs']", list[Row]]:
     """The value that the matrix is to give at the subject's last token, in float64, and what each step came to.
 
     Args:
         number: of the request, for the error.
+        check: called before each step; may raise to stop.
 
     Raises:
         NotFinite: a loss, or its gradient.
@@ -170,6 +182,7 @@ def value_of(
     stepper = torch.optim.Adam([moved], lr=search.learning_rate)
     rows: list[Row] = []
     for step in range(search.steps + 1):
+        check()
         with torch.enable_grad():
             target = torch.cat([group.losses(decoder, moved) for group in groups]).mean()
             kept = torch.zeros_like(target) if essence is None else essence.divergence(decoder, moved)

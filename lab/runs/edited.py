@@ -2,7 +2,7 @@
 
     config.yaml, manifest.json
     tables/SHA256.safetensors   each matrix that was changed, whole, in float32
-    facts.jsonl                 what was to be written
+    facts.jsonl                 what was asked for; the manifest has the numbers of what was ``written``
     edit_scores.csv, edit_losses.csv
 
 All other weights are the parent's. The identity is the parent's with ``edit``: the method with its keys, a sha256 of
@@ -27,6 +27,8 @@ TOLD = ("layer", "matrix", "step", "steps", "learning_rate")  # of an edit, in w
 
 class Edited(Derived):
     """An edited run."""
+
+    needed = (*Derived.needed, "written")
 
     @property
     def own_edit(self) -> dict[str, Any]:

@@ -97,6 +97,7 @@ def read_tensor(digest: str, folders: Sequence[Path], of: str = "an extension") 
     Args:
         of: what has it, for the message.
     """
+    from safetensors import SafetensorError
     from safetensors.torch import load
 
     path = next((path for path in table_files(folders) if path.stem == digest), None)
@@ -108,7 +109,10 @@ def read_tensor(digest: str, folders: Sequence[Path], of: str = "an extension") 
         raise UserError(f"{path}: cannot be read ({str(error.strerror).lower()}); restore it") from None
     if hashlib.sha256(content).hexdigest() != digest:
         raise UserError(f"{path} is no longer the table that its name says; restore it")
-    return load(content)["table"]
+    try:
+        return load(content)["table"]
+    except (SafetensorError, KeyError, ValueError, TypeError) as error:
+        raise UserError(f"{path} is damaged ({' '.join(str(error).split())[:200]}); restore it") from None
 
 
 def copy_tables(extensions: Sequence[Mapping[str, Any]], folders: Sequence[Path], run: Path) -> None:

@@ -149,6 +149,14 @@ class Measured(TypedDict):
 
 
 @with_config(STRICT)
+class EditScores(TypedDict):
+    """What an edited run was asked with, and the sha256 of each table of what came of it."""
+
+    asked: dict[str, Any]
+    sha256: dict[str, str]
+
+
+@with_config(STRICT)
 class Fields(TypedDict, total=False):
     """What may stand in a manifest; others are let pass."""
 
@@ -170,6 +178,8 @@ class Fields(TypedDict, total=False):
     skipped_documents: dict[str, str]
     corpus: dict[str, Any]
     command: str
+    written: Annotated[list[Positive], Field(min_length=1)]
+    edit_scores: EditScores
 
 
 FIELDS = TypeAdapter(Fields)

@@ -2,7 +2,9 @@
 
 import csv
 import json
+import os
 import re
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +24,8 @@ from lab.experiment.compose import settings_of
 from lab.experiment.edit_facts import read_facts
 from lab.experiment.edit_preparing import computing, prepared, refuse_quantised, updated
 from lab.experiment.edit_settings import EditSettings
+from lab.gradients import finetune
+from lab.gradients.capture import capture
 from lab.model.decoder import Decoder
 from lab.runs.checkpoints import Checkpoint
 from lab.runs.run import open_model
@@ -234,7 +238,7 @@ def test_facts_that_are_known_are_counted_and_left_out_and_if_all_are_nothing_is
     told = edit(f"run={run}", *SHIFT, written(file, [known, FACTS[2]]), "target_tokens=first")
     assert told.out.startswith(f"1 of 2 facts are known already, and are left out of the edit: {file} line 1\n")
     manifest = json.loads((made(told) / "manifest.json").read_text())
-    assert manifest["found"]["written"] == [2]
+    assert manifest["written"] == [2]
     before = runs_beside(run)
     told = edit(f"run={run}", *SHIFT, f"prompt={prompt}", f"target={answer}")
     assert told.lines == [f"{run} answers with the target of the fact already: there is nothing to write"]
@@ -406,9 +410,54 @@ def test_an_edit_whose_numbers_float32_has_no_room_for_is_told(run: Path, edit: 
     assert told == "the edit makes numbers in down that are not finite: take smaller steps"
 
 
-def test_a_run_that_is_unfinished_or_none_is_told(edit: Edit, tmp_path: Path) -> None:
+def test_a_run_that_there_is_not_is_told(edit: Edit, tmp_path: Path) -> None:
     (told,) = edit(f"run={tmp_path / 'none'}", *SHIFT, *FACT).lines
     assert "no such run" in told
+
+
+def test_an_edit_that_is_stopped_between_steps_leaves_nothing(
+    run: Path, edit: Edit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps = []
+
+    def stopping(*arguments: Any) -> Any:
+        steps.append(1)
+        os.kill(os.getpid(), signal.SIGTERM)
+        return capture(*arguments)
+
+    monkeypatch.setattr(finetune, "capture", stopping)
+    before = runs_beside(run)
+    told = edit(f"run={run}", "method=finetune", "method.layer=1", *FACT)
+    assert (told.code, len(steps)) == (75, 1)
+    assert "nothing is kept of an edit" in told.err
+    assert runs_beside(run) == before
+
+
+def test_where_positions_end_no_text_reaches_beyond_them(edit: Edit, tmp_path: Path) -> None:
+    learned = trained(tmp_path / "runs", "model=learned", *SHORT)
+    model = open_model(learned)
+    words = model.decode(model.encode("The state of the union is good. " * 30)[0, :63])
+    keys = (f"run={learned}", *SHIFT, "target= is", f"prompt={words}")
+    before = runs_beside(learned)
+    (told,) = edit(*keys, "scores.length=65").lines
+    assert told == "scores.length is 65, and the decoder has positions for 64: lower it"
+    assert runs_beside(learned) == before
+    path = made(edit(*keys))
+    row = rows_of(path / "edit_scores.csv")[0]
+    assert 1 <= len(model.encode(row["continuation"])[0]) <= 2
+    rome = ("method=rome", "method.layer=1", "method.steps=1", "method.keys.documents=2", "subject=union")
+    made(edit(keys[0], *rome, *keys[-2:]))  # with no room for a prefix
+    (told,) = edit(*keys[:-1], f"prompt={words} {words}").lines
+    assert "and the decoder has positions for 64; shorten it" in told
+
+
+def test_documents_that_are_too_short_are_told_before_anything_is_made(run: Path, edit: Edit, tmp_path: Path) -> None:
+    before = runs_beside(run)
+    for beside in ([], ["alone=true", f"to={tmp_path / 'out'}"]):
+        (told,) = edit(f"run={run}", *SHIFT[:2], "method.step=41", *FACT, "scores.length=1000000", *beside).lines
+        assert "tokens" in told
+        assert runs_beside(run) == before
+        assert not (tmp_path / "out").exists()
 
 
 def test_weights_that_are_not_floating_numbers_are_told(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """An edited run is a run like any other, to every command; it differs from its parent in one matrix, and needs it."""
 
 import csv
+import hashlib
 import json
 import shutil
 from collections.abc import Callable
@@ -16,7 +17,7 @@ from lab.experiment.edit_settings import EditSettings
 from lab.experiment.editing import edit
 from lab.experiment.generation import generate
 from lab.experiment.handing_on import hand_on
-from lab.experiment.settings import ExportSettings, GenerateSettings
+from lab.experiment.settings import EvaluateSettings, ExportSettings, GenerateSettings
 from lab.model.decoder import Decoder
 from lab.runs.control import check
 from lab.runs.edited import Edited
@@ -157,9 +158,49 @@ def test_abroad_it_has_the_same_logits(family: Family, tmp_path: Path) -> None:
 
     hand_on(settings_of("export", ExportSettings, [f"run={family.edited[0]}", f"to={tmp_path / 'abroad'}"]))
     theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "abroad", dtype=torch.float32).eval()
+    card = (tmp_path / "abroad" / "README.md").read_text()
+    assert "Its weights were edited, so that it says some facts otherwise: forward_shift(layer=2,step=300)." in card
+    assert "of the parent, without the edit" in card
     ours, found = logits_of(family.edited[0]), theirs(TOKENS).logits
     assert float((found - ours).abs().max()) < 1e-4 * float(ours.abs().max())
     assert float((logits_of(family.parents[0]) - ours).abs().max()) > 1e-2 * float(ours.abs().max())
+
+
+@torch.inference_mode()
+def test_the_harness_is_told_the_likelihood_that_a_pass_of_the_edited_decoder_gives(
+    copy: Family, tmp_path: Path
+) -> None:
+    pytest.importorskip("lm_eval")
+    from lab.experiment.evaluating import evaluate
+
+    (tmp_path / "tasks").mkdir()
+    (tmp_path / "tasks" / "texts.jsonl").write_text(json.dumps({"text": f"{PROMPT} is good"}) + "\n")
+    task = {
+        "task": "spoken",
+        "dataset_path": "json",
+        "dataset_kwargs": {"data_files": {"test": str(tmp_path / "tasks" / "texts.jsonl")}},
+        "test_split": "test",
+        "output_type": "loglikelihood_rolling",
+        "doc_to_text": "",
+        "doc_to_target": "{{text}}",
+        "metric_list": [{"metric": "byte_perplexity"}],
+        "metadata": {"version": 1},
+    }
+    (tmp_path / "tasks" / "spoken.yaml").write_text(json.dumps(task))  # YAML holds JSON
+    found = []
+    for path in (copy.parents[0], copy.edited[0]):
+        settings = settings_of("evaluate", EvaluateSettings, [f"run={path}", "tasks=spoken", "threads=1"])
+        evaluate(settings.with_values(folder=str(tmp_path / "tasks")))
+        with open(path / "scores.csv", newline="") as file:
+            (row,) = (row for row in csv.DictReader(file) if row["measure"] == "spoken:log_byte_perplexity")
+        model = open_model(path)
+        ids = model.encode(f"{PROMPT} is good")[0].tolist()
+        read = torch.tensor([[model.tokenizer().end_of_document, *ids[:-1]]])
+        shares = model.decoder()(read)[0].double().log_softmax(-1)
+        wanted = -float(shares[torch.arange(len(ids)), ids].sum())
+        found.append(float(row["value"]) * int(row["tokens"]))
+        assert found[-1] == pytest.approx(wanted, rel=2e-5)
+    assert found[0] != pytest.approx(found[1], rel=1e-3)
 
 
 def test_the_lens_reads_the_edited_weights(family: Family) -> None:
@@ -253,6 +294,22 @@ def has_no_edit(run: Path) -> None:
     write_manifest(run, manifest | {"digest": digest(manifest["identity"])})
 
 
+def holds_no_table(run: Path) -> None:
+    manifest, content = manifest_of(run), b"no safetensors"
+    sha256 = hashlib.sha256(content).hexdigest()
+    (run / "tables" / f"{sha256}.safetensors").write_bytes(content)
+    manifest["identity"]["edit"]["weights"] = {"blocks.1.feed_forward.down.weight": sha256}
+    write_manifest(run, manifest | {"digest": digest(manifest["identity"])})
+
+
+def has_written_nothing(run: Path) -> None:
+    write_manifest(run, manifest_of(run) | {"written": ["1"]})
+
+
+def has_scores_of_numbers(run: Path) -> None:
+    write_manifest(run, manifest_of(run) | {"edit_scores": {"asked": {}, "sha256": 3}})
+
+
 def has_an_edit_of_numbers(run: Path) -> None:
     manifest = manifest_of(run)
     manifest["identity"]["edit"]["weights"] = {"blocks.1.feed_forward.down.weight": 7}
@@ -269,6 +326,9 @@ def has_an_edit_of_numbers(run: Path) -> None:
         (names_a_place_outside, "lacks the table ../../secret"),
         (has_no_edit, "has an identity without an edit"),
         (has_an_edit_of_numbers, "is damaged"),
+        (holds_no_table, "is damaged"),
+        (has_written_nothing, "is damaged (written.0: "),
+        (has_scores_of_numbers, "is damaged (edit_scores.sha256: "),
     ],
 )
 def test_what_no_longer_fits_together_is_told_in_a_line(copy: Family, spoil: Callable[[Path], None], told: str) -> None:
