@@ -2,7 +2,9 @@
 
 import argparse
 import atexit
+import contextlib
 import io
+import math
 import os
 import shlex
 import signal
@@ -65,6 +67,8 @@ class Parser(argparse.ArgumentParser):
         if "\n" in keywords.get("description", ""):
             keywords["formatter_class"] = argparse.RawDescriptionHelpFormatter
         super().__init__(*arguments, **keywords)
+        self.register("type", int, whole_number)
+        self.register("type", float, finite_number)
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
         """As argparse's, and overrides may stand behind options, too, where argparse wants them in one place."""
@@ -77,6 +81,22 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message}; {self.prog} --help tells more")
+
+
+def whole_number(text: str) -> int:
+    """Raises ArgumentTypeError where a text is no whole number, or one of more than 64 bits."""
+    with contextlib.suppress(ValueError):
+        if abs(number := int(text)) < 2**63:
+            return number
+    raise argparse.ArgumentTypeError(f"{text[:40]!r} is no whole number that 64 bits hold")
+
+
+def finite_number(text: str) -> float:
+    """Raises ArgumentTypeError where a text is no number, or not a finite one."""
+    with contextlib.suppress(ValueError):
+        if math.isfinite(number := float(text)):
+            return number
+    raise argparse.ArgumentTypeError(f"{text[:40]!r} is no finite number")
 
 
 def check_working_folder() -> None:
