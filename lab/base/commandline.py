@@ -35,6 +35,10 @@ def one_line(error: BaseException) -> str | None:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         # The search path follows, of interest to those who write Hydra plugins only.
         kept = [line for line in lines if not line.startswith(("Config search path", "provider=", "full_key"))]
+        override = str(error).removeprefix("Error merging override ")
+        if override != str(error) and error.__cause__ is not None:  # of a value that does not fit what stands there
+            why = next(iter(str(error.__cause__).splitlines()), "")
+            return f"an override cannot be read ({override}: {why}); --help shows what its key holds"
         return " ".join(" ".join(kept).split())
     if raised_in(error) in ("hydra", "omegaconf", "antlr4"):  # by their own code, which some overrides confuse
         return f"an override cannot be read ({type(error).__name__}: {error}); write key=value or group=choice"
