@@ -2,7 +2,9 @@
 
 import argparse
 import atexit
+import contextlib
 import io
+import math
 import os
 import shlex
 import signal
@@ -33,6 +35,10 @@ def one_line(error: BaseException) -> str | None:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         # The search path follows, of interest to those who write Hydra plugins only.
         kept = [line for line in lines if not line.startswith(("Config search path", "provider=", "full_key"))]
+        override = str(error).removeprefix("Error merging override ")
+        if override != str(error) and error.__cause__ is not None:  # of a value that does not fit what stands there
+            why = next(iter(str(error.__cause__).splitlines()), "")
+            return f"an override cannot be read ({override}: {why}); --help shows what its key holds"
         return " ".join(" ".join(kept).split())
     if raised_in(error) in ("hydra", "omegaconf", "antlr4"):  # by their own code, which some overrides confuse
         return f"an override cannot be read ({type(error).__name__}: {error}); write key=value or group=choice"
@@ -65,6 +71,8 @@ class Parser(argparse.ArgumentParser):
         if "\n" in keywords.get("description", ""):
             keywords["formatter_class"] = argparse.RawDescriptionHelpFormatter
         super().__init__(*arguments, **keywords)
+        self.register("type", int, whole_number)
+        self.register("type", float, finite_number)
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
         """As argparse's, and overrides may stand behind options, too, where argparse wants them in one place."""
@@ -77,6 +85,22 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message}; {self.prog} --help tells more")
+
+
+def whole_number(text: str) -> int:
+    """Raises ArgumentTypeError where a text is no whole number, or one of more than 64 bits."""
+    with contextlib.suppress(ValueError):
+        if abs(number := int(text)) < 2**63:
+            return number
+    raise argparse.ArgumentTypeError(f"{text[:40]!r} is no whole number that 64 bits hold")
+
+
+def finite_number(text: str) -> float:
+    """Raises ArgumentTypeError where a text is no number, or not a finite one."""
+    with contextlib.suppress(ValueError):
+        if math.isfinite(number := float(text)):
+            return number
+    raise argparse.ArgumentTypeError(f"{text[:40]!r} is no finite number")
 
 
 def check_working_folder() -> None:

@@ -171,7 +171,8 @@ def _joined(name: str, parts: list[str]) -> list[str]:
     if whole or len(parts) == 1:
         return whole[:1] if whole else [parts[0].replace("give ", "", 1)]
     head = parts[0].partition(": give ")[0].removeprefix("give ")
-    return [f"{head}: give {' or '.join(part.partition(': give ')[2] for part in parts)}"]
+    wanted = dict.fromkeys(part.partition(": give ")[2] for part in parts)  # the members of a list may want the same
+    return [f"{head}: give {' or '.join(wanted)}"]
 
 
 def _told(error: Any, name: str, holder: type[Settings] | None, root: type[Settings]) -> str:

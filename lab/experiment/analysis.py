@@ -58,6 +58,8 @@ def analyze(settings: AnalyzeSettings) -> None:
             raise UserError(f"{run.path} is no derived run: {study.label()} compares one with the run that it is of")
         if isinstance(study, DocumentStudy | VectorDocumentStudy):
             next(study.items(source))
+    if len(runs) > 1:
+        make_folder(Path(settings.output))  # one that cannot be written is told before the work, not after it
     device = device_of(settings.accelerator, settings.threads)
     tables: list[tuple[Model, list[Row]]] = []
     numbers: list[Row] = []

@@ -24,6 +24,8 @@ LONGEST_LINE = 2**16  # bytes of a table's line
 COLUMNS = ("step", "of tokens", "loss", "tokens/s", "MB", "last checkpoint")
 JOB_COLUMNS = ("job", "job's state", "time left")
 
+A_DAY = 24 * 60 * 60
+
 
 class Chosen(NamedTuple):
     """Which runs of a folder are meant: those whose name fits a pattern, and of these perhaps only those trained on
@@ -57,9 +59,9 @@ def was_elsewhere(run: Run) -> bool:
 
 
 def watch(chosen: Chosen, verify: bool, seconds: float) -> None:
-    """Print the list every so many seconds. Raises UserError for no time at all."""
-    if not seconds > 0:
-        raise UserError(f"--watch is {seconds:g}: give seconds above 0")
+    """Print the list every so many seconds. Raises UserError for no time at all, and for more than a day."""
+    if not 0 < seconds <= A_DAY:
+        raise UserError(f"--watch is {seconds:g}: give seconds above 0, {A_DAY:,} at most")
     while True:
         if sys.stdout.isatty():
             print("\033[H\033[2J", end="")

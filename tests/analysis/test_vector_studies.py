@@ -128,6 +128,15 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def test_an_output_that_is_a_file_is_told_before_any_run_is_read(runs: Path) -> None:
+    (runs / "file").write_text("mine")
+    before = {path for path in runs.rglob("*") if path.is_dir()}
+    line = the_one_line(lab("analyze", "runs=runs/*", "study=formation", "output=file", *SMALL, cwd=runs))
+    assert line == "error: file is a file: name a folder"
+    assert {path for path in runs.rglob("*") if path.is_dir()} == before
+    assert (runs / "file").read_text() == "mine"
+
+
 def test_several_runs_are_compared_and_share_vectors_between_studies(runs: Path) -> None:
     first = lab("analyze", "runs=runs/*", "study=formation", *SMALL, cwd=runs)
     assert first.returncode == 0, first.stderr

@@ -1,4 +1,5 @@
 import json
+import multiprocessing
 import os
 import random
 import signal
@@ -119,6 +120,16 @@ def test_each_shard_says_how_many_blocks_it_holds_and_their_fingerprint(stream, 
 def test_any_number_of_processes_writes_the_same_bytes(stream, folder, tmp_path, processes):
     told = write(stream(), tmp_path / "other", processes=processes)
     assert sum(told) == COUNT * 32
+    assert contents(tmp_path / "other") == contents(folder)
+
+
+def test_no_more_processes_are_started_than_there_are_lanes_to_write(stream, folder, tmp_path):
+    alive = []
+    write_blocks(
+        *(stream(), tmp_path / "other", IDENTITY, COUNT, 40),
+        lambda tokens: alive.append(len(multiprocessing.active_children())),
+    )
+    assert 0 < max(alive) <= 4
     assert contents(tmp_path / "other") == contents(folder)
 
 

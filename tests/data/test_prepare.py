@@ -175,6 +175,25 @@ def test_blocks_need_a_process():
         main(["blocks", "--processes", "0"])
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("tokenizer", "--vocabulary", "1" + "0" * 30, "--output", "made.json"),
+        ("tokenizer", "--vocabulary", "300", "--characters", "9" * 5000, "--output", "made.json"),
+        ("overlap", "--words", "-" + "1" * 25),
+        ("blocks", "--processes", "1e3"),
+        ("blocks", "--processes", "2.5"),
+    ],
+    ids=lambda arguments: arguments[1],
+)
+def test_a_number_that_is_none_or_too_large_to_count_with_is_told_in_one_line(arguments):
+    with pytest.raises(
+        UserError, match=r"^argument --\w+: '[-\d.e]{1,40}' is no whole number that 64 bits hold; "
+    ) as error:
+        main([arguments[0], "data=sotu", *arguments[1:]])
+    assert "\n" not in str(error.value)
+
+
 def test_parts_say_how_many_blocks_the_others_have_left_and_the_last_that_all_are_there(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     for part in (1, 2):

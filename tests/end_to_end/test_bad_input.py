@@ -12,11 +12,12 @@ from pathlib import Path
 import pytest
 from commands import lab, the_one_line
 
+from lab.base.commandline import lines_of
 from lab.base.errors import UserError
 from lab.experiment.completion import settings_class
 from lab.experiment.compose import print_help, settings_of
 from lab.experiment.hydra_main import train_by_hydra
-from lab.experiment.settings import TrainSettings
+from lab.experiment.settings import CompareSettings, TrainSettings
 from lab.experiment.setup import Setup
 from lab.runs.run import Run
 
@@ -273,6 +274,32 @@ def test_help_is_told_whatever_must_still_be_given(command: str, tmp_path: Path)
         print_help(command, kind, "What it is for.", [])
     keys = [name for name in kind.model_fields if name not in ("model", "scale")]
     assert all(re.search(rf"\b{name}\b", told.getvalue()) for name in keys)
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        (
+            "runs={a:b}",
+            "(runs={a:b}: Cannot merge DictConfig with ListConfig); --help shows what its key holds",
+        ),
+        (
+            "+runs.x=2",
+            "(+runs.x=2: Index 'x' (str) is not an int); --help shows what its key holds",
+        ),
+        (
+            "runs.a=1",
+            "(ValueError: invalid literal for int() with base 10: 'a'); write key=value or group=choice",
+        ),
+        ("runs=[1,2]", "runs is [1, 2]: give a text"),
+        ("runs=null", "runs is null: give a text or a list, such as [a,b]"),
+    ],
+)
+def test_a_value_of_another_kind_than_its_key_holds_is_one_line_that_says_why(override: str, told: str) -> None:
+    with pytest.raises(Exception) as error:  # noqa: PT011 - Hydra's own too, which lines_of puts into words
+        settings_of("compare", CompareSettings, [override])
+    (line,) = lines_of(error.value)
+    assert line.removeprefix("an override cannot be read ") == told
 
 
 def test_a_refused_value_on_the_command_line_is_one_line(tmp_path: Path) -> None:

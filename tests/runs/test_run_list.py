@@ -65,3 +65,5 @@ def test_the_list_is_printed_again_and_again_until_it_is_stopped(runs: Path, her
     process.communicate(timeout=300)
     assert seen == 2
     assert "--watch is 0" in the_one_line(here("status", str(runs), "--watch", "0", folder=tmp_path))
+    assert "--watch is 1e+300: give" in the_one_line(here("status", str(runs), "--watch", "1e300", folder=tmp_path))
+    assert "'1e400' is no finite number" in the_one_line(here("status", str(runs), "--watch", "1e400", folder=tmp_path))

@@ -106,11 +106,13 @@ def write_blocks(
             else:
                 yield start, stop
 
+    own = range(part, lanes, parts)
     context = multiprocessing.get_context("fork")
     with (
         Interruption() as interruption,
         _told_if_killed(),
-        ProcessPoolExecutor(processes, context, _adopt, (stream, folder)) as pool,
+        # All are started at once, and one that has no lane would have nothing to do.
+        ProcessPoolExecutor(min(processes, len(own)), context, _adopt, (stream, folder)) as pool,
     ):
         running: dict[Future[int], tuple[int, Iterator[tuple[int, int]]]] = {}
 
@@ -119,7 +121,7 @@ def write_blocks(
                 running[pool.submit(_write, lane, start, stop)] = (lane, shards)
 
         # One shard of a lane at a time: each goes on from the cursor of the one before.
-        for lane in range(part, lanes, parts):
+        for lane in own:
             submit_next(lane, missing(lane))
         while running:
             done, _ = wait(running, return_when=FIRST_COMPLETED)
