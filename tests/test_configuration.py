@@ -167,7 +167,11 @@ def test_several_segments_of_a_document_are_scored_unless_it_is_said_otherwise()
 
 def test_the_seven_variants_and_the_scales_are_those_offered() -> None:
     assert set(choices("model")) == {*VARIANTS, *ABSOLUTE}
-    assert set(choices("scale")) == {*SCALES, "biographies", "biographies_paper"}  # whose windows are made for an entry, not for C
+    assert set(choices("scale")) == {
+        *SCALES,
+        "biographies",
+        "biographies_paper",
+    }  # whose windows are made for an entry, not for C
 
 
 @pytest.mark.parametrize("scale", SCALES)
