@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from lab.base.interruption import Interrupted, Interruption
+from lab.cluster.ranks import Ranks
 from lab.runs.checkpoints import Checkpoints
 from lab.training.callbacks import Saving
 
@@ -29,6 +30,8 @@ class Pair:
         answers = [told, self.interruptions[1].received]
         self.after_telling()
         return answers
+
+    one_of = Ranks.one_of
 
     def save_checkpoint(self, path: Path) -> None:
         self.saved.append(path.name)
