@@ -1,5 +1,6 @@
 """The fence: a configuration names parts by role and short name, and reaches nothing else."""
 
+import re
 import sys
 from pathlib import Path
 
@@ -120,7 +121,7 @@ def test_the_configuration_holds_no_address_but_the_launchers() -> None:
         (path.name, line)
         for path in conf.rglob("*.yaml")
         for line in path.read_text().splitlines()
-        if "_target_" in line
+        if re.search(r"\b_target_\b", line)
     ]
     assert [(name, line.split("#")[0].strip()) for name, line in lines] == [
         ("slurm.yaml", "_target_: hydra_plugins.lab.SlurmLauncher")

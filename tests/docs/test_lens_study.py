@@ -18,10 +18,9 @@ def test_make_lens_ends_in_a_page_with_every_claim_and_picture(tmp_path: Path):
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     page = (tmp_path / "lens-study.md").read_text()
     told = {row["claim"]: row["verdict"] for row in read_table(tmp_path / "lens-study.csv")}
-    assert len(told) == 26
-    # SmolLM2 and its edits are left out; a decoder of two layers has no second quarter.
+    assert len(told) == 24
+    # SmolLM2 is left out; a decoder of two layers has no second quarter.
     left_out = {name for name in told if name.endswith("_smollm2")} | {"lengths_peak_early_rope"}
-    left_out |= {"shift_is_effective", "shift_is_unspecific"}
     assert {name for name, verdict in told.items() if verdict == "not run"} == left_out
     # Of two seeds and two documents nobody can tell.
     assert {verdict for name, verdict in told.items() if name not in left_out} == {"cannot tell"}
