@@ -6,14 +6,14 @@ A file holds JSON lines with the keys KEYS, or rows of CounterFact (Meng et al. 
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from lab.base.errors import UserError
-from lab.base.files import read_text
 from lab.base.settings import near
 from lab.data.tokenizer import Tokenizer
+from lab.experiment.fact_files import read_rows, refuse
 from lab.gradients.capture import Example
 from lab.gradients.edits import EditMethod, Request
 from lab.gradients.parts import subject_tokens
@@ -22,8 +22,6 @@ TEXTS = ("prompt", "target", "subject", "truth", "neighbour_truth")
 LISTS = ("paraphrases", "neighbours")
 KEYS = (*TEXTS, *LISTS)
 OPTIONAL = ("subject", "truth", "neighbour_truth")
-TOLD = 10  # wrong rows of a file, at most
-EXAMPLE = '{"prompt": "...", "target": "..."}'
 
 
 class Fact(NamedTuple):
@@ -102,58 +100,15 @@ def asked_facts(alone: Mapping[str, str | None], file: str | None) -> list[Fact]
     if file is not None:
         if given:
             raise UserError(f"{' and '.join([*given, 'facts'])} are both given: give one fact, or a file of them")
-        return read_facts(Path(file))
+        return read_rows(Path(file), _fact)
     for name in ("prompt", "target"):
         if alone[name] is None:
             raise UserError(f"{name} must be given: add {name}=... to the command, or facts=FILE")
     return [Fact("", str(alone["prompt"]), str(alone["target"]), alone["subject"])]
 
 
-def read_facts(path: Path) -> list[Fact]:
-    """The facts of a file, each with where it stands; empty lines are none. Raises UserError as :func:`asked_facts`."""
-    try:
-        text = read_text(path).removeprefix("\ufeff")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror.lower() if isinstance(error, OSError) and error.strerror else "it is not UTF-8"
-        raise UserError(f"{path} cannot be read: {reason}; give a file of JSON lines") from None
-    found, wrong = [], []
-    for name, row in _rows(path, text):
-        try:
-            found.append(_fact(name, row()))
-        except ValueError as error:
-            wrong.append(f"{name}: {error}")
-    refuse(wrong)
-    if not found:
-        raise UserError(f"{path} is empty; give JSON lines such as {EXAMPLE}")
-    return found
-
-
-def _rows(path: Path, text: str) -> Iterator[tuple[str, Callable[[], Any]]]:
-    """Where each row stands, and what gives it: of one list, or of lines. Raises UserError for a list that is none."""
-    if text.lstrip().startswith("["):
-        try:
-            rows: list[Any] = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            raise UserError(f"{path} is not JSON ({str(error).split(':')[0].lower()}); restore it") from None
-        for number, row in enumerate(rows, start=1):
-            yield f"{path} row {number}", lambda row=row: row  # type: ignore[misc]
-        return
-    for number, line in enumerate(text.split("\n"), start=1):
-        if line.strip():
-            yield f"{path} line {number}", lambda line=line: _parsed(line)  # type: ignore[misc]
-
-
-def _parsed(line: str) -> Any:
-    try:
-        return json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"it is not JSON ({str(error).split(':')[0].lower()}); write one object a line") from None
-
-
-def _fact(name: str, row: Any) -> Fact:
+def _fact(name: str, row: dict[str, Any]) -> Fact:
     """One row. Raises ValueError for one that is broken."""
-    if not isinstance(row, dict):
-        raise ValueError(f"it is no object; write {EXAMPLE}")
     if "requested_rewrite" in row:
         row = _of_counterfact(row)
     for key, value in row.items():
@@ -195,13 +150,6 @@ def _of_counterfact(row: Mapping[str, Any]) -> dict[str, Any]:
     # Its neighbours are of other subjects with the same truth.
     answers["neighbour_truth"] = answers["truth"]
     return {"prompt": prompt.replace("{}", subject), "subject": subject, **answers, **lists}
-
-
-def refuse(wrong: Sequence[str]) -> None:
-    """Raises UserError with a line for each of what is wrong, up to TOLD."""
-    if wrong:
-        more = [f"and {len(wrong) - TOLD} more rows"] if len(wrong) > TOLD else []
-        raise UserError(*wrong[:TOLD], *more)
 
 
 # As tokens.

@@ -9,16 +9,15 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lab.base.errors import UserError
-from lab.base.files import read_text
 from lab.base.settings import near
 from lab.data.tokenizer import Tokenizer
+from lab.experiment.fact_files import read_rows, refuse
 from lab.experiment.lens_settings import LensSettings
 from lab.gradients.capture import Example
 from lab.gradients.parts import subject_tokens
 from lab.model.decoder import Decoder
 
 KEYS = ("prompt", "target", "subject")
-TOLD = 10  # wrong lines of a file, at most
 
 
 class Fact(NamedTuple):
@@ -49,62 +48,24 @@ def asked_of(settings: LensSettings) -> list[tuple[str, Mapping[str, str | None]
     if settings.prompts is not None:
         if given:
             raise UserError(f"{' and '.join([*given, 'prompts'])} are both given: give one prompt, or a file of them")
-        return read_facts(Path(settings.prompts))
+        return read_rows(Path(settings.prompts), _fact)
     for name in ("prompt", "target"):
         if alone[name] is None:
             raise UserError(f"{name} must be given: add {name}=... to the command, or prompts=FILE")
     return [("", alone)]
 
 
-def read_facts(path: Path) -> list[tuple[str, Mapping[str, str | None]]]:
-    """The prompts of a file of JSON lines, each with where it stands; empty lines are none.
-
-    Raises:
-        UserError: it cannot be read, holds none, or a line for each of its broken lines, up to TOLD.
-    """
-    try:
-        lines = read_text(path).removeprefix("\ufeff").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror.lower() if isinstance(error, OSError) and error.strerror else "it is not UTF-8"
-        raise UserError(f"{path} cannot be read: {reason}; give a file of JSON lines") from None
-    found: list[tuple[str, Mapping[str, str | None]]] = []
-    wrong = []
-    for number, line in enumerate(lines, start=1):
-        if line.strip():
-            name = f"{path} line {number}"
-            try:
-                found.append((name, _fact(line)))
-            except ValueError as error:
-                wrong.append(f"{name}: {error}")
-    _refuse(wrong)
-    if not found:
-        raise UserError(f'{path} is empty; give JSON lines such as {{"prompt": "...", "target": "..."}}')
-    return found
-
-
-def _fact(line: str) -> dict[str, str | None]:
-    """One line of a file. Raises ValueError for one that is broken."""
-    try:
-        row: Any = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"it is not JSON ({str(error).split(':')[0].lower()}); write one object a line") from None
-    if not isinstance(row, dict):
-        raise ValueError('it is no object; write {"prompt": "...", "target": "..."}')
-    for name, value in row.items():
-        if name not in KEYS:
-            raise ValueError(f"{name[:40]!r} is a key that nothing reads{near(name, KEYS)}; leave it out")
-        if not isinstance(value, str) and not (name == "subject" and value is None):
-            raise ValueError(f"{name} is {json.dumps(value)[:40]}: give a text")
-    for name in ("prompt", "target"):
-        if name not in row:
-            raise ValueError(f"it has no {name}; add one")
-    return {name: row.get(name) for name in KEYS}
-
-
-def _refuse(wrong: Sequence[str]) -> None:
-    if wrong:
-        more = [f"and {len(wrong) - TOLD} more lines"] if len(wrong) > TOLD else []
-        raise UserError(*wrong[:TOLD], *more)
+def _fact(name: str, row: dict[str, Any]) -> tuple[str, Mapping[str, str | None]]:
+    """One row of a file. Raises ValueError for one that is broken."""
+    for key, value in row.items():
+        if key not in KEYS:
+            raise ValueError(f"{key[:40]!r} is a key that nothing reads{near(key, KEYS)}; leave it out")
+        if not isinstance(value, str) and not (key == "subject" and value is None):
+            raise ValueError(f"{key} is {json.dumps(value)[:40]}: give a text")
+    for key in ("prompt", "target"):
+        if key not in row:
+            raise ValueError(f"it has no {key}; add one")
+    return name, {key: row.get(key) for key in KEYS}
 
 
 def facts_of(
@@ -117,7 +78,7 @@ def facts_of(
             found.append(_as_tokens(name, number, texts, tokenizer, settings))
         except UserError as error:
             wrong.append(f"{name}: {error}" if name else str(error))
-    _refuse(wrong)
+    refuse(wrong)
     often = Counter(token for fact in found for token in fact.example.prompt)
     order = sorted(often, key=lambda token: (-often[token], token))
     return [
@@ -159,4 +120,4 @@ def refuse_long(facts: Sequence[Fact], decoder: Decoder) -> None:
         for fact in facts
         if longest is not None and len(fact.example.read) > longest
     ]
-    _refuse(wrong)
+    refuse(wrong)

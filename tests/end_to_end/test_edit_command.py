@@ -21,7 +21,7 @@ from lab.base.errors import UserError
 from lab.data.sources.documents import Sotu
 from lab.data.tokenizer import Tokenizer
 from lab.experiment.compose import settings_of
-from lab.experiment.edit_facts import read_facts
+from lab.experiment.edit_facts import asked_facts
 from lab.experiment.edit_preparing import computing, prepared, refuse_quantised, updated
 from lab.experiment.edit_settings import EditSettings
 from lab.gradients import finetune
@@ -284,7 +284,7 @@ def test_rows_of_counterfact_are_read_as_the_facts_that_they_mean(tmp_path: Path
     ]
     path = tmp_path / "counterfact.json"
     path.write_text(json.dumps(rows, indent=1) if as_list else json.dumps(rows[0]))
-    (fact,) = read_facts(path)
+    (fact,) = asked_facts(dict.fromkeys(("prompt", "target", "subject")), str(path))
     assert fact.plain == {
         "prompt": "Paris is the capital of",
         "target": " Spain",

@@ -323,7 +323,7 @@ def test_a_file_is_checked_whole_and_each_broken_line_is_told_by_its_number(
     assert line.startswith("line 3: target is ")
     many = refused(*["{"] * 30)
     assert len(many) == 11
-    assert many[-1] == "and 20 more lines"
+    assert many[-1] == "and 20 more rows"
 
 
 def test_a_gradient_that_is_not_finite_names_the_prompt(
