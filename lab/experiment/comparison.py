@@ -12,7 +12,7 @@ from lab.base.interruption import Interruption
 from lab.base.tables import Row, write_table
 from lab.evidence.gather import Evidence, check_reference, gather
 from lab.evidence.weighing import published, weigh
-from lab.experiment.compose import settings_of
+from lab.experiment.compose import as_typed, settings_of
 from lab.experiment.matching import matched_steps
 from lab.experiment.settings import CompareSettings, TrainSettings
 from lab.model.precision import device_of
@@ -107,7 +107,7 @@ def compare_trained(settings: TrainSettings, paths: Sequence[Path]) -> None:
         measure=settings.measure.plain(),
         scoring=settings.scoring.plain(),
     )
-    compare(chosen, shlex.join(["python", "-m", "lab.train", *sys.argv[1:]]))
+    compare(chosen, shlex.join(["python", "-m", "lab.train", *as_typed(sys.argv[1:])]))
 
 
 def compared(control: Control, evidence: Evidence, command: str, matched: bool = False) -> Compared:

@@ -82,6 +82,11 @@ def of_child(overrides: Sequence[str]) -> list[str]:
     return [_forced(each) for each in overrides] if "start=run" in overrides else list(overrides)
 
 
+def as_typed(arguments: Sequence[str]) -> list[str]:
+    """What was typed, of what :func:`of_child` has made of it."""
+    return [each.removeprefix("++") for each in arguments] if "start=run" in arguments else list(arguments)
+
+
 def first_of(override: str) -> str:
     """An override with the first of the values that it sweeps over; itself if it is no sweep, or cannot be read."""
     from hydra.core.override_parser.overrides_parser import OverridesParser

@@ -4,7 +4,6 @@ import sys
 from pathlib import Path
 
 import hydra
-from omegaconf import DictConfig
 
 from lab.base.errors import UserError
 from lab.base.files import refuse_link
@@ -38,22 +37,14 @@ def train_by_hydra() -> None:
                 raise UserError(f"{each}: add -m to train a run of each value; a list is written in brackets, [a,b]")
     register()
     sweep = Sweep()
-    typed = sys.argv[1:]
-
-    def run(composed: DictConfig) -> None:
-        sys.argv[1:] = typed  # which runs write down
-        sweep.run(composed)
-
+    sys.argv[1:] = of_child(sys.argv[1:])
     try:
-        sys.argv[1:] = of_child(typed)
-        hydra.main(version_base="1.3", config_path=configuration_folder(), config_name="train")(run)()
+        hydra.main(version_base="1.3", config_path=configuration_folder(), config_name="train")(sweep.run)()
     except hydra.errors.ConfigCompositionException as error:
         raise _all_wrong_keys(error) from None
     except Exception:
         if not sweep.failed or sweep.interrupted:
             raise
-    finally:
-        sys.argv[1:] = typed
     if sweep.interrupted is not None:
         raise sweep.interrupted
     if sweep.error is not None:

@@ -13,6 +13,7 @@ from lab.base.interruption import Interruption
 from lab.base.shown import plain
 from lab.cluster.launch import launch
 from lab.cluster.queue import job_of
+from lab.experiment.compose import as_typed
 from lab.experiment.settings import TrainSettings
 from lab.experiment.setup import Setup
 from lab.model.decoder import parameter_count
@@ -124,7 +125,7 @@ def make_run(setup: Setup) -> int:
 def attempt_from(first_step: int) -> dict[str, Any]:
     """How an attempt of training came about: its first step, what was typed (under a launcher, how that starts this),
     and the SLURM job."""
-    command = shlex.join(["python", "-m", "lab.train", *sys.argv[1:]])
+    command = shlex.join(["python", "-m", "lab.train", *as_typed(sys.argv[1:])])
     return {"first_step": first_step, "command": command, "job": job_of(os.environ)}
 
 
