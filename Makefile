@@ -60,8 +60,9 @@ PILOT_RUNS := runs/pilot
 PILOT_STUDY := experiment=pilot_study
 PILOT_SCORE := scoring.segments=2
 PILOT_BESIDE := scoring.documents=12
+PILOT_OF := $(PILOT_MODELS)
 ifdef SMOKE
-PILOT_MODELS := nope rope
+PILOT_OF := nope rope
 PILOT_SEEDS := 0
 PILOT := build/pilot
 PILOT_RUNS := build/pilot/runs
@@ -75,7 +76,7 @@ PILOT_MEASURES := 'measure=[loss_by_position,excess,context_gain,copy]'
 PILOT_EXTRAPOLATE := OMP_NUM_THREADS=1 $(BIN)/python -m lab.extrapolate
 PILOT_COMPARE := OMP_NUM_THREADS=1 $(BIN)/python -m lab.compare
 PILOT_RATES := $(foreach rate,1e-3 4e-3,pilot-rate-nope.$(rate) pilot-rate-rope.$(rate))
-PILOT_EACH := $(foreach seed,$(PILOT_SEEDS),$(foreach model,$(PILOT_MODELS),pilot-run-$(model).$(seed)))
+PILOT_EACH := $(foreach seed,$(PILOT_SEEDS),$(foreach model,$(PILOT_OF),pilot-run-$(model).$(seed)))
 .PHONY: $(PILOT_EACH) $(PILOT_RATES)
 
 pilot: .venv/installed-eval ## the pilot study: 35 runs, scored and compared (about 11 hours on two cores; goes on if stopped; SMOKE=1: minutes)
@@ -98,7 +99,7 @@ pilot-seed:
 	test -e $(whole) || test ! -d $(PILOT_RUNS) || \
 		$(BIN)/python -m lab.status $(PILOT_RUNS) --match '*-seed$(SEED)-*' --elsewhere --remove --yes
 	test -e $(whole) || $(BIN)/python -m lab.prepare blocks $(PILOT_STUDY) runs=$(PILOT_RUNS) seed=$(SEED)
-	test -e $(whole) || $(MAKE) --jobs $(PILOT_JOBS) $(foreach model,$(PILOT_MODELS),pilot-run-$(model).$(SEED)) $(if $(filter 0,$(SEED)),$(PILOT_RATES))
+	test -e $(whole) || $(MAKE) --jobs $(PILOT_JOBS) $(foreach model,$(PILOT_OF),pilot-run-$(model).$(SEED)) $(if $(filter 0,$(SEED)),$(PILOT_RATES))
 	test -e $(whole) || $(PILOT_COMPARE) runs='$(PILOT_RUNS)/*-seed$(SEED)-????????' reference=rope match=validation_loss_nats \
 		$(PILOT_SHORT) output=$(PILOT_RUNS)_matched/seed$(SEED)
 	test -e $(whole) || test $(SEED) != 0 || $(PILOT_EXTRAPOLATE) runs='$(PILOT_RUNS)_rates/*' $(PILOT_SHORT)
