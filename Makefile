@@ -41,11 +41,12 @@ bench: .venv/installed-test ## training speed against transformers, kernels agai
 	$(BIN)/python -m lab.bench knowledge
 
 PART ?= kernels
+GPU_SECONDS ?= 300
 GPU_PYTHON = $(if $(wildcard .venv/installed-test),$(BIN)/python,$(PYTHON))
 gpu-check: ## check kernels, resume or speed on a GPU, a part at a time: PART=kernels|resume|bench
 	@$(GPU_PYTHON) -c 'import lab.train, pytest' || \
 		{ echo "error: $(GPU_PYTHON) lacks a package; give one that has all of pip install -e '.[test]': make gpu-check PYTHON=..." >&2; exit 1; }
-	$(GPU_PYTHON) -m tests.gpu.check $(PART)
+	$(GPU_PYTHON) -m tests.gpu.check $(PART) --seconds $(GPU_SECONDS)
 
 kill-test: .venv/installed-test ## kill 100 training runs and compare them with one that was not (about 15 minutes)
 	$(BIN)/python tests/kill/kill_test.py --runs 100 --csv docs/kill_test.csv

