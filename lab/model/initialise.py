@@ -6,6 +6,7 @@ modules were made. Values are drawn in float64 on the CPU and cast: float32 draw
 
 import hashlib
 import math
+from concurrent.futures import ThreadPoolExecutor
 
 import torch
 from torch import Tensor, nn
@@ -36,14 +37,17 @@ def draw(seed: int, name: str, shape: tuple[int, ...], deviation: float | None) 
     return (values * deviation).to(torch.float32)
 
 
-@torch.no_grad()
 def initialise(model: nn.Module, seed: int, width: int, layers: int) -> None:
     """Fill every parameter of ``model`` in place; on the meta device there is nothing to fill."""
-    for name, parameter in model.named_parameters():
-        if parameter.is_meta:
-            continue
-        deviation = standard_deviation(name, width, layers)
-        parameter.copy_(draw(seed, name, tuple(parameter.shape), deviation))
+
+    def fill(named: tuple[str, Tensor]) -> None:
+        name, parameter = named
+        values = draw(seed, name, tuple(parameter.shape), standard_deviation(name, width, layers))
+        parameter.detach().copy_(values)
+
+    # A generator draws with one thread, and each parameter has its own.
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+        list(pool.map(fill, ((name, each) for name, each in model.named_parameters() if not each.is_meta)))
 
 
 def fingerprints(model: nn.Module) -> dict[str, str]:

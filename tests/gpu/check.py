@@ -25,7 +25,8 @@ VARIANTS = ("rope", "nope", "alibi", "window_nope", "window_rope", "window_alibi
 PARTS = ("kernels", "resume", "bench")
 SECONDS = 300  # in which a call begins benches; the last may take a few minutes
 SETTINGS = ("scale=tinyllama_1b", "data=sotu", "tokenizer=llama_32k")
-FIRST = "train-rope"
+# One of each kind, so that where time is short all kinds of figures are there.
+FIRST = ("train-rope", "scoring-memory", "train-window_rope", "attention")
 FIGURES = ("tokens", "seconds", "flops_per_token", "flops_per_token_6n_12lhqt", "limit_flops_per_second")
 OTHERS = {
     "attention": ("attention", "--lengths", "2048", "8192"),
@@ -119,12 +120,12 @@ class Measured:
 
 def bench(begin_within: float) -> list[str]:
     """Tokens/s of every variant as a table; attention and extrapolation as they print themselves."""
-    # One variant, then each of the others: where time is short, all kinds of figures are there.
     train = {
         f"train-{model}": ("train", *SETTINGS, f"model={model}", "--no-peer", "--rounds", "3") for model in VARIANTS
     }
     measured = Measured(begin_within)
-    done = {name: measured(name, *arguments) for name, arguments in ({FIRST: train[FIRST]} | OTHERS | train).items()}
+    benches = train | OTHERS
+    done = {name: measured(name, *benches[name]) for name in dict.fromkeys([*FIRST, *benches])}
     lines = [
         "Whole training steps of `scale=tinyllama_1b`, C = 2048, in bfloat16, compiled. Shares of the bf16",
         "matrix rate are by visible keys only, in the same rounds; those of the data sheet's peak by 6N + 12LHQT.",

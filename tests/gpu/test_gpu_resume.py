@@ -34,7 +34,7 @@ def kept(folder: Path) -> list[bytes]:
 
 
 def test_two_hundred_steps_killed_half_way_and_continued_end_bit_identical(tmp_path: Path) -> None:
-    subprocess.run(command(tmp_path / "whole"), check=True, timeout=400)
+    whole = subprocess.Popen(command(tmp_path / "whole"))
     process = subprocess.Popen(command(tmp_path / "killed"))
     while process.poll() is None and not list(tmp_path.glob("killed/*/checkpoints/step=00000075")):
         time.sleep(0.01)
@@ -42,4 +42,5 @@ def test_two_hundred_steps_killed_half_way_and_continued_end_bit_identical(tmp_p
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     subprocess.run(command(tmp_path / "killed"), check=True, timeout=400)
+    assert whole.wait(timeout=400) == 0
     assert kept(tmp_path / "killed") == kept(tmp_path / "whole")

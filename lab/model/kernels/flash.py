@@ -6,11 +6,19 @@ Keys end with the last query, which is how both align a causal mask.
 
 import functools
 import inspect
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from lab.model.kernels.case import SIXTEEN_BITS, Case
+
+try:
+    from torch.nn.attention.varlen import varlen_attn
+except ImportError:  # before torch 2.10
+    VARLEN_KEYS: frozenset[str] = frozenset()
+else:
+    VARLEN_KEYS = frozenset(inspect.signature(varlen_attn).parameters)
 
 
 def _refusal_of_family(case: Case) -> str | None:
@@ -23,23 +31,14 @@ def _refusal_of_family(case: Case) -> str | None:
     return None
 
 
-@functools.cache
-def varlen_missing() -> str | None:
-    """Why torch's own flash kernel cannot take a window here, or None."""
-    try:
-        from torch.nn.attention.varlen import varlen_attn
-    except ImportError:
-        return f"torch {torch.__version__} has no torch.nn.attention.varlen; it came with 2.10"
-    if "window_size" not in inspect.signature(varlen_attn).parameters:
-        return f"torch {torch.__version__} has no windows in torch.nn.attention.varlen; they came with 2.12"
-    return None
-
-
 def varlen_refusal(case: Case) -> str | None:
     """Why :func:`varlen` cannot serve a case exactly, or None."""
     if case.slopes:
         return "torch's flash attention takes no slopes"
-    return _refusal_of_family(case) or varlen_missing()
+    refusal = _refusal_of_family(case)
+    if refusal is None and "window_size" not in VARLEN_KEYS:
+        return f"torch {torch.__version__} has no torch.nn.attention.varlen with windows; it came with 2.11"
+    return refusal
 
 
 def varlen(
@@ -54,8 +53,6 @@ def varlen(
     documents: Tensor | None,
 ) -> Tensor:
     """Arguments and result as :func:`lab.model.kernels.attend`; torch.nn.attention.varlen.varlen_attn."""
-    from torch.nn.attention.varlen import varlen_attn
-
     batch, heads, queries, width = query.shape
     keys = key.shape[2]
 
@@ -65,6 +62,8 @@ def varlen(
     def ends(length: int) -> Tensor:
         return torch.arange(0, (batch + 1) * length, length, dtype=torch.int32, device=query.device)
 
+    # Fewer key heads than heads: served by torch 2.11 too, but asked for by name since 2.12 only.
+    fewer: dict[str, Any] = {"enable_gqa": True} if heads != key.shape[1] and "enable_gqa" in VARLEN_KEYS else {}
     mixed = varlen_attn(
         packed(query),
         packed(key),
@@ -75,7 +74,7 @@ def varlen(
         keys,
         scale=scale,
         window_size=_window_size(window),
-        enable_gqa=heads != key.shape[1],
+        **fewer,
     )
     assert isinstance(mixed, Tensor)
     return mixed.view(batch, queries, heads, width).transpose(1, 2)
