@@ -12,6 +12,7 @@ import time
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from statistics import median
 
 import torch
 
@@ -118,6 +119,20 @@ class Measured:
             return text.read_text().rstrip(), list(csv.DictReader(file))
 
 
+def attention_table(rows: Sequence[dict[str, str]]) -> list[str]:
+    """Median milliseconds of each kernel in each case, of those that serve any; a dash where one does not."""
+    times: dict[tuple[str, str, int], dict[str, list[float]]] = {}
+    for row in rows:
+        case = (row["window"] or "full", "slopes" if row["slopes"] == "True" else "", int(row["length_tokens"]))
+        times.setdefault(case, {}).setdefault(row["kernel"], []).append(1e3 * float(row["seconds"]))
+    kernels = list(dict.fromkeys(kernel for of_case in times.values() for kernel in of_case))
+    lines = [f"| window | | length | {' | '.join(kernels)} |", "|---" * (3 + len(kernels)) + "|"]
+    for (window, slopes, length), measured in times.items():
+        cells = [f"{median(measured[kernel]):.1f}" if kernel in measured else "-" for kernel in kernels]
+        lines.append(f"| {window} | {slopes} | {length:,} | {' | '.join(cells)} |")
+    return lines
+
+
 def bench(begin_within: float) -> list[str]:
     """Tokens/s of every variant as a table; attention and extrapolation as they print themselves."""
     train = {
@@ -150,8 +165,13 @@ def bench(begin_within: float) -> list[str]:
             of_peak = f"{rate * middle['flops_per_token_6n_12lhqt'] / peak:.1%}" if peak else "not known"
             lines.append(f"| `{model}` | {order} | {rate:,.0f} | {share:.1%} | {of_peak} | {rate / rope[order]:.2f} |")
     for name, arguments in OTHERS.items():
-        told, _ = done[name]
-        lines += ["", f"`python -m lab.bench {' '.join(arguments)}`", "", "```", told, "```"] if told else []
+        told, rows = done[name]
+        if rows:
+            lines += ["", f"`python -m lab.bench {' '.join(arguments)}`"]
+            if name == "attention":
+                lines += ["", "Milliseconds forward and backward, the median.", "", *attention_table(rows)]
+            else:
+                lines += ["", "```", told, "```"]
     if measured.failed:
         lines += ["", f"Failed: {', '.join(measured.failed)}."]
     if measured.left:

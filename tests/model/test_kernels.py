@@ -11,10 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracles.attention_loops import attention_loops
 from torch import Tensor
+from torch._dynamo.testing import CompileCounterWithBackend
+from torch.nn.attention.flex_attention import create_block_mask
 
 from lab.base.errors import UserError
-from lab.model.kernels import KERNELS, attend, choose, flash
+from lab.model.kernels import KERNELS, attend, choose, flash, flex
 from lab.model.kernels.case import Case
+from lab.model.kernels.reference import reference
 
 HERE = ["reference", "banded", "sdpa"]  # serve float32 on a CPU
 FAST = ["banded", "sdpa"]
@@ -415,6 +418,51 @@ def test_the_masks_and_biases_of_flex_are_those_of_the_reference(window, slopes,
     with torch.no_grad():  # on a CPU torch has no more
         actual = KERNELS["flex"].run(query, key, value, **rule)
     torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-5)
+
+
+@given(queries=st.integers(128, 700), offset=st.integers(0, 500), window=st.one_of(st.none(), st.integers(1, 900)))
+@settings(max_examples=60, deadline=None)
+def test_block_masks_made_from_corners_are_torchs_made_from_every_score(queries, offset, window):
+    cpu = torch.device("cpu")
+    ours = flex.banded_blocks(queries, offset + queries, window, offset, cpu)
+
+    def seen(batch, head, row, column):
+        distance = row + offset - column
+        return (distance >= 0) & (distance < (window or 10**9))
+
+    theirs = create_block_mask(seen, None, None, queries, offset + queries, cpu)
+    assert ours.shape == theirs.shape
+    assert ours.BLOCK_SIZE == theirs.BLOCK_SIZE
+    for counts, places in (("kv_num_blocks", "kv_indices"), ("full_kv_num_blocks", "full_kv_indices")):
+        assert torch.equal(getattr(ours, counts), getattr(theirs, counts))
+        for count, mine, other in zip(
+            getattr(ours, counts).flatten(), getattr(ours, places)[0, 0], getattr(theirs, places)[0, 0], strict=True
+        ):
+            assert torch.equal(mine[:count], other[:count])
+
+
+@pytest.mark.parametrize("window", [None, 100])
+@pytest.mark.parametrize("slopes", [None, steep(4)])
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
+def test_flex_serves_all_lengths_and_offsets_of_an_octave_with_few_graphs(window, slopes, monkeypatch):
+    torch._dynamo.reset()
+    counter = CompileCounterWithBackend("eager")
+    monkeypatch.setattr(flex, "flex_attention", torch.compile(flex.flex_attention, dynamic=False, backend=counter))
+    with torch.no_grad():
+        for length, offset in [(length, 0) for length in range(513, 1025, 47)] + [(600, 10 * far) for far in range(9)]:
+            query, key, value, _ = inputs(heads=4, length=length, offset=offset)
+            rule = dict(window=window, slopes=slopes, scale=0.3, offset=offset, documents=None)
+            actual = flex.flex(query, key, value, **rule)
+            torch.testing.assert_close(actual, reference(query, key, value, **rule), rtol=1e-5, atol=1e-5)
+    # 640, 768, 896 and 1,024 queries; 640 of them at an offset, with 768 keys.
+    assert counter.frame_count == 5
+
+
+def test_a_block_mask_of_a_long_text_needs_little_memory():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    flex.banded_blocks(131_072, 131_072, 512, 0, torch.device("cpu"))
+    # Every score, one byte each, would be 17 GB.
+    assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024 < 2e8
 
 
 @pytest.mark.parametrize("kernel", HERE)
