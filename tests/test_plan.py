@@ -24,7 +24,7 @@ from lab.model.decoder import Decoder, parameter_count
 from lab.model.memory import Memory, kept_by_block, moments, shape_of, step_memory
 from lab.planning.forecast import DEVICES, Batch, Measured, amount, plan, rate_of, read_bench, rows
 from lab.planning.settings import PlanSettings
-from lab.training.strategies import check_optimizer
+from lab.training.planned import check_optimizer
 
 VARIANTS = choices("model")
 MEASURE = Path(__file__).parent / "oracles" / "step_memory.py"

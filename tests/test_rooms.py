@@ -134,9 +134,8 @@ def test_a_command_tells_its_keys_without_torch(name: str, arguments: list[str])
 
 WATCH = """
 import sys
-import lab.experiment.lifecycle as lifecycle
 import lab.observe.scoring as scoring
-import lab.training.fit
+import lab.training.fit as training
 seen = {}
 def watched(name, function):
     def run(*arguments, **keywords):
@@ -144,7 +143,7 @@ def watched(name, function):
         seen.setdefault(name, {each for each in sys.modules if each.startswith("lab.")})
         return result
     return run
-lifecycle.fit = watched("training", lifecycle.fit)
+training.fit = watched("training", training.fit)
 scoring.score_items = watched("scoring", scoring.score_items)
 import lab.train
 sys.argv = ["lab.train", "experiment=smoke", "logger=csv", "scoring.longest=2"]
@@ -163,6 +162,15 @@ def test_nothing_outside_the_rooms_of_the_code_digest_is_loaded_while_training_a
     for what, rooms in {"training": TRAINING, "scoring": (*SCORING, "measure", "training")}.items():
         outside = [name for name in seen[what] if name.split(".")[1] not in (*rooms, "train")]
         assert not outside, f"loaded while {what}, and not in its digest: {outside}"
+
+
+def test_commands_begin_without_the_libraries_that_take_seconds_to_load() -> None:
+    slow = {"lightning", "transformers", "datasets", "scipy.stats", "sympy", "torch._dynamo"}
+    needed = {"evaluating": "the harness reads its tasks with datasets"}
+    modules = [path.stem for path in sorted((LAB / "experiment").glob("*.py")) if path.stem not in needed]
+    code = f"import sys\nfrom lab.experiment import {', '.join(modules)}\nprint(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert slow & set(loaded.stdout.split()) == set()
 
 
 def test_no_two_files_of_tests_have_one_name() -> None:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
-from scipy import stats
+from scipy.special import stdtr, stdtrit  # of Student's t: scipy.stats takes a second to load
 
 LEVEL = 0.05  # of two-sided tests; intervals are of 95 %
 COVERED = 0.93  # of simulated samples that the interval covers at least, widened where it would not
@@ -87,8 +87,8 @@ def mean_interval(
     width = error[0] * widening(seeds if over_seeds else 1, tuple(sorted(documents))).factor
     if width == 0:  # seeds apart, every cluster's mean is the same
         return Interval(mean, mean, mean, 1.0 if mean == 0 else 2.0 ** (1 - clusters), *told)
-    half = float(stats.t.ppf(1 - LEVEL / 2, freedom[0]) * width)
-    return Interval(mean, mean - half, mean + half, float(2 * stats.t.sf(abs(mean) / width, freedom[0])), *told)
+    half = float(stdtrit(freedom[0], 1 - LEVEL / 2) * width)
+    return Interval(mean, mean - half, mean + half, float(2 * stdtr(freedom[0], -abs(mean) / width)), *told)
 
 
 def seeds_interval(values: Float[np.ndarray, "seeds"]) -> Interval:
@@ -102,7 +102,10 @@ def seeds_interval(values: Float[np.ndarray, "seeds"]) -> Interval:
     low, high = students(values)
     assert low is not None
     assert high is not None
-    p_value = float(stats.ttest_1samp(values, 0.0).pvalue) if np.ptp(values) > 0 else float(mean == 0)
+    if np.ptp(values) > 0:
+        p_value = float(2 * stdtr(seeds - 1, -abs(mean) / (values.std(ddof=1) / np.sqrt(seeds))))
+    else:
+        p_value = float(mean == 0)
     return Interval(mean, low, high, p_value, (), seeds, True)
 
 
@@ -111,7 +114,7 @@ def students(values: Float[np.ndarray, "runs"]) -> tuple[float | None, float | N
     are. None, None for fewer than three."""
     if len(values) < 3:
         return None, None
-    half = float(stats.t.ppf(1 - LEVEL / 2, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values)))
+    half = float(stdtrit(len(values) - 1, 1 - LEVEL / 2) * values.std(ddof=1) / np.sqrt(len(values)))
     return float(values.mean()) - half, float(values.mean()) + half
 
 
@@ -164,7 +167,7 @@ def widening(seeds: int, documents: tuple[int, ...]) -> Widening:
                 if seeds > 1:
                     tables = tables + 0.5 * _effects(draw, kind, (SAMPLES, seeds, clusters))
                 error, freedom = errors(tables)
-                half = stats.t.ppf(1 - LEVEL / 2, freedom) * error
+                half = stdtrit(freedom, 1 - LEVEL / 2) * error
                 beyond.append(np.abs(tables.mean(axis=(1, 2))) / half)
     factor = max(1.0, *(float(np.quantile(each, COVERED)) for each in beyond))
     return Widening(factor, min(float((each <= factor).mean()) for each in beyond))

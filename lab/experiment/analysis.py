@@ -20,7 +20,7 @@ from lab.base.tables import Row
 from lab.data.sources.documents import Corpus
 from lab.experiment.analysis_results import compare_runs, evidence, headlines, publish, show
 from lab.experiment.analysis_settings import AnalyzeSettings
-from lab.experiment.setup import device_of
+from lab.model.precision import device_of
 from lab.observe.fold import Fold, Observed, run_fold
 from lab.observe.measure import Item, Source
 from lab.observe.score_runs import sources_of

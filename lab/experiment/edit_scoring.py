@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from scipy.stats import binomtest
 
 from lab.base.errors import UserError
 from lab.base.tables import Row
@@ -278,6 +277,8 @@ def share(values: Sequence[float]) -> Share:
     mean, cut off at 0 and 1."""
     count, mean = len(values), sum(values) / len(values)
     if {*values} <= {0.0, 1.0}:
+        from scipy.stats import binomtest  # a second to load
+
         exact = binomtest(round(sum(values)), count).proportion_ci()
         return Share(mean, float(exact.low), float(exact.high), count)
     found = interval(values)

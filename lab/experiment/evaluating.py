@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 import torch
 import yaml
-from scipy import stats
 
 from lab.base.errors import UserError
 from lab.base.files import read_text
@@ -281,7 +280,9 @@ def interval_of_questions(values: Sequence[float]) -> tuple[float | None, float 
     """The 95 % interval of a mean over questions: Wilson's of a share, which all right and all wrong have too;
     otherwise Student's."""
     if set(values) <= {0.0, 1.0}:
-        share = stats.binomtest(int(sum(values)), len(values)).proportion_ci(method="wilson")
+        from scipy.stats import binomtest  # a second to load
+
+        share = binomtest(int(sum(values)), len(values)).proportion_ci(method="wilson")
         return float(share.low), float(share.high)
     interval = mean_interval(np.array([values]), [1] * len(values), over_seeds=False)
     return (interval.low, interval.high) if interval.known else (None, None)

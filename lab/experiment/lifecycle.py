@@ -21,8 +21,7 @@ from lab.model.initialise import fingerprints
 from lab.observe.scoring import rows_of, score_run, setting_of
 from lab.runs.environment import check_environment, environment
 from lab.runs.extensions import copy_tables
-from lab.training.callbacks import last_step
-from lab.training.fit import fit
+from lab.training.rows import last_step
 
 
 def train(setup: Setup) -> None:
@@ -171,6 +170,8 @@ def continue_run(setup: Setup) -> int:
 
 def fit_and_conclude(setup: Setup, interruption: Interruption, after: int) -> None:
     """Train on after an optimiser step, and say in the manifest that the run is finished."""
+    from lab.training.fit import fit  # with Lightning, which takes seconds to load
+
     run = setup.run
     checkpoint = run.checkpoints.checkpoint(after) if after else None
     module = fit(

@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -16,7 +16,6 @@ from lab.base.settings import flatten
 from lab.cluster.ranks import detect
 from lab.data.sources.documents import Corpus
 from lab.data.stream.blocks import StoredBlocks
-from lab.data.stream.module import DataModule
 from lab.data.stream.order import BlockStream, fitting_lanes
 from lab.data.stream.tokenised import examined, held_out
 from lab.data.tokenizer import Tokenizer
@@ -34,9 +33,10 @@ from lab.runs.identity import digest, identity, order_identity
 from lab.runs.parents import FromRun, Remembered, Start, begun_from
 from lab.runs.run import Run
 from lab.runs.settings import FromRunSettings, RunSettings
-from lab.training.fit import flops_of, steps_of
-from lab.training.loggers import check_wandb
-from lab.training.strategies import check_optimizer, processes
+from lab.training.planned import check_optimizer, check_wandb, flops_of, processes, steps_of
+
+if TYPE_CHECKING:
+    from lab.data.stream.module import DataModule
 
 
 class Setup:
@@ -103,20 +103,9 @@ class Setup:
             weights=data.weights,
             tile=data.tile,
         )
-        self.data = DataModule(
-            corpus,
-            self.tokenizer,
-            self.training_blocks(),
-            context=scale.context,
-            micro_batch=scale.micro_batch,
-            micro_batches=self.steps * self.accumulate,
-            validation_blocks=scale.validation_blocks,
-            weights=data.weights,
-            # A written block is read faster than it is handed from one process to another.
-            workers=data.workers if data.mode == "stream" else 0,
-            isolate_documents=data.isolate_documents,
-        )
-        self._go_on_in_the_data()
+        self.training_blocks = self._training_blocks()
+        # A child that reads on where its parent ended begins there.
+        self.cursors = (self.start.cursors(self.order) or {}) if self.first_block else {}
         self.evaluation: Corpus = build("evaluation", given.evaluation.corpus) if given.evaluation.corpus else corpus
         self.source = Source(
             self.held_out,
@@ -185,12 +174,28 @@ class Setup:
         """The one that is trained: made, and its weights drawn or loaded, once."""
         return self.fresh_decoder()
 
-    def _go_on_in_the_data(self) -> None:
-        """A child that reads on where its parent ended begins there."""
-        if self.first_block == 0:
-            return
-        cursors = self.start.cursors(self.order) or {}
-        self.data.load_state_dict({"next_block": self.first_block, "cursors": cursors, "skipped": {}})
+    @cached_property
+    def data(self) -> "DataModule":
+        """The blocks to be trained on and those of validation. Lightning is loaded with it, which takes seconds."""
+        from lab.data.stream.module import DataModule
+
+        config = self.config
+        data = DataModule(
+            self.stream.corpus,
+            self.tokenizer,
+            self.training_blocks,
+            context=config.scale.context,
+            micro_batch=config.scale.micro_batch,
+            micro_batches=self.steps * self.accumulate,
+            validation_blocks=config.scale.validation_blocks,
+            weights=config.data.weights,
+            # A written block is read faster than it is handed from one process to another.
+            workers=config.data.workers if config.data.mode == "stream" else 0,
+            isolate_documents=config.data.isolate_documents,
+        )
+        if self.first_block:
+            data.load_state_dict({"next_block": self.first_block, "cursors": self.cursors, "skipped": {}})
+        return data
 
     @property
     def differences(self) -> list[str]:
@@ -214,7 +219,7 @@ class Setup:
         """What the tokenizer keeps of the training text. Raises UserError if that is less than half."""
         return examined(self.stream.corpus, self.tokenizer)
 
-    def training_blocks(self) -> BlockStream | StoredBlocks:
+    def _training_blocks(self) -> BlockStream | StoredBlocks:
         """Where the blocks of training come from, by ``data.mode``."""
         if self.config.data.mode == "stream":
             return self.stream

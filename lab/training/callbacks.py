@@ -2,7 +2,6 @@
 
 import csv
 import io
-import re
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
@@ -12,7 +11,7 @@ from typing import Any
 import lightning
 
 from lab.base.errors import UserError
-from lab.base.files import append, read_stored, read_text, sha256_of, write_whole
+from lab.base.files import append, read_stored, sha256_of, write_whole
 from lab.base.interruption import Interruption
 from lab.base.progress import progress
 from lab.base.tables import FORMAT
@@ -22,6 +21,7 @@ from lab.runs.checkpoints import Checkpoints
 from lab.training import private
 from lab.training.module import Training
 from lab.training.resume import random_states, set_random_states
+from lab.training.rows import number_of, rows_in
 
 METRICS = (
     "step",
@@ -168,19 +168,6 @@ def keep_rows_up_to(path: Path, columns: tuple[str, ...], step: int) -> list[lis
     return kept
 
 
-def rows_in(path: Path) -> list[list[str]]:
-    """The rows of a table without its header. Raises UserError if it cannot be read."""
-    try:
-        return list(csv.reader(read_text(path).splitlines()[1:]))
-    except (OSError, ValueError, csv.Error) as error:
-        raise UserError(f"{path} cannot be read ({error}); restore it") from None
-
-
-def number_of(text: str) -> int:
-    """The step at the beginning of a row, -1 if none stands there."""
-    return int(text) if re.fullmatch(r"\d{1,18}", text, re.ASCII) else -1
-
-
 def seconds_of(text: str, folder: Path) -> float:
     """The seconds of a row of timing.csv. Raises UserError if they are no number."""
     try:
@@ -290,10 +277,3 @@ class KeepingWeights(StepCallback):
         validated = "validation" in self.rules and (step % self.validate_every == 0 or step == self.steps)
         if doubling or validated or step in self.rules:
             trainer.save_checkpoint(self.kept.path(step), weights_only=True)
-
-
-def last_step(run: Path) -> int:
-    """The step of the last row of a run's metrics.csv, 0 if there is none."""
-    path = run / "metrics.csv"
-    rows = rows_in(path) if path.exists() else []
-    return max((number_of(row[0]) for row in rows if row), default=0)

@@ -14,10 +14,9 @@ from lab.base.settings import Settings
 from lab.cluster.ranks import Ranks
 from lab.data.stream.module import DataModule
 from lab.model.decoder import Decoder
-from lab.model.flops import FlopsPerToken, peak_flops, training_flops
+from lab.model.flops import peak_flops
 from lab.model.memory import is_out_of_memory, shape_of, step_memory
 from lab.model.precision import exact_products, fix_order_of_sums
-from lab.model.settings import ScaleSettings
 from lab.runs.checkpoints import Checkpoint, Checkpoints
 from lab.runs.identity import variant
 from lab.runs.run import Run
@@ -25,36 +24,11 @@ from lab.runs.settings import RunSettings, TrainerSettings
 from lab.training import private
 from lab.training.callbacks import KeepingWeights, Metrics, Progress, Saving
 from lab.training.module import Training
+from lab.training.planned import flops_of, steps_of
 from lab.training.resume import CheckpointFolders
 from lab.training.strategies import Started, strategy_of
 
 ALONE = Ranks()
-
-
-def steps_of(scale: ScaleSettings, world: int = 1) -> tuple[int, int]:
-    """(optimiser steps, micro-batches of each on each of ``world`` ranks) of a run.
-
-    Raises:
-        UserError: the batch is not a whole number of micro-batches of all ranks, or the budget less than one batch.
-    """
-    micro_tokens = scale.micro_batch * scale.context * world
-    if scale.batch_tokens % micro_tokens:
-        ranks = f" x {world} ranks" if world > 1 else ""
-        raise UserError(
-            f"batch_tokens is {scale.batch_tokens}, not a multiple of micro_batch x context{ranks} = {micro_tokens}; "
-            "change one of them"
-        )
-    steps = scale.tokens // scale.batch_tokens
-    if steps < 1:
-        raise UserError(f"tokens is {scale.tokens}, less than one batch of batch_tokens = {scale.batch_tokens}")
-    return steps, scale.batch_tokens // micro_tokens
-
-
-def flops_of(config: RunSettings) -> FlopsPerToken:
-    """Operations of a training token of a configuration."""
-    keys = ("vocabulary", "layers", "width", "hidden", "heads", "kv_heads", "head_dim", "context")
-    shape = {key: getattr(config.scale, key) for key in keys}
-    return training_flops(**shape, window=config.model.attention.window)
 
 
 def peak_of(trainer: TrainerSettings, world: int) -> float | None:

@@ -3,13 +3,12 @@
 Their horizontal axis is the number of tokens that the run has trained on.
 """
 
-import importlib.util
 from pathlib import Path
 from typing import Any, Literal
 
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 
-from lab.base.errors import UserError
+from lab.training.planned import check_wandb
 
 
 def nothing(run: Path, tokens: int) -> Literal[False]:
@@ -28,9 +27,3 @@ def wandb(project: str, offline: bool, run: Path, tokens: int) -> Logger:
     """Weights & Biases. Raises UserError if its package is missing."""
     check_wandb()
     return WandbLogger(project=project, offline=offline, name=run.name, id=run.name, save_dir=run, resume="allow")
-
-
-def check_wandb() -> None:
-    """Raises UserError if the package wandb is missing."""
-    if importlib.util.find_spec("wandb") is None:
-        raise UserError("the logger wandb needs the package wandb: pip install wandb")

@@ -9,9 +9,7 @@ from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, Str
 from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict, set_optimizer_state_dict
 from torch.distributed.fsdp import FullyShardedDataParallel, OptimStateKeyType
 
-from lab.base.errors import UserError
 from lab.cluster.ranks import Ranks
-from lab.model.memory import SHARDABLE
 
 
 class Started(ClusterEnvironment):
@@ -83,12 +81,6 @@ class FullySharded(ModelParallelStrategy):
         return checkpoint
 
 
-def check_optimizer(strategy: str, optimizer: str) -> None:
-    """Raises UserError if the optimiser needs whole matrices and the strategy shards them."""
-    if strategy == "fsdp" and optimizer not in SHARDABLE:
-        raise UserError(f"trainer=fsdp shards matrices, which {optimizer} needs whole: use trainer=ddp")
-
-
 def strategy_of(name: str, ranks: Ranks) -> Strategy | str:
     """Lightning's strategy for ``trainer.strategy``."""
     if ranks.world == 1:
@@ -109,39 +101,3 @@ def shard(decoder: torch.nn.Module, mesh: Any) -> None:
     fully_shard(decoder, mesh=mesh)
     for method in ("hidden", "next_token_losses"):
         register_fsdp_forward_method(decoder, method)
-
-
-def processes(ranks: Ranks, devices: int | str, strategy: str, device: str) -> int:
-    """How many processes this one is to start for the run; 1 if they are started, or one is enough.
-
-    Args:
-        devices: of each node, or ``auto``: as many as processes were started, or else all GPUs of this machine.
-        strategy: ``single``, ``ddp`` or ``fsdp``.
-        device: ``cpu`` or ``cuda``.
-
-    Raises:
-        UserError: the processes that were started are not one for each device; says how to start.
-    """
-    begun = ranks.started_by
-    if ranks.world > 1 and strategy == "single":
-        raise UserError(
-            f"{begun} started {ranks.world} processes, and each would train the whole run: choose trainer=ddp or "
-            "trainer=fsdp, or start one process"
-        )
-    if begun == "python":
-        count = torch.cuda.device_count() if device == "cuda" else 1
-        count = count if devices == "auto" else int(devices)
-        if count > 1 and strategy == "single":
-            raise UserError(
-                f"trainer.devices is {count} and trainer.strategy single: choose trainer=ddp or trainer=fsdp"
-            )
-        if device == "cuda" and count > torch.cuda.device_count():
-            raise UserError(f"trainer.devices is {count}, but torch finds {torch.cuda.device_count()} GPUs here")
-        return count
-    if devices not in ("auto", ranks.local_world):
-        option = "torchrun --nproc-per-node" if begun == "torchrun" else "srun --ntasks-per-node"
-        raise UserError(
-            f"{begun} started {ranks.local_world} processes on a node and trainer.devices is {devices}: it must be one "
-            f"process a device ({option}={devices}, or trainer.devices={ranks.local_world})"
-        )
-    return 1

@@ -16,7 +16,7 @@ from torch.nn.attention.flex_attention import create_block_mask
 
 from lab.base.errors import UserError
 from lab.model.kernels import KERNELS, attend, choose, flash, flex
-from lab.model.kernels.case import Case
+from lab.model.kernels.case import Case, constant_when_compiled
 from lab.model.kernels.reference import reference
 
 HERE = ["reference", "banded", "sdpa"]  # serve float32 on a CPU
@@ -381,7 +381,7 @@ ON_A_GPU = {
 @pytest.mark.parametrize("case", CASES)
 def test_on_a_gpu_auto_takes_the_fastest_that_is_there_and_exact(there, case, monkeypatch):
     windows, package = there
-    monkeypatch.setattr(flash, "VARLEN_KEYS", {"window_size"} if windows else {"scale"})
+    monkeypatch.setattr(flash, "varlen_keys", lambda: {"window_size"} if windows else {"scale"})
     monkeypatch.setattr(flash, "flash_missing", lambda: None if package else "absent")
     assert choose("auto", Case("cuda", torch.bfloat16, **CASES[case])) == ON_A_GPU[there][case]
     single = Case("cuda", torch.float32, **CASES[case])  # the flash family computes in 16 bits
@@ -399,6 +399,16 @@ def test_on_a_gpu_matched_is_flex_for_every_case(dtype):
 def test_a_kernel_of_a_gpu_asked_for_on_a_cpu_is_refused(kernel):
     with pytest.raises(UserError, match=rf"kernel {kernel} cannot serve this model .*(needs a GPU|on a CPU)"):
         choose(kernel, Case("cpu", torch.bfloat16, None, False))
+
+
+def test_what_is_constant_when_compiled_is_marked_as_torch_marks_it():
+    def ours():
+        pass
+
+    def theirs():
+        pass
+
+    assert vars(constant_when_compiled(ours)) == vars(torch.compiler.assume_constant_result(theirs)) != {}
 
 
 def test_torchs_flash_attention_refuses_slopes():

@@ -7,7 +7,7 @@ from lab.cluster.ranks import Ranks, detect, tasks_of_nodes
 from lab.experiment.compose import settings_of
 from lab.experiment.settings import TrainSettings
 from lab.experiment.setup import Setup
-from lab.training.strategies import processes
+from lab.training.planned import processes
 
 STEP = {
     "SLURM_JOB_ID": "12",

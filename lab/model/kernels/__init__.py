@@ -15,7 +15,7 @@ from torch import Tensor
 from lab.base.errors import UserError
 from lab.model.kernels import flash, flex, sdpa
 from lab.model.kernels.banded import banded
-from lab.model.kernels.case import Case
+from lab.model.kernels.case import Case, constant_when_compiled
 from lab.model.kernels.reference import reference
 
 
@@ -75,7 +75,7 @@ def prepare(kernel: str, case: Case, queries: int, offset: int, device: torch.de
     KERNELS[choose(kernel, case)].prepare(queries, offset + queries, case.window, offset, device)
 
 
-@torch.compiler.assume_constant_result
+@constant_when_compiled
 def _chosen(setting: str, device: str, dtype: torch.dtype, window: int | None, slopes: bool, documents: bool) -> str:
     return choose(setting, Case(device, dtype, window, slopes, documents))
 

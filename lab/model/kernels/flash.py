@@ -11,14 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lab.model.kernels.case import SIXTEEN_BITS, Case
-
-try:
-    from torch.nn.attention.varlen import varlen_attn
-except ImportError:  # before torch 2.10
-    VARLEN_KEYS: frozenset[str] = frozenset()
-else:
-    VARLEN_KEYS = frozenset(inspect.signature(varlen_attn).parameters)
+from lab.model.kernels.case import SIXTEEN_BITS, Case, constant_when_compiled
 
 
 def _refusal_of_family(case: Case) -> str | None:
@@ -31,12 +24,28 @@ def _refusal_of_family(case: Case) -> str | None:
     return None
 
 
+@functools.cache
+def varlen_keys() -> frozenset[str]:
+    """What torch's own flash kernel takes here; nothing before torch 2.10. torch's compiler is loaded with it."""
+    try:
+        from torch.nn.attention.varlen import varlen_attn
+    except ImportError:
+        return frozenset()
+    return frozenset(inspect.signature(varlen_attn).parameters)
+
+
+@constant_when_compiled
+def _fewer_key_heads() -> dict[str, Any]:
+    """How fewer key heads than heads are asked for: torch 2.11 serves them unasked."""
+    return {"enable_gqa": True} if "enable_gqa" in varlen_keys() else {}
+
+
 def varlen_refusal(case: Case) -> str | None:
     """Why :func:`varlen` cannot serve a case exactly, or None."""
     if case.slopes:
         return "torch's flash attention takes no slopes"
     refusal = _refusal_of_family(case)
-    if refusal is None and "window_size" not in VARLEN_KEYS:
+    if refusal is None and "window_size" not in varlen_keys():
         return f"torch {torch.__version__} has no torch.nn.attention.varlen with windows; it came with 2.11"
     return refusal
 
@@ -53,6 +62,8 @@ def varlen(
     documents: Tensor | None,
 ) -> Tensor:
     """Arguments and result as :func:`lab.model.kernels.attend`; torch.nn.attention.varlen.varlen_attn."""
+    from torch.nn.attention.varlen import varlen_attn
+
     batch, heads, queries, width = query.shape
     keys = key.shape[2]
 
@@ -62,8 +73,6 @@ def varlen(
     def ends(length: int) -> Tensor:
         return torch.arange(0, (batch + 1) * length, length, dtype=torch.int32, device=query.device)
 
-    # Fewer key heads than heads: served by torch 2.11 too, but asked for by name since 2.12 only.
-    fewer: dict[str, Any] = {"enable_gqa": True} if heads != key.shape[1] and "enable_gqa" in VARLEN_KEYS else {}
     mixed = varlen_attn(
         packed(query),
         packed(key),
@@ -74,7 +83,7 @@ def varlen(
         keys,
         scale=scale,
         window_size=_window_size(window),
-        **fewer,
+        **(_fewer_key_heads() if heads != key.shape[1] else {}),
     )
     assert isinstance(mixed, Tensor)
     return mixed.view(batch, queries, heads, width).transpose(1, 2)
