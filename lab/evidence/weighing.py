@@ -1,6 +1,6 @@
 """From documents to evidence: estimates, paired differences and verdicts, from one table alone."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,11 +42,36 @@ def published(path: Path) -> list[Row]:
         wrong = [name for name, may_be in POSSIBLE.items() if row[name] is None or not may_be(row[name])]
         if wrong:
             raise UserError(f"{path} line {number}: {wrong[0]} is {row[wrong[0]]}, which it cannot be; {remedy}")
-        place = tuple(row[name] for name in ("evaluation", "variant", "seed", "measure", "length_tokens", "document"))
+        place = place_of(row)
         if place in seen:
             raise UserError(f"{path} line {number}: {plain(row['document'])} stands twice for one quantity; {remedy}")
         seen.add(place)
     return rows
+
+
+def place_of(row: Row) -> tuple[Any, ...]:
+    """What a row of documents is a number of."""
+    return tuple(row[name] for name in ("evaluation", "variant", "seed", "measure", "length_tokens", "document"))
+
+
+def joined(tables: Mapping[str, Sequence[Row]]) -> list[Row]:
+    """The rows of several tables, by what they are called: what stands in more than one counts once.
+
+    Raises:
+        UserError: two tables have different numbers of one document.
+    """
+    found: dict[tuple[Any, ...], tuple[str, Row]] = {}
+    for name, rows in tables.items():
+        for row in rows:
+            first, before = found.setdefault(place_of(row), (name, row))
+            if any(before[column] != row[column] for column in ("mean", "weight", "cluster")):
+                of = (
+                    f"{row['measure']} of {plain(str(row['variant']))}, seed {row['seed']}, in {plain(row['document'])}"
+                )
+                raise UserError(
+                    f"{first} and {name} have different numbers of {of}: give one of them, or each a name (NAME=PATH)"
+                )
+    return [row for _, row in found.values()]
 
 
 def weigh(documents: Sequence[Row], reference: str, margin: float) -> dict[str, list[Row]]:

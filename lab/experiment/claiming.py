@@ -8,7 +8,7 @@ from lab.base.errors import UserError
 from lab.base.files import writable
 from lab.base.tables import Row, write_table
 from lab.evidence.claims import read_claims, verdicts
-from lab.evidence.weighing import published
+from lab.evidence.weighing import joined, published
 from lab.experiment.compose import configuration_folder
 from lab.report.claims_page import write_claims_page
 
@@ -30,7 +30,7 @@ def claim(documents: Sequence[str], folder: Path | None, study: str | None, outp
         if study not in names:
             raise UserError(f"--study is {study}: choose one of {', '.join(names) or f'none, {folder} has no claims'}")
         studies = [studies[names.index(study)]]
-    rows = [row for each in documents for row in _rows(each)]
+    rows = joined({each: _rows(each) for each in documents})
     writable(output)
     found = list(verdicts(studies, rows))
     write_claims_page(output, found, command, studies)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from lab.model.decoder import Decoder
 
 Factors = Float[np.ndarray, "half"]
+LARGEST = 1e6  # contexts; published extensions reach 512
 FACTOR = "s = L'/L: how many times as long as the context L texts may be"
 CONTEXT = "L, the context that the frequencies are of; null: that of the run, or of the first of its parents"
 
@@ -121,7 +122,7 @@ class RopeRule(ExtensionSettings):
 class ByFactor(RopeRule):
     """A rule for texts of s times the context."""
 
-    factor: float = key(FACTOR, gt=1)
+    factor: float = key(FACTOR, gt=1, le=LARGEST)
 
     @property
     def reached(self) -> int:
@@ -199,7 +200,7 @@ class DynamicNTK(RopeRule):
     """
 
     name: Literal["dynamic_ntk"] = "dynamic_ntk"
-    factor: float = key("a of s = a n/L - (a - 1); 1: s = n/L", ge=1)
+    factor: float = key("a of s = a n/L - (a - 1); 1: s = n/L", ge=1, le=LARGEST)
     per: Literal["position", "text"] = key(
         "position: each token has the s of the text that ends with it; text: all have that of the whole text"
     )

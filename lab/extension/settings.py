@@ -8,6 +8,7 @@ from pydantic import Field
 from lab.base.parts import part
 from lab.base.settings import Count, Positive, Text, key
 from lab.extension import longrope, rope_rules  # noqa: F401  (parts)
+from lab.extension.rope_rules import LARGEST
 from lab.runs.extensions import ExtensionSettings
 
 
@@ -38,7 +39,7 @@ class AttentionScalingSettings(ExtensionSettings):
     """Logits times 1 + k ln s (arXiv 2404.12224)."""
 
     name: Literal["attention_scaling"] = "attention_scaling"
-    factor: float = key("s: contexts C that are to be reached", ge=1)
+    factor: float = key("s: contexts C that are to be reached", ge=1, le=LARGEST)
     k: Annotated[float, Field(ge=0)] | Literal["fit"] = key(
         "of 1 + k ln s, published are 0.30 to 0.40; fit: the best on validation documents of s contexts, see search"
     )
@@ -53,7 +54,7 @@ class InitialScalingSettings(ExtensionSettings):
     """Logits with the first tokens only times 1 + k ln s (arXiv 2405.18009, table 3)."""
 
     name: Literal["initial_scaling"] = "initial_scaling"
-    factor: float = key("s: contexts C that are to be reached", ge=1)
+    factor: float = key("s: contexts C that are to be reached", ge=1, le=LARGEST)
     k: float = key("of 1 + k ln s", ge=0)
     first: Count = key("tokens at the beginning of a text whose keys have the factor")
 
@@ -63,7 +64,7 @@ class WindowExtensionSettings(ExtensionSettings):
     """A window of W keys becomes one of r W, and logits have a factor (arXiv 2405.18009)."""
 
     name: Literal["window_extension"] = "window_extension"
-    ratio: float = key("r: W becomes round(r W)", ge=1)
+    ratio: float = key("r: W becomes round(r W)", ge=1, le=LARGEST)
     scale: Positive = key("factor on the logits")
 
     @property
@@ -80,7 +81,7 @@ class VectorReplacementSettings(ExtensionSettings):
 
     name: Literal["vector_replacement"] = "vector_replacement"
     layer: Count | Literal["sweep"] = key("block behind which it is done, from 1; sweep: the best of all, see search")
-    ratio: float = key("r: vectors of positions inside C are stretched so many times", ge=1)
+    ratio: float = key("r: vectors of positions inside C are stretched so many times", ge=1, le=LARGEST)
     alpha: Positive = key("factor on the vectors that are put in")
     first: Count = key("tokens at the beginning of a text that are left as they are")
     stretch: Literal["linear", "cubic"] = key("between vectors: straight lines, or splines")

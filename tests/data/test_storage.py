@@ -307,6 +307,40 @@ def test_a_token_goes_to_the_hub_and_not_where_it_redirects_to(tmp_path, monkeyp
     assert not any("Authorization" in headers for *_, headers in storage.requests)
 
 
+def test_a_login_of_netrc_goes_to_its_host_and_not_where_that_redirects_to(tmp_path, monkeypatch):
+    (tmp_path / "file.bin").write_bytes(CONTENT)
+    (tmp_path / "netrc").write_text("machine 127.0.0.1 login me password sec:ret\n")
+    (tmp_path / "netrc").chmod(0o600)
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    with serve(tmp_path) as server, serve(tmp_path) as elsewhere:
+        server.plan = lambda asked, number, method: {"redirect": f"{elsewhere.url}/file.bin"}
+        assert content_of(server) == CONTENT
+    assert {headers["Authorization"] for *_, headers in server.requests} == {"Basic bWU6c2VjOnJldA=="}
+    assert not any("Authorization" in headers for *_, headers in elsewhere.requests)
+
+
+def test_of_a_host_that_netrc_does_not_know_nothing_is_sent(server, tmp_path, monkeypatch):
+    (tmp_path / "netrc").write_text("machine other.example login me password secret\n")
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    assert content_of(server) == CONTENT
+    assert not any("Authorization" in headers for *_, headers in server.requests)
+
+
+@pytest.mark.parametrize("text", ["machine\n", "nonsense of mine\n", "machine a login \udcff"])
+def test_a_netrc_that_cannot_be_read_is_told_in_a_line(server, tmp_path, monkeypatch, text):
+    (tmp_path / "netrc").write_bytes(text.encode("utf-8", "surrogateescape"))
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    with pytest.raises(UserError, match=r"netrc cannot be read \(.*\); mend it"):
+        content_of(server)
+
+
+@pytest.mark.parametrize("login", ["me:secret@", "me@", "secret:@"])
+def test_an_address_with_a_login_is_refused_and_the_login_not_shown(login):
+    with pytest.raises(UserError, match=r"https://host:8080/file.txt: holds a login") as told:
+        open_file(f"https://{login}host:8080/file.txt", QUICK)
+    assert "secret" not in str(told.value)
+
+
 def test_the_hub_needs_a_revision():
     with pytest.raises(UserError, match=r"lacks a revision; write hf://datasets/a/b@COMMIT/c\.txt"):
         resolve("hf://datasets/a/b/c.txt")

@@ -27,11 +27,13 @@ from lab.extension.rope_rules import (
     ntk_base,
     plain_frequencies,
 )
+from lab.extension.settings import AttentionScalingSettings, InitialScalingSettings, WindowExtensionSettings
 from lab.model.attention import Attention
 from lab.model.building import load_weights
 from lab.model.decoder import Decoder
 from lab.model.decoding import Cache, greedy
 from lab.model.position import ALiBi, RoPE
+from lab.runs.extensions import ExtensionSettings
 
 BASE, HEADS, KV_HEADS, HEAD_DIM, CONTEXT = 10_000.0, 4, 2, 16, 32
 PARTS: dict[str, Any] = {"ramp": "code", "beta_fast": 4.0, "beta_slow": 0.5, "context": CONTEXT}
@@ -320,10 +322,15 @@ def test_no_pair_is_interpolated_less_than_none_or_more_than_s_and_slower_ones_a
     assert divisors.max() <= (4.5 if name == "longrope" else rule.factor) + 1e-12  # type: ignore[attr-defined]
 
 
-REFUSED: list[tuple[type[RopeRule], dict[str, Any], str]] = [
+REFUSED: list[tuple[type[ExtensionSettings], dict[str, Any], str]] = [
     (PositionInterpolation, {"factor": 1.0}, "factor is 1.0: give a number above 1"),
     (PositionInterpolation, {"factor": "four"}, "factor is 'four'"),
     (NTK, {"factor": 0.5}, "factor is 0.5"),
+    (PositionInterpolation, {"factor": 1e308}, "factor is 1e+308: give 1e+06 or less"),
+    (DynamicNTK, {"factor": 1e308, "per": "text"}, "factor is 1e+308"),
+    (WindowExtensionSettings, {"ratio": 1e308, "scale": 1.0}, "ratio is 1e+308"),
+    (AttentionScalingSettings, {"factor": 1e308, "k": 0.3}, "factor is 1e+308"),
+    (InitialScalingSettings, {"factor": 1e308, "k": 0.3, "first": 1}, "factor is 1e+308"),
     (YaRN, {"factor": 2.0, **PARTS, "beta_fast": 1.0, "beta_slow": 4.0}, "beta_slow is 4 and beta_fast 1"),
     (Llama3, {"factor": 2.0, "low_freq_factor": 4.0, "high_freq_factor": 4.0}, "low_freq_factor is 4"),
     (LongRoPE, {**SETS, "factors": [[1.0, 3.0, 2.0]], "up_to": [], "kept": []}, "fall from 3 to 2 at pair 2"),
@@ -337,7 +344,7 @@ REFUSED: list[tuple[type[RopeRule], dict[str, Any], str]] = [
 
 @pytest.mark.parametrize(("kind", "keys", "told"), REFUSED)
 def test_values_that_a_rule_cannot_have_are_refused_in_one_line(
-    kind: type[RopeRule], keys: dict[str, Any], told: str
+    kind: type[ExtensionSettings], keys: dict[str, Any], told: str
 ) -> None:
     with pytest.raises(UserError) as refused:
         kind.check(keys, "extension")

@@ -13,7 +13,7 @@ from lab.base.errors import UserError
 from lab.base.parts import parts_of
 from lab.base.tables import read_table, write_table
 from lab.evidence.claims import Claim, Study, judge, read_claims, verdicts
-from lab.evidence.weighing import Layout, published
+from lab.evidence.weighing import Layout, joined, published
 from lab.observe.measure import measures
 
 CONTEXT = 8
@@ -228,6 +228,17 @@ def test_a_table_with_a_name_has_variants_of_that_name_and_is_held_against_anoth
     assert "| rope | 5.000 | 6.000 |" in page
     assert "| nope | 4.500 | - |" in page
     assert "9.000" not in page
+
+
+def test_what_stands_in_two_tables_counts_once_and_different_numbers_of_one_document_are_refused():
+    rows = documents({"rope": {16: 5.0}, "nope": {16: 4.0}}, noise=0)
+    assert joined({"a.csv": rows, "b.csv": [*rows[:3], *documents({"alibi": {16: 4.0}})]}) == [
+        *rows,
+        *documents({"alibi": {16: 4.0}}),
+    ]
+    changed = [rows[0] | {"mean": 6.0}]
+    with pytest.raises(UserError, match=r"^a\.csv and b\.csv have different numbers of .* of rope, seed .*NAME=PATH"):
+        joined({"a.csv": rows, "b.csv": changed})
 
 
 def test_a_damaged_table_of_documents_is_told_in_one_line(tmp_path):

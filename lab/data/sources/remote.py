@@ -1,7 +1,9 @@
 """Reading over HTTP so that a fault is either mended or told, never passed over."""
 
+import base64
 import ipaddress
 import logging
+import netrc
 import os
 import random
 import socket
@@ -9,6 +11,7 @@ import ssl
 import time
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
+from pathlib import Path
 from urllib.parse import urljoin, urlsplit
 
 import urllib3
@@ -25,7 +28,7 @@ NAME_ATTEMPTS = 4  # to find the address of a host that has not answered yet
 TRY_AGAIN = (408, 425, 429, 500, 502, 503, 504)
 REDIRECT = (301, 302, 303, 307, 308)
 MENDING = {
-    401: "it needs a login (HF_TOKEN for the Hugging Face hub)",
+    401: "it needs a login (HF_TOKEN for the Hugging Face hub, ~/.netrc for others)",
     403: "access is refused; log in, or check the address",
     404: "check the address",
     410: "it is no longer there; make the manifest again",
@@ -275,7 +278,7 @@ def host_of(url: str) -> str:
 def resolve(location: str) -> tuple[str, dict[str, str]]:
     """The address of a location and the headers to ask with. Raises UserError if it makes no sense."""
     if location.startswith(("http://", "https://")):
-        return location, {}
+        return location, login_of(location)
     parts = location.removeprefix("hf://datasets/").split("/", 2)
     if not location.startswith("hf://datasets/") or len(parts) < 3:
         raise UserError(f"{location}: give a path, http(s)://... or hf://datasets/OWNER/NAME@REVISION/PATH")
@@ -288,6 +291,34 @@ def resolve(location: str) -> tuple[str, dict[str, str]]:
     )
     token = get_token()
     return url, {"Authorization": f"Bearer {token}"} if token else {}
+
+
+def login_of(location: str) -> dict[str, str]:
+    """The header with what ~/.netrc (or the file that NETRC names) knows of an address's host, if anything.
+
+    Raises UserError for an address that holds a login: it would be shown, and kept with every run; without showing it.
+    """
+    try:
+        address = urlsplit(location)
+        host, port = address.hostname or "", f":{address.port}" if address.port else ""
+    except ValueError:
+        return {}  # told when it is asked
+    if "@" in address.netloc:
+        raise UserError(
+            f"{address.scheme}://{host}{port}{address.path}: holds a login, which would be shown and kept with every"
+            f" run; leave it out and write it into ~/.netrc: machine {host} login USER password PASSWORD"
+        )
+    path = Path(os.environ.get("NETRC", "~/.netrc")).expanduser()
+    if not path.exists():
+        return {}
+    try:
+        known = netrc.netrc(path).authenticators(host)
+    except (OSError, UnicodeDecodeError, netrc.NetrcParseError) as error:
+        raise UserError(f"{path} cannot be read ({error}); mend it, or take it away") from None
+    if known is None:
+        return {}
+    login = f"{known[0]}:{known[2]}".encode()
+    return {"Authorization": f"Basic {base64.b64encode(login).decode()}"}
 
 
 def version_of(headers: Mapping[str, str]) -> str:
