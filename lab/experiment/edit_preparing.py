@@ -14,8 +14,9 @@ from lab.base.interruption import Interruption
 from lab.experiment.edit_facts import Fact, Tokens, as_tokens, asked_facts, facts_digest
 from lab.experiment.edit_settings import EditSettings
 from lab.experiment.edit_texts import Stretches, digest_of_stretches, stretches_of, texts_of
+from lab.experiment.fact_files import refuse
 from lab.gradients.answers import answers
-from lab.gradients.capture import NotFinite
+from lab.gradients.capture import Example, NotFinite
 from lab.gradients.edits import BATCH_TOKENS, EditMethod, Texts, Update
 from lab.model.attention import Attention
 from lab.model.decoder import Decoder
@@ -74,7 +75,8 @@ def prepared(settings: EditSettings) -> Prepared:
     sample = method.sample
     stretches = [] if sample is None else stretches_of(parent, sample)
     read = {} if sample is None else {"texts": digest_of_stretches(stretches)}
-    told = {"facts": facts_digest(facts), "target_tokens": settings.target_tokens, **read}
+    chosen = chosen_of(settings, facts)
+    told = {"facts": facts_digest(facts), "target_tokens": settings.target_tokens, **chosen, **read}
     asked = {"method": method.plain(), "dtype": settings.dtype, **told}
     return Prepared(parent, method, facts, tokens, stretches, asked, {**method.identity(), **told})
 
@@ -125,21 +127,64 @@ def _compute_in(decoder: Decoder, dtype: torch.dtype) -> None:
         cast(Attention, block.attention).kernel = "banded"
 
 
-def unknown(ready: Prepared, decoder: Decoder) -> list[int]:
-    """The numbers of the facts that a decoder does not know yet; says how many it does. Raises UserError if that is
-    all."""
+def chosen_of(settings: EditSettings, facts: Sequence[Fact]) -> dict[str, Any]:
+    """Which of the facts are meant, as far as that is asked. Raises UserError if they do not tell, or are fewer."""
+    found: dict[str, Any] = {}
+    if settings.facts_known:
+        refuse(
+            [
+                f"{each.name or 'the fact'}: it has no truth, which facts_known asks for; add one"
+                for each in facts
+                if each.truth is None
+            ]
+        )
+        found["facts_known"] = True
+    if settings.facts_taken is not None:
+        first, last = settings.facts_taken
+        if not first <= last <= len(facts):
+            raise UserError(f"facts_taken is [{first}, {last}]: give two numbers of 1 to {len(facts)}, rising")
+        found["facts_taken"] = [first, last]
+    return found
+
+
+def to_write(ready: Prepared, decoder: Decoder) -> list[int]:
+    """The numbers of the facts that are to be written: what a decoder says already is not, and what was not chosen.
+
+    Says how many are left out. Raises UserError if none is left, or fewer than were chosen.
+    """
     parent, facts = ready.parent, ready.facts
-    known = [each.said for each in answers(decoder, [each.example for each in ready.tokens], BATCH_TOKENS)]
-    names = [fact.name or "the fact" for fact, each in zip(facts, known, strict=True) if each]
-    if all(known):
+    right = _said(decoder, [each.example for each in ready.tokens])
+    names = [fact.name or "the fact" for fact, each in zip(facts, right, strict=True) if each]
+    if all(right):
         raise UserError(
             f"{parent.path} answers with the target of {'the fact' if len(facts) == 1 else f'all {len(facts)} facts'} "
             "already: there is nothing to write"
         )
+    told = []
     if names:
-        told = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
-        print(f"{len(names)} of {len(facts)} facts are known already, and are left out of the edit: {told}")
-    return [number for number, each in enumerate(known) if not each]
+        shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+        told.append(f"{len(names)} of {len(facts)} facts are known already, and are left out of the edit: {shown}")
+    left = [number for number, each in enumerate(right) if not each]
+    if "facts_known" in ready.edit:
+        truths = [Example(ready.tokens[number].example.prompt, ready.tokens[number].truth or ()) for number in left]
+        left = [number for number, each in zip(left, _said(decoder, truths), strict=True) if each]
+        if not left:
+            raise UserError(f"{parent.path} answers with the truth of no fact: there is none that it could lose")
+        told.append(
+            f"{parent.path} answers with the truth of {len(left)} of {len(facts)} facts; the others are left out"
+        )
+    if "facts_taken" in ready.edit:
+        first, last = ready.edit["facts_taken"]
+        if last > len(left):
+            raise UserError(f"facts_taken is [{first}, {last}]: {len(left)} of {len(facts)} facts are left")
+        left = left[first - 1 : last]
+    print(*told, sep="\n", end="\n" if told else "")
+    return left
+
+
+def _said(decoder: Decoder, examples: Sequence[Example]) -> list[bool]:
+    """Whether each token of a target is the decoder's answer."""
+    return [each.said for each in answers(decoder, examples, BATCH_TOKENS)]
 
 
 def updated(

@@ -1,6 +1,8 @@
 """Keys of lab.edit. No torch here."""
 
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import Field
 
 from lab.base.parts import one_of
 from lab.base.settings import Count, Settings, Text, key
@@ -29,6 +31,12 @@ class EditSettings(Settings):
     facts: Text | None = key(
         "a file of JSON lines, each with prompt, target and, where it has them, subject, truth, paraphrases, "
         "neighbours, neighbour_truth; or of rows of CounterFact"
+    )
+    facts_known: bool = key(
+        "true: of the facts only those whose truth the decoder answers already, so that it can lose it"
+    )
+    facts_taken: Annotated[list[Count], Field(min_length=2, max_length=2)] | None = key(
+        "the first and the last of the facts that are left, counted from 1; null: all"
     )
     target_tokens: Literal["one", "first", "all"] = key(
         "one: a target of several tokens is refused; first: its first is taken; all: their losses are added up"

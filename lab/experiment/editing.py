@@ -15,7 +15,7 @@ from lab.base.files import discard, make_folder, refuse_link, sha256_of, write_w
 from lab.base.interruption import Interruption
 from lab.base.progress import progress
 from lab.base.tables import Row, read_table, write_table
-from lab.experiment.edit_preparing import Prepared, changed_matrix, computing, given_texts, prepared, unknown, updated
+from lab.experiment.edit_preparing import Prepared, changed_matrix, computing, given_texts, prepared, to_write, updated
 from lab.experiment.edit_scoring import ASKED_BY, Scorer, drifts, interval, summary
 from lab.experiment.edit_settings import EditSettings
 from lab.gradients.edits import Update
@@ -73,7 +73,7 @@ def _written(ready: Prepared, settings: EditSettings, command: str, interruption
     """The run with all facts that are not known yet."""
     decoder = computing(ready, settings)
     with ready.parent.locked():
-        left = unknown(ready, decoder)
+        left = to_write(ready, decoder)
         texts = given_texts(ready, decoder, interruption)
         update = updated(ready, decoder, left, texts, partial(interruption.check, STOPPED))
         return _made(ready, changed_matrix(decoder, update), update, left, command)
@@ -167,7 +167,7 @@ def _each_alone(ready: Prepared, settings: EditSettings, to: Path, interruption:
     rows: list[Row] = []
     losses: list[Row] = []
     with ready.parent.locked():
-        left = unknown(ready, decoder)
+        left = to_write(ready, decoder)
         make_folder(to)
         texts = given_texts(ready, decoder, interruption)
         before, after = scorer.decoder(), scorer.decoder()

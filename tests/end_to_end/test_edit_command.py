@@ -30,6 +30,7 @@ from lab.model.decoder import Decoder
 from lab.runs.checkpoints import Checkpoint
 from lab.runs.run import open_model
 
+ROOT = Path(__file__).parents[2]
 SHORT = ("scale.tokens=2048", "scale.warmup_steps=1", "scale.learning_rate=0.02")
 SHIFT = ("method=forward_shift", "method.layer=2", "method.step=100")
 FEW = ("scores.documents=3", "scores.generated=5", "scores.batch_tokens=40", "threads=1", "accelerator=cpu")
@@ -243,6 +244,52 @@ def test_facts_that_are_known_are_counted_and_left_out_and_if_all_are_nothing_is
     told = edit(f"run={run}", *SHIFT, f"prompt={prompt}", f"target={answer}")
     assert told.lines == [f"{run} answers with the target of the fact already: there is nothing to write"]
     assert runs_beside(run) == before
+
+
+def test_of_facts_whose_truth_is_known_those_that_are_taken_are_written(run: Path, edit: Edit, tmp_path: Path) -> None:
+    model = open_model(run)
+    prompts = ["The Constitution of the United States", "The Congress", "We the people", "My fellow"]
+    with torch.inference_mode():
+        answers = [model.decode([int(model.decoder()(model.encode(each))[0, -1].argmax())]) for each in prompts]
+    facts = [{"prompt": each, "target": " men", "truth": answer} for each, answer in zip(prompts, answers, strict=True)]
+    facts[1]["truth"] = " women"
+    file = written(tmp_path / "facts.jsonl", facts)
+    own = ("target_tokens=first", "facts_known=true")
+    told = edit(f"run={run}", *SHIFT, file, *own)
+    assert f"{run} answers with the truth of 3 of 4 facts; the others are left out\n" in told.out
+    assert json.loads((made(told) / "manifest.json").read_text())["written"] == [1, 3, 4]
+    taken = made(edit(f"run={run}", *SHIFT, file, *own, "facts_taken=[2,3]"))
+    assert json.loads((taken / "manifest.json").read_text())["written"] == [3, 4]
+    assert {row["number"] for row in rows_of(taken / "edit_scores.csv")} == {"3", "4"}
+    assert taken != made(edit(f"run={run}", *SHIFT, file, *own))
+    before = runs_beside(run)
+    for wrong, line in {
+        "facts_taken=[3,4]": "facts_taken is [3, 4]: 3 of 4 facts are left",
+        "facts_taken=[3,2]": "facts_taken is [3, 2]: give two numbers of 1 to 4, rising",
+        "facts_taken=[1,5]": "facts_taken is [1, 5]: give two numbers of 1 to 4, rising",
+    }.items():
+        assert edit(f"run={run}", *SHIFT, file, *own, wrong).lines == [line]
+    without = written(tmp_path / "other.jsonl", [facts[0], FACTS[0]])
+    told = edit(f"run={run}", *SHIFT, without, *own)
+    assert told.lines == [f"{tmp_path / 'other.jsonl'} line 2: it has no truth, which facts_known asks for; add one"]
+    none = written(tmp_path / "none.jsonl", [facts[1]])
+    told = edit(f"run={run}", *SHIFT, none, *own)
+    assert told.lines == [f"{run} answers with the truth of no fact: there is none that it could lose"]
+    assert runs_beside(run) == before
+
+
+def test_the_labs_facts_have_their_subject_in_every_prompt_and_neighbours_that_ask_of_others() -> None:
+    lines = (ROOT / "data" / "facts" / "general_knowledge.jsonl").read_text().splitlines()
+    facts = [json.loads(line) for line in lines]
+    truths = {fact["prompt"]: fact["truth"] for fact in facts}
+    assert len(truths) == len(facts) >= 120
+    for fact in facts:
+        assert [*fact] == ["prompt", "subject", "truth", "target", "paraphrases", "neighbours"]
+        assert fact["truth"][0] == fact["target"][0] == " ", fact
+        assert all(fact["subject"] in text for text in (fact["prompt"], *fact["paraphrases"])), fact
+        assert len({fact["prompt"], *fact["paraphrases"], *fact["neighbours"]}) == 1 + 2 + 3, fact
+        # A neighbour has an answer of its own, neither of the two.
+        assert not {truths[text] for text in fact["neighbours"]} & {fact["truth"], fact["target"]}, fact
 
 
 def test_rome_reads_keys_of_training_documents_or_of_a_text_and_finds_their_sums_again(
