@@ -36,6 +36,11 @@ class Claim(Settings):
     below: float | None = key("the quantity lies below", default=None)
     within: float | None = key("the quantity lies so far from 0 at most", gt=0, default=None)
     unit: str = key("of the quantity", default="nats")
+    one_model: bool = key(
+        "the claim is of the model that was run, which its sentence names, and not of other seeds: its interval holds "
+        "seeds fixed",
+        default=False,
+    )
     given: Text | None = key(
         "name of a claim before it: where that does not hold, there is nothing to tell", default=None
     )
@@ -132,7 +137,7 @@ def judge(claim: Claim, layout: Layout) -> tuple[Verdict, Interval | None]:
     """What one set of documents says of a claim.
 
     It holds if the whole interval lies inside its bounds, and is contradicted if the whole interval lies outside;
-    without an interval over seeds nobody can tell.
+    without an interval over seeds nobody can tell, unless the claim is of one model.
     """
     values = [_values(claim.variant, claim.measure, claim.length, layout)]
     if claim.minus is not None:
@@ -157,9 +162,10 @@ def judge(claim: Claim, layout: Layout) -> tuple[Verdict, Interval | None]:
     table = tables[0] - sum(tables[1:])
     quantity = Quantity(claim.measure, round(claim.length * layout.context))
     documents = layout.tables[quantity].documents
-    interval = mean_interval(table, documents) if documents else seeds_interval(table[:, 0])
+    over_seeds = False if claim.one_model else None
+    interval = mean_interval(table, documents, over_seeds) if documents else seeds_interval(table[:, 0])
     low, high = claim.bounds
-    if not (interval.known and interval.over_seeds):
+    if not (interval.known and (interval.over_seeds or claim.one_model)):
         return "cannot tell", interval
     if low < interval.low and interval.high < high:
         return "holds", interval

@@ -174,8 +174,8 @@ def _scores(asked: Asked, reading: Reading, before: Reading, target: str) -> dic
 
 def held_out_items(
     parent: Model, evaluation: EvaluationSettings, documents: int, length: int
-) -> tuple[Source, list[Item]] | None:
-    """Documents that are long enough; None of an imported model, if none are named.
+) -> tuple[str, Source, list[Item]] | None:
+    """What they are called, and documents that are long enough; None of an imported model, if none are named.
 
     Raises:
         UserError: they are not there, or all too short.
@@ -186,8 +186,8 @@ def held_out_items(
             "told; name some, such as evaluation=sotu"
         )
         return None
-    ((_, source),) = sources_of([parent], evaluation)
-    return source, [*source.long_enough(length + 1, documents)]
+    ((name, source),) = sources_of([parent], evaluation)
+    return name, source, [*source.long_enough(length + 1, documents)]
 
 
 @torch.inference_mode()
@@ -240,9 +240,10 @@ class Scorer:
         """Losses of other text, of an edit of one fact (its number) or of all (0)."""
         if self.text is None:
             return []
+        _, source, items = self.text
         if "before" not in self._before:
-            self._before["before"] = [*document_losses(before, *self.text, self.length, MOMENTS[0])]
-        every = [*self._before["before"], *document_losses(after, *self.text, self.length, MOMENTS[1])]
+            self._before["before"] = [*document_losses(before, source, items, self.length, MOMENTS[0])]
+        every = [*self._before["before"], *document_losses(after, source, items, self.length, MOMENTS[1])]
         return [{"number": number, **row} for row in every]
 
 

@@ -15,6 +15,7 @@ from lab.base.files import discard, make_folder, refuse_link, sha256_of, write_w
 from lab.base.interruption import Interruption
 from lab.base.progress import progress
 from lab.base.tables import Row, read_table, write_table
+from lab.experiment.edit_evidence import evidence
 from lab.experiment.edit_preparing import Prepared, changed_matrix, computing, given_texts, prepared, to_write, updated
 from lab.experiment.edit_scoring import ASKED_BY, Scorer, drifts, interval, summary
 from lab.experiment.edit_settings import EditSettings
@@ -26,6 +27,7 @@ from lab.runs.identity import digest
 from lab.runs.run import open_model
 
 SCORES, LOSSES = "edit_scores.csv", "edit_losses.csv"
+DOCUMENTS = "edit_documents.csv.gz"
 STOPPED = "came: nothing is kept of an edit"
 
 
@@ -185,9 +187,11 @@ def _each_alone(ready: Prepared, settings: EditSettings, to: Path, interruption:
     for name, each in tables.items():
         if each:
             write_table(to / name, each)
-    tell(
-        to, f"{ready.parent.label} with {edit_label(ready.edit)}, each alone", [name for name in tables if tables[name]]
-    )
+    of_facts = f"{Path(settings.facts or 'fact').stem}-{ready.edit['facts'][:8]}"
+    write_table(to / DOCUMENTS, [*evidence(ready.parent, of_facts, rows, losses, scorer.text)])
+    title = f"{ready.parent.label} with {edit_label(ready.edit)}, each alone"
+    tell(to, title, [name for name in tables if tables[name]])
+    print(f"{to / DOCUMENTS}: for python -m lab.claims --documents")
 
 
 def tell(folder: Path, title: str, tables: Sequence[str]) -> None:

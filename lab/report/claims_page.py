@@ -11,8 +11,8 @@ HOW = """Each claim was written down, with its quantity and its bound, before th
 (conf/claim/). It **holds** if the whole 95 % interval of the quantity lies inside the bound, is **contradicted** if the
 whole interval lies outside, and otherwise nobody **can tell**: so it is, too, of fewer than five seeds or six clusters
 of documents. Intervals are over seeds and clusters (authors, or works of one author), as in
-[the pilot](pilot.md); of a number that is of no document, over seeds. These are decoders of pilot scale: what holds
-here holds for them.
+[the pilot](pilot.md); of a number that is of no document, over seeds. A claim of one model, which its sentence names,
+has an interval over clusters alone (seeds "fixed"). These are decoders of pilot scale: what holds here holds for them.
 """
 
 

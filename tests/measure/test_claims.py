@@ -14,6 +14,7 @@ from lab.base.parts import parts_of
 from lab.base.tables import read_table, write_table
 from lab.evidence.claims import Claim, Study, judge, read_claims, verdicts
 from lab.evidence.weighing import Layout, joined, published
+from lab.experiment import edit_evidence
 from lab.observe.measure import measures
 
 CONTEXT = 8
@@ -83,6 +84,18 @@ def test_fewer_than_five_seeds_or_six_clusters_cannot_tell_and_still_have_an_eff
         assert interval.mean == pytest.approx(5.0, abs=0.01)
 
 
+def test_a_claim_of_one_model_is_judged_over_clusters_alone():
+    rows = documents({"nope": {16: 5.0}}, seeds=1)
+    assert verdict(rows, above=0.1) == "cannot tell"
+    assert verdict(rows, above=0.1, one_model=True) == "holds"
+    assert verdict(rows, below=0.1, one_model=True) == "contradicted"
+    assert verdict(documents({"nope": {16: 5.0}}, seeds=1, authors=5), above=0.1, one_model=True) == "cannot tell"
+    # Of seeds that differ it says nothing, of the runs that were made it does.
+    apart = [row | {"mean": row["mean"] + 10 * (row["seed"] - 2)} for row in documents({"nope": {16: 5.0}})]
+    assert verdict(apart, above=0.1) == "cannot tell"
+    assert verdict(apart, above=0.1, one_model=True) == "holds"
+
+
 def test_what_was_not_measured_is_not_run():
     rows = documents({"nope": {16: 5.0}})
     for changes in ({"variant": "rope"}, {"length": 8}, {"measure": "copy"}, {"minus": "rope"}, {"minus_length": 2}):
@@ -110,7 +123,7 @@ def test_the_labs_own_claims_are_of_measures_that_there_are():
     names = [claim.name for study in studies for claim in study.claims]
     assert "nope_fails" in names
     assert len(set(names)) == len(names)
-    known = {each.label() for each in measures()} | set(parts_of("study"))
+    known = {each.label() for each in measures()} | set(parts_of("study")) | {edit_evidence.STUDY}
     assert {claim.measure.partition(":")[0] for study in studies for claim in study.claims} <= known
 
 
