@@ -6,7 +6,6 @@ Keys end with the last query, which is how both align a causal mask.
 
 import functools
 import inspect
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -35,9 +34,9 @@ def varlen_keys() -> frozenset[str]:
 
 
 @constant_when_compiled
-def _fewer_key_heads() -> dict[str, Any]:
-    """How fewer key heads than heads are asked for: torch 2.11 serves them unasked."""
-    return {"enable_gqa": True} if "enable_gqa" in varlen_keys() else {}
+def _groups_are_asked_for() -> bool:
+    """Whether fewer key heads than heads must be asked for: torch 2.11 serves them unasked."""
+    return "enable_gqa" in varlen_keys()
 
 
 def varlen_refusal(case: Case) -> str | None:
@@ -73,6 +72,7 @@ def varlen(
     def ends(length: int) -> Tensor:
         return torch.arange(0, (batch + 1) * length, length, dtype=torch.int32, device=query.device)
 
+    grouped = {"enable_gqa": True} if heads != key.shape[1] and _groups_are_asked_for() else {}
     mixed = varlen_attn(
         packed(query),
         packed(key),
@@ -83,7 +83,7 @@ def varlen(
         keys,
         scale=scale,
         window_size=_window_size(window),
-        **(_fewer_key_heads() if heads != key.shape[1] else {}),
+        **grouped,  # type: ignore[arg-type]
     )
     assert isinstance(mixed, Tensor)
     return mixed.view(batch, queries, heads, width).transpose(1, 2)
