@@ -18,7 +18,7 @@ from typing import Any
 from lab.base.commandline import run_command
 from lab.base.console import Console, Table
 from lab.base.errors import UserError
-from lab.base.files import writable
+from lab.base.files import refuse_read, writable
 from lab.base.tables import write_table
 from lab.data.settings import LANES
 from lab.experiment.compose import checked, choices, composed, plain_overrides, print_help, take_folder, wants_help
@@ -60,9 +60,10 @@ def main() -> None:
     folder, others = take_folder(rest, "plan")
     configs = [checked(PlanSettings, composed("plan", [*others, f"model={name}"], folder)) for name in names]
     config = configs[0]
+    paths = [config.bench] if isinstance(config.bench, str) else config.bench or []
     if config.csv is not None:
         writable(Path(config.csv))
-    paths = [config.bench] if isinstance(config.bench, str) else config.bench or []
+        refuse_read(Path(config.csv), map(Path, paths))
     bench = read_bench(paths, config.trainer.compile is not False)
     plans = [plan(each, bench) for each in configs]
     show(plans, config, bench)

@@ -383,6 +383,13 @@ def test_what_cannot_be_planned_is_one_line(arguments: list[str], told: str, tmp
     assert list(tmp_path.iterdir()) == []
 
 
+def test_the_measurements_of_a_plan_are_not_written_over(tmp_path: Path) -> None:
+    (tmp_path / "bench.csv").write_text("measured in hours")
+    told = the_one_line(lab("plan", "bench=bench.csv", "csv=bench.csv", cwd=tmp_path))
+    assert "bench.csv is read, too: it would be lost" in told
+    assert (tmp_path / "bench.csv").read_text() == "measured in hours"
+
+
 def test_help_names_the_assumptions(tmp_path: Path) -> None:
     result = lab("plan", "--help", cwd=tmp_path)
     assert result.returncode == 0

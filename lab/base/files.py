@@ -8,6 +8,7 @@ import os
 import shutil
 import stat
 import tempfile
+from collections.abc import Iterable, Mapping
 from io import BufferedReader, BufferedWriter
 from pathlib import Path
 
@@ -25,15 +26,24 @@ def write_whole(path: Path, content: bytes, beside: str = ".new") -> None:
     Raises:
         UserError: the folder is missing or not writable, or the disk is full.
     """
-    first = path.with_name(path.name + beside)
+    write_all({path: content}, beside)
+
+
+def write_all(contents: Mapping[Path, bytes], beside: str = ".new") -> None:
+    """Several files as :func:`write_whole` one: none is renamed before all are written."""
+    firsts = {path: path.with_name(path.name + beside) for path in contents}
+    at = next(iter(contents))
     try:
-        with open_new(first) as file:
-            file.write(content)
-        os.replace(first, path)
+        for at, content in contents.items():
+            with open_new(firsts[at]) as file:
+                file.write(content)
+        for at, first in firsts.items():
+            os.replace(first, at)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            first.unlink(missing_ok=True)
-        raise unwritable(path, error) from None
+        for first in firsts.values():
+            with contextlib.suppress(OSError):
+                first.unlink(missing_ok=True)
+        raise unwritable(at, error) from None
 
 
 def open_new(path: Path) -> BufferedWriter:
@@ -120,21 +130,47 @@ def bytes_in(folder: Path) -> int:
     return total
 
 
-def writable(path: Path) -> None:
-    """Raises UserError if a file cannot be made at `path`: told before the work whose result it shall hold."""
-    if path.is_dir():
+def writable(path: Path, made: bool = False) -> None:
+    """Raises UserError if a file cannot be made at `path`: told before the work whose result it shall hold.
+
+    Nothing that a user has is lost by it but a file at `path` itself: a link, a pipe or a device there is refused, and
+    a file with the name that :func:`write_whole` writes first.
+
+    Args:
+        made: folders above it that are not there will be made.
+    """
+    if path.is_dir() or path.name in ("", ".."):
         raise UserError(f"{path} is a folder: name a file")
+    refuse_link(path)
+    if os.path.lexists(path) and not path.is_file():
+        raise UserError(f"{path} is no file but a pipe or a device: name a file")
+    first = path.with_name(path.name + ".new")
+    if os.path.lexists(first):
+        raise UserError(f"{first} is in the way: {path} is written there first; move it away, or name another file")
+    folder = path.parent
+    if made:
+        folder = next(each for each in (folder, *folder.parents) if os.path.lexists(each))
+        if not folder.is_dir():
+            make_folder(folder)  # which says what stands there
     try:
-        os.lstat(path.with_name(path.name + ".new"))  # a name that is too long, which one beside it need not be
+        os.lstat(folder / first.name)  # a name that is too long, which one beside it need not be
     except FileNotFoundError:
         pass
     except OSError as error:
         raise unwritable(path, error) from None
     try:
-        with tempfile.NamedTemporaryFile(dir=path.parent):
+        with tempfile.NamedTemporaryFile(dir=folder):
             pass
     except OSError as error:
         raise unwritable(path, error) from None
+
+
+def refuse_read(path: Path, read: Iterable[Path]) -> None:
+    """Raises UserError if what is to be written is a file that is read: it would be lost."""
+    for each in read:
+        with contextlib.suppress(OSError):
+            if os.path.samefile(path, each):
+                raise UserError(f"{path} is read, too: it would be lost; name another file to write")
 
 
 def make_folder(path: Path) -> None:

@@ -7,7 +7,9 @@ of all adjacent pairs whose union is a piece, the pair with the best score; so t
 to its UTF-8 bytes.
 """
 
+import math
 import struct
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +18,10 @@ import tokenizers
 from tokenizers import decoders, models, normalizers
 
 from lab.base.errors import UserError
+from lab.base.files import read_stored
 
 NORMAL, UNKNOWN, CONTROL, BYTE = 1, 2, 3, 6
+LONGEST = 1024  # bytes of a piece: its merges are searched for by all ways to cut it in two
 
 
 @dataclass(frozen=True)
@@ -32,15 +36,18 @@ class Piece:
 def convert(path: Path) -> tokenizers.Tokenizer:
     """The tokenizer of a SentencePiece BPE model with byte fallback; UserError if the file is not one."""
     try:
-        pieces = read_pieces(path.read_bytes())
+        pieces = read_pieces(read_stored(path))
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}; give a SentencePiece model") from error
     except (IndexError, ValueError, struct.error) as error:
         raise UserError(f"{path}: not a SentencePiece model ({error})") from error
     if [piece.text for piece in pieces[:3]] != ["<unk>", "<s>", "</s>"]:
         raise UserError(f"{path}: its first tokens are not <unk>, <s>, </s>; give a Llama-type model")
-    if sum(piece.kind == BYTE for piece in pieces) != 256:
+    if sorted(piece.text for piece in pieces if piece.kind == BYTE) != sorted(f"<0x{byte:02X}>" for byte in range(256)):
         raise UserError(f"{path}: lacks the 256 byte tokens; give a Llama-type model")
+    text, times = Counter(piece.text for piece in pieces).most_common(1)[0]
+    if times > 1:
+        raise UserError(f"{path}: has the token {text[:40]!r} {times} times; give a model that has each once")
     return tokenizer_of(pieces)
 
 
@@ -86,7 +93,10 @@ def read_pieces(message: bytes) -> list[Piece]:
             text, score = piece.get(1, b""), piece.get(2, b"\0\0\0\0")
             if not isinstance(text, bytes) or not isinstance(score, bytes):
                 raise ValueError("a piece has fields of other types")
-            pieces.append(Piece(text.decode("utf-8"), struct.unpack("<f", score)[0], int(piece.get(3, NORMAL))))
+            (best,) = struct.unpack("<f", score)
+            if not math.isfinite(best) or len(text) > LONGEST:
+                raise ValueError(f"a piece of score {best} and {len(text):,} bytes")
+            pieces.append(Piece(text.decode("utf-8"), best, int(piece.get(3, NORMAL))))
     return pieces
 
 
@@ -102,6 +112,8 @@ def fields(message: bytes) -> Iterator[tuple[int, int | bytes]]:
             at += 1
             value |= (byte & 127) << shift
             shift += 7
+            if shift > 70:
+                raise ValueError("a number of more than 64 bits")
             if byte < 128:
                 return value
 

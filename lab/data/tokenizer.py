@@ -15,6 +15,7 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 from lab.base.errors import UserError
 
 END_OF_DOCUMENT = "<|endoftext|>"
+LARGEST_VOCABULARY = 2**20  # of a tokenizer that is trained: the library takes memory for all of it at once
 USUAL_ENDS = (END_OF_DOCUMENT, "</s>")
 
 
@@ -162,10 +163,12 @@ def train_tokenizer(
     """Train byte-level BPE: ids are the end of document (0), the 256 bytes, then the merges.
 
     The same texts give the same tokenizer, on any number of threads. Raises UserError if `vocabulary` has no
-    room for the bytes, or the texts are too few to fill it.
+    room for the bytes or is above LARGEST_VOCABULARY, or the texts are too few to fill it.
     """
     if vocabulary <= 257:
         raise UserError(f"vocabulary is {vocabulary}; give at least 258: 256 bytes, the end of document, a merge")
+    if vocabulary > LARGEST_VOCABULARY:
+        raise UserError(f"vocabulary is {vocabulary}; give at most {LARGEST_VOCABULARY}")
     tokenizer = tokenizers.Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
     tokenizer.decoder = decoders.ByteLevel()

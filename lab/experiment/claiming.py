@@ -5,7 +5,7 @@ from pathlib import Path
 
 from lab.base.console import Console, Table
 from lab.base.errors import UserError
-from lab.base.files import writable
+from lab.base.files import refuse_read, writable
 from lab.base.tables import Row, write_table
 from lab.evidence.claims import read_claims, verdicts
 from lab.evidence.weighing import joined, published
@@ -30,14 +30,17 @@ def claim(documents: Sequence[str], folder: Path | None, study: str | None, outp
         if study not in names:
             raise UserError(f"--study is {study}: choose one of {', '.join(names) or f'none, {folder} has no claims'}")
         studies = [studies[names.index(study)]]
+    table = output.with_suffix(".csv")
+    for each in (output, table):
+        writable(each)
+        refuse_read(each, (Path(given.rpartition("=")[2]) for given in documents))
     rows = joined({each: _rows(each) for each in documents})
-    writable(output)
     found = list(verdicts(studies, rows))
     write_claims_page(output, found, command, studies)
     if found:
-        write_table(output.with_suffix(".csv"), found)
+        write_table(table, found)
     show(found)
-    print(f"{output}, {output.with_suffix('.csv')}")
+    print(f"{output}, {table}")
 
 
 def _rows(given: str) -> list[Row]:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -11,13 +12,15 @@ import tokenizers
 
 from lab.base.console import Console, Table
 from lab.base.errors import UserError
-from lab.base.files import make_folder, writable, write_whole
+from lab.base.files import make_folder, refuse_read, writable, write_all, write_whole
 from lab.base.parts import build, find
 from lab.base.progress import progress
+from lab.base.shown import plain
 from lab.data.biographies.corpus import Biographies
 from lab.data.llama_tokenizer import convert
 from lab.data.sources.documents import SPLITS, Corpus, Sotu
-from lab.data.sources.file_list import manifest_of
+from lab.data.sources.file_corpus import Files
+from lab.data.sources.file_list import manifest_of, parts_of
 from lab.data.sources.overlap import runs_of_words, shared
 from lab.data.stream.shards import items_of
 from lab.data.stream.tokenised import examined
@@ -72,14 +75,21 @@ def write(tokenizer: tokenizers.Tokenizer, output: Path) -> None:
     write_whole(output, (tokenizer.to_str(pretty=True) + "\n").encode())
 
 
-def report(output: Path, end_of_document: str, corpus: Corpus, called: str) -> None:
-    """Print what was made: vocabulary, characters per token on the validation split of a corpus, sha256."""
+def read_held_out(corpus: Corpus) -> list[str]:
+    """Texts of validation, on which a new tokenizer is tried: read before it is made, as one of them may be damaged."""
+    return [*texts(corpus, "validation", HELD_OUT_CHARACTERS)]
+
+
+def report(output: Path, end_of_document: str, held_out: Sequence[str], called: str) -> None:
+    """Print what was made: vocabulary, characters per token on held-out texts of a corpus, sha256."""
     tokenizer = Tokenizer(str(output.resolve()), end_of_document)
-    held_out = [*texts(corpus, "validation", HELD_OUT_CHARACTERS)]
     tokens = sum(len(ids) for ids in tokenizer.encode_batch(held_out))
-    print(f"{output}")
+    print(plain(output))
     print(f"vocabulary {tokenizer.vocabulary}, end of document {end_of_document} = {tokenizer.end_of_document}")
-    print(f"characters per token on {called} validation {sum(map(len, held_out)) / tokens:.3f}")
+    if tokens:
+        print(f"characters per token on {called} validation {sum(map(len, held_out)) / tokens:.3f}")
+    else:
+        print(f"{called} validation has no text to try it on")
     print(f"sha256 {tokenizer.digest}")
 
 
@@ -92,21 +102,23 @@ def make_tokenizer(
         raise UserError(f"--characters is {characters}: give 1 or more")
     settings = checked(TrainSettings, composed("train", overrides)).data.corpus
     corpus: Corpus = build("corpus", settings)
-    if output.parent.is_dir():
-        writable(output)
+    if isinstance(corpus, Files):
+        refuse_read(output, (Path(part.location) for part in parts_of(corpus.files)))
+    held_out = read_held_out(corpus)
     # What is made, and not read, can tell all its words, those of texts that nobody has drawn yet too.
     every = corpus.everything() if words and isinstance(corpus, Biographies) else texts(corpus, "train", characters)
     with progress("reading", "documents", every, delay=1, leave=False) as read:
         made = word_tokenizer(read) if words or vocabulary is None else train_tokenizer(read, vocabulary)
     write(made, output)
-    report(output, END_OF_DOCUMENT, corpus, settings.label)
+    report(output, END_OF_DOCUMENT, held_out, settings.label)
 
 
 def make_llama_tokenizer(model: Path, output: Path, overwrite: bool) -> None:
     """Convert a SentencePiece model of Llama's kind."""
     refuse_existing(output, overwrite)
+    refuse_read(output, [model])
     write(convert(model), output)
-    report(output, "</s>", Sotu(), "sotu")
+    report(output, "</s>", read_held_out(Sotu()), "sotu")
 
 
 def make_slurm(output: Path, overwrite: bool) -> None:
@@ -117,14 +129,16 @@ def make_slurm(output: Path, overwrite: bool) -> None:
     for file in files:
         refuse_existing(output / file.name, overwrite)
     make_folder(output)
-    for file in files:
-        write_whole(output / file.name, file.read_bytes())
-    print(f"{output}: {', '.join(file.name for file in files)}; edit their tops, then sbatch {output}/train.sbatch ...")
+    write_all({output / file.name: file.read_bytes() for file in files})
+    told = plain(output)
+    print(f"{told}: {', '.join(file.name for file in files)}; edit their tops, then sbatch {told}/train.sbatch ...")
 
 
 def refuse_existing(output: Path, overwrite: bool) -> None:
-    if output.exists() and not overwrite:
+    """Raises UserError if a file stands there that shall be kept, or none can be made there: told before any work."""
+    if os.path.lexists(output) and not output.is_dir() and not overwrite:
         raise UserError(f"{output}: exists; give another --output, or --overwrite to replace it")
+    writable(output, made=True)
 
 
 def make_manifest(overrides: Sequence[str], output: Path | None, overwrite: bool) -> None:
@@ -141,6 +155,7 @@ def make_manifest(overrides: Sequence[str], output: Path | None, overwrite: bool
         )
     refuse_existing(output, overwrite)
     files = corpus.find_files(keys)
+    refuse_read(output, (Path(part.location) for part in parts_of(files)))
     make_folder(output.parent)
     write_json(output, manifest_of(files))
     table = Table("split", "subset", title=str(output), title_justify="left")
@@ -231,8 +246,8 @@ def make_biographies(overrides: Sequence[str], output: Path, overwrite: bool) ->
     tokenizer: Tokenizer = build("tokenizer", settings.tokenizer)
     for split in SPLITS:
         refuse_existing(output / f"{split}.jsonl", overwrite)
-    make_folder(output)
     tokens: dict[str, int] = {}
+    contents: dict[Path, bytes] = {}
     table = Table("split", "documents", "tokens", "tokens a document", title=str(output), title_justify="left")
     for split in SPLITS:
         rows = []
@@ -240,10 +255,12 @@ def make_biographies(overrides: Sequence[str], output: Path, overwrite: bool) ->
             for entry in progress(split, "documents", corpus.documents(split, subset), delay=1, leave=False):
                 prompt = {"prompt": entry.prompt} if entry.prompt else {}
                 rows.append({"name": entry.name, "text": entry.text} | prompt)
-        write_whole(output / f"{split}.jsonl", "".join(json.dumps(row) + "\n" for row in rows).encode())
+        contents[output / f"{split}.jsonl"] = "".join(json.dumps(row) + "\n" for row in rows).encode()
         ids = tokenizer.encode_batch([row["text"] for row in rows])
         tokens[split] = sum(map(len, ids)) + len(rows)  # the end of each document is a token
         table.add_row(split, f"{len(rows):,}", f"{tokens[split]:,}", f"{tokens[split] / max(1, len(rows)):.1f}")
+    make_folder(output)
+    write_all(contents)
     Console().print(table)
     people = len(corpus.people) + len(corpus.celebrities)
     name_bits, value_bits = math.log2(corpus.pools.names / people), math.log2(corpus.pools.biographies)

@@ -15,8 +15,10 @@ from lab.base.files import (
     open_new,
     open_own,
     read_stored,
+    refuse_read,
     sha256_of,
     writable,
+    write_all,
     write_whole,
 )
 
@@ -121,3 +123,55 @@ def test_a_link_to_nothing_is_told_as_one(make: Callable[[Path], None], tmp_path
 def test_a_name_that_is_too_long_is_told_before_the_work(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="file name too long; choose a shorter name"):
         writable(tmp_path / ("n" * 253))
+
+
+IN_THE_WAY: dict[str, tuple[Callable[[Path], object], str]] = {
+    "a link": (lambda path: path.symlink_to("precious"), "is a link: nothing is written or deleted behind links"),
+    "a link to nothing": (lambda path: path.symlink_to("nowhere"), "is a link: nothing is written or deleted behind"),
+    "a pipe": (os.mkfifo, "is no file but a pipe or a device: name a file"),
+    "a file beside": (
+        lambda path: path.with_name("table.csv.new").write_text("years of work"),
+        r"table\.csv\.new is in the way: .*table\.csv is written there first; move it away, or name another file",
+    ),
+}
+
+
+@pytest.mark.parametrize("made", [False, True])
+@pytest.mark.parametrize("name", IN_THE_WAY)
+def test_what_a_new_file_would_take_the_place_of_is_told_before_the_work(name: str, made: bool, tmp_path: Path) -> None:
+    put, told = IN_THE_WAY[name]
+    put(tmp_path / "table.csv")
+    with pytest.raises(UserError, match=told):
+        writable(tmp_path / "table.csv", made)
+
+
+@pytest.mark.parametrize("path", ["", ".", "..", "/", "missing/.."])
+def test_a_path_without_the_name_of_a_file_is_told(path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="is a folder: name a file"):
+        writable(Path(path), made=True)
+
+
+def test_folders_that_will_be_made_are_tried_and_not_made(tmp_path: Path) -> None:
+    (tmp_path / "table.csv.new").write_text("of another table")
+    writable(tmp_path / "a" / "b" / "table.csv", made=True)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="file is a file: name a folder"):
+        writable(tmp_path / "file" / "b" / "table.csv", made=True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "table.csv.new"]
+
+
+def test_a_file_that_is_read_is_not_written_by_whatever_path(tmp_path: Path) -> None:
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts" / "a.txt").write_text("years of work")
+    (tmp_path / "link").symlink_to("texts")
+    refuse_read(tmp_path / "texts" / "b.txt", [tmp_path / "texts" / "a.txt", tmp_path / "missing"])
+    with pytest.raises(UserError, match=r"link/a\.txt is read, too: it would be lost; name another file to write"):
+        refuse_read(tmp_path / "link" / "a.txt", [tmp_path / "missing", tmp_path / "texts" / "a.txt"])
+
+
+def test_of_several_files_none_is_there_if_one_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("before")
+    with pytest.raises(UserError, match="nnn cannot be written: file name too long"):
+        write_all({tmp_path / "a": b"after", tmp_path / "b": b"new", tmp_path / ("n" * 253): b"new"})
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"a": "before"}

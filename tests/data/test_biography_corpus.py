@@ -498,3 +498,10 @@ def test_filler_in_questions_stands_between_name_and_question_and_is_not_learned
             assert prompt == f"{name}. {'. '.join(between)}. {usual.replace(name, 'this person')[: -len(answer)]}"
     assert set(counts) == {0, 1, 2, 3}
     assert min(counts.values()) > counts.total() / 8
+
+
+def test_more_entries_than_can_be_held_are_refused_before_any_is_made() -> None:
+    with pytest.raises(UserError, match=r"^30 people in .* are 30,000,000 entries, of which 20,000,000 can be held"):
+        biographies(wordings=1000, orders=1000)
+    with pytest.raises(UserError, match="are 20,000,010 entries"):
+        biographies(people=20, rewritten=0.5, rich_wordings=2000, rich_orders=1000, orders=0)

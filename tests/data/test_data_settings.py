@@ -54,3 +54,20 @@ def test_a_setting_of_files_that_makes_no_sense_is_refused_with_its_key(override
 def test_files_that_are_scored_have_keys_of_their_own() -> None:
     with pytest.raises(UserError, match=r"evaluation\.corpus\.text_field is ''"):
         settings_of("extrapolate", ScoreSettings, ["evaluation=files", "evaluation.corpus.text_field=''"])
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("years=1_000_000_000_000", "years is 1000000000000: give 1000 or less"),
+        ("wordings=1_000_000_000", "wordings is 1000000000: give 10000 or less"),
+        ("orders=1_000_000_000", "orders is 1000000000: give 10000 or less"),
+        ("rich_wordings=10_001", "rich_wordings is 10001: give 10000 or less"),
+        ("rich_orders=10_001", "rich_orders is 10001: give 10000 or less"),
+        ("entry_filler=1_000_000_000", "entry_filler is 1000000000: give 10000 or less"),
+        ("question_filler=1_000_000_000", "question_filler is 1000000000: give 10000 or less"),
+    ],
+)
+def test_numbers_of_biographies_that_would_fill_the_memory_are_refused(override: str, told: str) -> None:
+    with pytest.raises(UserError, match=rf"^data\.corpus\.{told}"):
+        settings_of("train", TrainSettings, ["data=biographies", f"data.corpus.{override}"])

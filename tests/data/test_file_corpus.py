@@ -745,6 +745,66 @@ def test_a_file_of_other_bytes_than_its_manifest_says_is_refused(manifest, tmp_p
         next(Files(manifest=manifest).read("train", "", 0))
 
 
+RECORD = {"name": "a.txt", "location": "a.txt", "bytes": 4}
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"location": "a\0b"}, "location of a file is no text"),
+        ({"location": "\ud800"}, "location of a file is no text"),
+        ({"location": 3}, "location of a file is no text"),
+        ({"name": "\udce9.txt"}, "name of a file is no text"),
+        ({"sha256": 3}, "sha256 of a file is no text"),
+        ({"bytes": "4"}, "bytes, start or stop of a.txt is no whole number"),
+        ({"bytes": float("nan")}, "bytes, start or stop of a.txt is no whole number"),
+        ({"start": True}, "bytes, start or stop of a.txt is no whole number"),
+        ({"bytes": 10**30}, "of which 0 to"),
+        ({"start": 3, "stop": 2}, "4 bytes, of which 3 to 2 cannot be read"),
+        ({"stop": 5}, "4 bytes, of which 0 to 5 cannot be read"),
+        ({"start": -1}, "4 bytes, of which -1 to 4 cannot be read"),
+    ],
+)
+def test_a_record_of_a_manifest_that_cannot_be_is_told_with_the_manifest(tmp_path, monkeypatch, changes, told):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.txt").write_text("text")
+    write_json(tmp_path / "m.json", {"splits": {"train": {"": [RECORD | changes]}}})
+    with pytest.raises(UserError, match=rf"^m\.json: not a manifest of files .*{told}.*; make it again"):
+        Files(manifest="m.json")
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ("[" * 100_000, "not a manifest of files"),
+        ('{"splits": {"train": {}}}', "names no file of train; make it again"),
+        ('{"splits": {"train": {"web": []}}}', r"names no file of train\.web; make it again"),
+    ],
+)
+def test_a_manifest_that_is_none_or_names_no_file_is_told(tmp_path, content, told):
+    (tmp_path / "m.json").write_text(content)
+    with pytest.raises(UserError, match=rf"m\.json: {told}"):
+        Files(manifest=str(tmp_path / "m.json"))
+
+
+@pytest.mark.parametrize("pipe", ["m.json", "a.txt"])
+def test_a_pipe_as_a_manifest_or_in_one_is_not_waited_for(tmp_path, monkeypatch, pipe):
+    monkeypatch.chdir(tmp_path)
+    write_json(tmp_path / "m.json", {"splits": {"train": {"": [RECORD | {"bytes": 0}]}}})
+    (tmp_path / pipe).unlink(missing_ok=True)
+    os.mkfifo(tmp_path / pipe)
+    with pytest.raises(UserError, match=f"{pipe}: it is no file"):
+        Files(manifest="m.json")
+
+
+def test_a_name_that_is_not_utf_8_is_told(tmp_path):
+    for name in (b"a.txt", b"b.txt", b"caf\xe9.txt"):
+        with open(os.fsencode(tmp_path) + b"/" + name, "w") as file:
+            file.write(f"text of {name!r}")
+    with pytest.raises(UserError, match=r"caf.*\.txt: its name is not UTF-8, .*; rename it"):
+        Files(str(tmp_path))
+
+
 def test_a_file_that_its_manifest_names_and_that_is_gone_is_refused(manifest, tmp_path):
     (tmp_path / "train.jsonl").unlink()
     with pytest.raises(UserError, match=r"train\.jsonl: No such file"):

@@ -1,4 +1,5 @@
 import json
+import os
 import re
 import struct
 from pathlib import Path
@@ -81,6 +82,87 @@ def test_a_users_mistake_is_one_line_and_exit_code_1(tmp_path, capsys):
     assert error.startswith("error: vocabulary is 256; give at least 258")
     assert error.count("\n") == 1
     assert not output.exists()
+
+
+def commands(folder: Path) -> dict[str, list[str]]:
+    """Each command that writes one file, on small input."""
+    (folder / "tokenizer.model").write_bytes(MODEL)
+    (folder / "texts").mkdir()
+    for number in range(4):
+        (folder / "texts" / f"{number}.txt").write_text(f"text number {number} of a few words " * 40)
+    files = ["data=files", f"data.corpus.train={folder}/texts", "data.corpus.held_out=0.25"]
+    return {
+        "manifest": ["manifest", *files],
+        "tokenizer": ["tokenizer", *files, "--vocabulary", "260"],
+        "llama-tokenizer": ["llama-tokenizer", "--model", str(folder / "tokenizer.model")],
+    }
+
+
+@pytest.mark.parametrize("command", ["manifest", "tokenizer", "llama-tokenizer"])
+def test_no_link_pipe_or_file_beside_is_lost_to_an_output(command, tmp_path):
+    typed = commands(tmp_path)[command]
+    (tmp_path / "link").symlink_to("nowhere")
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "made.json.new").write_text("precious")
+    for name, told in (("link", "is a link"), ("pipe", "is no file but a pipe"), ("made.json", "is in the way")):
+        with pytest.raises(UserError, match=told):
+            main([*typed, "--output", str(tmp_path / name), "--overwrite"])
+    with pytest.raises(UserError, match="link: exists; give another --output"):
+        main([*typed, "--output", str(tmp_path / "link")])
+    assert os.readlink(tmp_path / "link") == "nowhere"
+    assert (tmp_path / "pipe").is_fifo()
+    assert (tmp_path / "made.json.new").read_text() == "precious"
+
+
+@pytest.mark.parametrize("command", ["manifest", "tokenizer", "llama-tokenizer"])
+def test_what_a_command_reads_is_not_written_over(command, tmp_path):
+    typed = commands(tmp_path)[command]
+    source = tmp_path / ("tokenizer.model" if command == "llama-tokenizer" else "texts/0.txt")
+    before = source.read_bytes()
+    with pytest.raises(UserError, match="is read, too: it would be lost"):
+        main([*typed, "--output", str(source), "--overwrite"])
+    assert source.read_bytes() == before
+
+
+def test_a_manifest_does_not_name_itself(tmp_path):
+    typed = commands(tmp_path)["manifest"]
+    output = tmp_path / "texts" / "manifest.json"
+    main([*typed, "--output", str(output)])
+    before = output.read_bytes()
+    with pytest.raises(UserError, match=r"texts/manifest\.json is read, too"):
+        main([*typed, "--output", str(output), "--overwrite"])
+    assert output.read_bytes() == before
+
+
+def test_a_damaged_text_of_validation_is_told_before_a_tokenizer_is_made(tmp_path):
+    for name, content in (("train", b"some text " * 99), ("validation", b"\xff broken"), ("test", b"a text")):
+        (tmp_path / f"{name}.txt").write_bytes(content)
+    keys = [f"data.corpus.{name}={tmp_path}/{name}.txt" for name in SPLITS]
+    with pytest.raises(UserError, match=r"validation\.txt: not UTF-8"):
+        main(["tokenizer", "data=files", *keys, "--vocabulary", "260", "--output", str(tmp_path / "made.json")])
+    assert not (tmp_path / "made.json").exists()
+
+
+def test_a_tokenizer_without_held_out_text_says_so(tmp_path, capsys):
+    output = tmp_path / "made.json"
+    main(["tokenizer", "data=biographies", "data.corpus.people=1", "--words", "--output", str(output)])
+    assert "validation has no text to try it on" in capsys.readouterr().out
+    assert Tokenizer(str(output)).digest
+
+
+def test_biographies_are_all_written_or_none(tmp_path):
+    (tmp_path / "texts" / "test.jsonl").mkdir(parents=True)
+    command = ["biographies", "experiment=biographies", "data.corpus.people=2", "--output", str(tmp_path / "texts")]
+    with pytest.raises(UserError, match=r"test\.jsonl is a folder: name a file"):
+        main([*command, "--overwrite"])
+    (tmp_path / "texts" / "test.jsonl").rmdir()
+    model = {"type": "WordLevel", "vocab": {"<|endoftext|>": 0, "a": 1}, "unk_token": "missing"}
+    end = {"id": 0, "content": "<|endoftext|>", "special": True}
+    end |= dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+    (tmp_path / "mute.json").write_text(json.dumps({"version": "1.0", "added_tokens": [end], "model": model}))
+    with pytest.raises(UserError, match=r"mute\.json: it cannot spell a text"):
+        main([*command, "tokenizer=file", f"tokenizer.path={tmp_path}/mute.json", "tokenizer.vocabulary=2"])
+    assert list((tmp_path / "texts").iterdir()) == []
 
 
 def test_an_output_that_cannot_be_written_is_named(tmp_path):
@@ -234,6 +316,10 @@ def field(number: int, content: bytes) -> bytes:
     return bytes([number << 3 | 2, len(content)]) + content
 
 
+def long_field(number: int, content: bytes) -> bytes:
+    return bytes([number << 3 | 2, len(content) & 127 | 128, len(content) >> 7]) + content
+
+
 def piece(text: str, score: float, kind: int) -> bytes:
     return field(1, field(1, text.encode()) + b"\x15" + struct.pack("<f", score) + bytes([3 << 3, kind]))
 
@@ -280,6 +366,14 @@ def test_the_shipped_llama_tokenizer_gives_the_ids_of_sentencepiece(text, ids):
         (b"", r"its first tokens are not <unk>, <s>, </s>"),
         (BYTES, r"its first tokens are not <unk>, <s>, </s>"),
         (SPECIAL, r"lacks the 256 byte tokens"),
+        (SPECIAL + BYTES.replace(b"<0x00>", b"<0x01>"), r"lacks the 256 byte tokens"),
+        (MODEL + piece("ab", -7, 1), r"has the token 'ab' 2 times; give a model that has each once"),
+        (MODEL + piece("abc", float("nan"), 1), r"not a SentencePiece model \(a piece of score nan and 3 bytes\)"),
+        (MODEL + b"\xff" * 1000, r"not a SentencePiece model \(a number of more than 64 bits\)"),
+        (
+            MODEL + long_field(1, long_field(1, b"a" * 2000)),
+            r"not a SentencePiece model \(a piece of score 0\.0 and 2,000 bytes\)",
+        ),
     ],
 )
 def test_a_file_that_is_no_llama_model_is_refused(tmp_path, content, message):
@@ -287,6 +381,13 @@ def test_a_file_that_is_no_llama_model_is_refused(tmp_path, content, message):
     path.write_bytes(content)
     with pytest.raises(UserError, match=rf"tokenizer\.model: {message}"):
         convert(path)
+
+
+def test_a_pipe_or_a_device_is_no_model_and_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", Path("/dev/zero")):
+        with pytest.raises(UserError, match="it is no file; give a SentencePiece model"):
+            convert(path)
 
 
 def test_a_missing_model_is_refused(tmp_path):

@@ -26,6 +26,9 @@ from markdown_it import MarkdownIt
 from markdown_it.token import Token
 from nbclient import NotebookClient
 
+from lab.experiment.compose import settings_of
+from lab.experiment.settings import TrainSettings
+
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [
     page for page in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/*.md"))] if page.exists()
@@ -542,6 +545,20 @@ def test_a_target_of_make_is_said_to_last_as_long_wherever_it_is_told() -> None:
     assert {("45", "minute")} == told["table"]
     for target, lasts in told.items():
         assert len({(NUMBERS.get(count, count), unit) for count, unit in lasts}) < 2, (target, lasts)
+
+
+def test_a_smaller_size_that_a_page_offers_is_one_that_trains() -> None:
+    offered = [
+        (name(page), span.split())
+        for page in PAGES
+        for span in re.findall(r"`((?:[\w.]+=\S+ ?)+)`", page.read_text(encoding="utf-8"))
+        if "scale.tokens=" in span
+    ]
+    assert "start.md" in {Path(page).name for page, _ in offered}
+    for page, words in offered:
+        sizes = [word for word in words if word.startswith("scale.")]
+        scale = settings_of("train", TrainSettings, sizes).scale
+        assert scale.warmup_steps < scale.tokens // scale.batch_tokens, (page, words)
 
 
 def test_every_page_is_reached_from_the_readme() -> None:

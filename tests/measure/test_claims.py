@@ -15,6 +15,7 @@ from lab.base.tables import read_table, write_table
 from lab.evidence.claims import Claim, Study, judge, read_claims, verdicts
 from lab.evidence.weighing import Layout, joined, published
 from lab.experiment import edit_evidence
+from lab.experiment.claiming import claim
 from lab.observe.measure import measures
 
 CONTEXT = 8
@@ -217,6 +218,16 @@ def test_the_command_writes_a_page_and_its_table(tmp_path):
     rows = read_table(tmp_path / "claims.csv")
     assert {row["claim"]: row["verdict"] for row in rows}["alibi_holds"] == "holds"
     assert {row["claim"]: row["verdict"] for row in rows}["rope_fails"] == "not run"
+
+
+def test_the_numbers_that_claims_are_held_against_are_not_written_over(tmp_path):
+    write_table(tmp_path / "mine.csv", documents({"nope": {16: 5.0}, "alibi": {16: 0.0}}))
+    before = (tmp_path / "mine.csv").read_bytes()
+    for given in (f"{tmp_path}/mine.csv", f"1 %={tmp_path}/mine.csv"):
+        with pytest.raises(UserError, match=r"mine\.csv is read, too: it would be lost"):
+            claim([given], None, None, tmp_path / "mine.md", "python -m lab.claims")
+    assert (tmp_path / "mine.csv").read_bytes() == before
+    assert not (tmp_path / "mine.md").exists()
 
 
 def test_a_table_with_a_name_has_variants_of_that_name_and_is_held_against_another(tmp_path):

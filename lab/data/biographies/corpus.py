@@ -16,6 +16,7 @@ from lab.data.sources.documents import Corpus, Entry, Sotu, digest_of
 
 Content = Literal["entries", "questions", "both"]
 FRESH = 1_000_000  # number of the first wording that no run is trained on
+MOST_ENTRIES = 20_000_000  # what they are made of is held in memory, some 150 bytes each
 FRESH_WORDINGS = 4  # in which a person is written about in validation and test
 PROOF = 200  # texts that the manifest holds the sha256 of
 
@@ -29,6 +30,11 @@ class Recipe:
 
     wordings: int
     orders: int
+
+    @property
+    def count(self) -> int:
+        """How many entries of a person there are."""
+        return self.wordings * max(1, self.orders)
 
     @property
     def entries(self) -> list[tuple[int, int | None]]:
@@ -60,8 +66,8 @@ class Biographies(Corpus):
         question_filler: of these sentences 0 to so many, drawn for each question, stand between name and question.
 
     Raises:
-        UserError: more people than names, a pool or file of templates that holds fewer than asked, or is damaged;
-            questions about nobody.
+        UserError: more people than names, more entries than can be held, a pool or file of templates that holds fewer
+            than asked, or is damaged; questions about nobody.
     """
 
     clusters = "people"
@@ -93,10 +99,17 @@ class Biographies(Corpus):
         super().__init__(on_error)
         sizes: Mapping[str, int] = pools if isinstance(pools, Mapping) else pools.plain()
         self.pools = persons.pools(sizes, years)
+        count = round(rewritten * people)
+        self.recipe, self.rich = Recipe(wordings, orders), Recipe(rich_wordings, rich_orders)
+        entries = (people - count) * self.recipe.count + (count + celebrities) * self.rich.count
+        if entries > MOST_ENTRIES:
+            raise UserError(
+                f"{people + celebrities:,} people in so many wordings and orders are {entries:,} entries, of which "
+                f"{MOST_ENTRIES:,} can be held; take fewer of them"
+            )
         everyone = persons.draw_people(people + celebrities, seed, self.pools)
         self.people, self.celebrities = everyone[:people], everyone[people:]
         self.content, self.adjacent, self.question_wordings = content, adjacent, question_wordings
-        self.recipe, self.rich = Recipe(wordings, orders), Recipe(rich_wordings, rich_orders)
         worded: dict[str, Any] = {"seed": seed, "templates": templates, "full_name": full_name, "style": style}
         self._worded, self._seed, self._question_filler = worded | {"apart": entry_filler}, seed, question_filler
         wordings_of = min(map(len, wording.QUESTIONS.values()))
@@ -107,7 +120,6 @@ class Biographies(Corpus):
         if content != "entries" and not self.asked:
             raise UserError(f"questions are about the training group, and none of {people} people is in it: take more")
         self._entry(everyone[0], 0, None)  # what is wrong with the templates is told at once
-        count = round(rewritten * people)
         self._rewritten = {person.name for person in sorted(self.people, key=_rank)[:count]}
         self._sotu = Sotu() if text else None
         self._by_name = {person.name: person for person in everyone}

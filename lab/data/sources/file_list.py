@@ -12,7 +12,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from lab.base.errors import UserError
-from lab.base.files import matching
+from lab.base.files import matching, read_text
 from lab.data.sources.documents import SPLITS
 from lab.data.sources.formats import kind_of, known_kind
 from lab.data.sources.storage import Network, StoredFile, open_file, sha256
@@ -85,6 +85,8 @@ def listed(
             mistakes.append(str(error))
             return
         for each in expanded:
+            if not is_utf8(each):
+                mistakes.append(f"{each}: its name is not UTF-8, and documents are called by it; rename it")
             if each in seen:
                 mistakes.append(f"{each}: stands under {seen[each]} and {key}; give every file once")
             seen[each] = key
@@ -209,6 +211,15 @@ def found(lists: dict[str, dict[str, list[str]]], network: Network) -> FileList:
     return files
 
 
+def is_utf8(name: str) -> bool:
+    """Whether a name can be written down: Linux takes any bytes for one, JSON any halves of characters."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def is_remote(location: str) -> bool:
     return "://" in location
 
@@ -237,9 +248,9 @@ def manifest_of(files: FileList) -> dict[str, Any]:
 def read_records(path: Path) -> FileList:
     """The files that a manifest names, of training at least. Raises UserError if it is missing or no such manifest."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(read_text(path))
         splits = content["splits"]
-        return {
+        files = {
             split: {subset: [_of(record) for record in records] for subset, records in splits[split].items()}
             for split in SPLITS
             if split == "train" or split in splits
@@ -248,21 +259,38 @@ def read_records(path: Path) -> FileList:
         raise UserError(
             f"{path}: {(error.strerror or str(error)).lower()}; make it with python -m lab.prepare manifest"
         ) from None
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(
             f"{path}: not a manifest of files ({error!r}); make it again with lab.prepare manifest"
         ) from None
+    for split, subsets in files.items():
+        for subset, parts in subsets.items() or [("", [])]:
+            if not parts:
+                name = f"{split}.{subset}" if subset else split
+                raise UserError(f"{path}: names no file of {name}; make it again with lab.prepare manifest")
+    return files
 
 
 def _of(record: dict[str, Any]) -> Part:
+    """Raises ValueError, KeyError or AttributeError for a record that is none."""
     part = Part(record["name"], record["location"], record["bytes"])
-    return replace(
+    part = replace(
         part,
         version=record.get("version", ""),
         digest=record.get("sha256", ""),
         start=record.get("start", 0),
         stop=record.get("stop"),
     )
+    for name in ("name", "location", "version", "digest"):
+        text = getattr(part, name)
+        if not isinstance(text, str) or "\0" in text or not is_utf8(text):
+            raise ValueError(f"{'sha256' if name == 'digest' else name} of a file is no text that can be one")
+    stop = part.size if part.stop is None else part.stop
+    if not all(type(each) is int for each in (part.size, part.start, stop)):
+        raise ValueError(f"bytes, start or stop of {part.name} is no whole number")
+    if not 0 <= part.start <= stop <= part.size < 2**63:
+        raise ValueError(f"{part.name} has {part.size} bytes, of which {part.start} to {stop} cannot be read")
+    return part
 
 
 def parts_of(files: FileList) -> Iterator[Part]:

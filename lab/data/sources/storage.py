@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from lab.base.errors import UserError
+from lab.base.files import open_stored
 
 PIECE = 2**20
 
@@ -74,7 +75,7 @@ class LocalFile(StoredFile):
             raise UserError(f"{self.location}: the file has changed since the run opened it; start the run again")
         left = (self.size if stop is None else min(stop, self.size)) - start
         try:
-            with self._path.open("rb") as file:
+            with open_stored(self._path) as file:
                 file.seek(start)
                 while left > 0:
                     piece = file.read(min(PIECE, left))
