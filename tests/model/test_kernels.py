@@ -433,6 +433,16 @@ def test_the_masks_and_biases_of_flex_are_those_of_the_reference(window, slopes,
 @given(queries=st.integers(128, 700), offset=st.integers(0, 500), window=st.one_of(st.none(), st.integers(1, 900)))
 @settings(max_examples=60, deadline=None)
 def test_block_masks_made_from_corners_are_torchs_made_from_every_score(queries, offset, window):
+    same_block_masks(queries, offset, window)
+
+
+@pytest.mark.parametrize("offset", [0, 1, 127])
+def test_at_every_window_blocks_at_its_edge_are_torchs(offset):
+    for window in range(1, 300):
+        same_block_masks(384, offset, window)
+
+
+def same_block_masks(queries, offset, window):
     cpu = torch.device("cpu")
     ours = flex.banded_blocks(queries, offset + queries, window, offset, cpu)
 
