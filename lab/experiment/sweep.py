@@ -4,6 +4,7 @@ import shlex
 import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,10 +44,11 @@ class Sweep:
     elsewhere: int = 0  # runs that jobs of a cluster have finished
     error: Exception | None = None  # of a command that is one run
     interrupted: Exception | None = None
+    here: bool = True  # whether this is the object whose ``conclude`` is called
 
-    def __reduce__(self) -> tuple[type["Sweep"], tuple[()]]:
+    def __reduce__(self) -> tuple[partial["Sweep"], tuple[()]]:
         """What goes to a job knows of no other run, nor, after a requeue, that the job was interrupted before."""
-        return Sweep, ()
+        return partial(Sweep, here=False), ()
 
     def run(self, composed: Any) -> None:
         """Plan or train one run, as Hydra has composed it."""
@@ -56,7 +58,7 @@ class Sweep:
         from lab.experiment.child import inherit
 
         if self.interrupted:
-            raise self.interrupted  # a sweep that is asked to stop starts no further run
+            return  # a sweep that is asked to stop starts no further run
         hydra = HydraConfig.get()
         name = " ".join(each.removeprefix("++") for each in hydra.overrides.task) or "the run"
         try:
@@ -72,21 +74,21 @@ class Sweep:
                 return
             train(setup)
             self.finished.append((setup.given, setup.run.path))
+        # Raised only where the run is elsewhere, in a job: Hydra adds a line of its own to what passes through it.
         except Interrupted as interrupted:
             self.interrupted = interrupted
-            if hydra.mode == RunMode.MULTIRUN:
+            if not self.here:
                 raise
         except Exception as error:
             if hydra.mode != RunMode.MULTIRUN:
-                # Raised again by the command: an error that passes through Hydra gets a line of Hydra's own.
                 self.error = error
                 return
-            # Raised, so that any launcher knows: Hydra goes on with the next job and in the end raises the first error.
             line = one_line(error)
             if line is None:
                 traceback.print_exc()
             self.failed.append((name, line or repr(error)))
-            raise
+            if not self.here:
+                raise
 
     def conclude(self) -> None:
         """Print what concerns all runs together. Raises UserError if any of several failed."""

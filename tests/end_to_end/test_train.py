@@ -179,6 +179,7 @@ def test_a_failing_job_does_not_stop_a_sweep_and_a_table_of_failures_ends_it(tmp
     assert "Traceback" not in result.stdout + result.stderr
     assert "scale: heads is 2 and kv_heads is 3" in re.sub(r"[\s│]+", " ", result.stdout)
     assert "1 of 2 runs failed" in result.stderr
+    assert "Error executing" not in result.stderr
     (finished,) = (tmp_path / "runs").glob("*/manifest.json")
     assert json.loads(finished.read_text())["state"] == "finished"
 

@@ -72,6 +72,7 @@ def test_a_signal_saves_the_run_and_ends_it_with_code_75(tmp_path: Path, number:
 def test_an_interrupted_sweep_starts_no_further_run(tmp_path: Path) -> None:
     result = stopped(tmp_path, signal.SIGTERM, "-m", "seed=0,1")
     assert result.returncode == 75, result.stderr
+    assert "Error executing" not in result.stderr
     assert len(list(tmp_path.glob("runs/*/manifest.json"))) == 1
 
 
