@@ -29,6 +29,7 @@ from lab.observe.study import DocumentStudy, Study, TrainedStudy
 from lab.observe.vectors import Vectors
 from lab.runs.derived import Derived
 from lab.runs.finding import runs_of, step_of
+from lab.runs.manifest import make_results
 from lab.runs.run import Model, Run
 
 Sources = Sequence[tuple[str, Source]]
@@ -59,7 +60,7 @@ def analyze(settings: AnalyzeSettings) -> None:
         if isinstance(study, DocumentStudy | VectorDocumentStudy):
             next(study.items(source))
     if len(runs) > 1:
-        make_folder(Path(settings.output))  # one that cannot be written is told before the work, not after it
+        make_results(Path(settings.output))  # one that cannot be written is told before the work, not after it
     device = device_of(settings.accelerator, settings.threads)
     tables: list[tuple[Model, list[Row]]] = []
     numbers: list[Row] = []

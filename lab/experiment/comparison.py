@@ -7,7 +7,6 @@ from pathlib import Path
 
 from lab.base.console import Console, Table
 from lab.base.errors import UserError
-from lab.base.files import make_folder
 from lab.base.interruption import Interruption
 from lab.base.tables import Row, write_table
 from lab.evidence.gather import Evidence, check_reference, gather
@@ -21,6 +20,7 @@ from lab.observe.scoring import setting_of
 from lab.report.comparison_page import Compared, headline, over, write_report
 from lab.runs.control import Control, check
 from lab.runs.finding import runs_of, step_of
+from lab.runs.manifest import make_results
 from lab.runs.run import Run
 
 
@@ -48,7 +48,7 @@ def compare(settings: CompareSettings, command: str) -> None:
         console.print(line, highlight=False, markup=False)
     # What would stop the comparison in the end is told before an hour of scoring.
     check_reference(list(control.variants), settings.reference)
-    make_folder(output)
+    make_results(output)
     with Interruption() as interruption:
         interruption.install()
 
@@ -84,7 +84,7 @@ def compare_again(settings: CompareSettings) -> None:
     rows = published(Path(str(settings.documents)))
     reference = check_reference(list(dict.fromkeys(row["variant"] for row in rows)), settings.reference)
     output = Path(settings.output)
-    make_folder(output)
+    make_results(output)
     found = weigh(rows, reference, settings.margin_nats)
     named = {"effective": "effective_context"}  # the rest is called as here
     files = {f"{named.get(name, name)}.csv": table for name, table in found.items() if table}

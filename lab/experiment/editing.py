@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from lab.base.errors import UserError
-from lab.base.files import discard, make_folder, refuse_link, sha256_of, write_whole
+from lab.base.files import discard, refuse_link, sha256_of, write_whole
 from lab.base.interruption import Interruption
 from lab.base.progress import progress
 from lab.base.tables import Row, read_table, write_table
@@ -24,6 +24,7 @@ from lab.report.edit import print_edit
 from lab.runs.edited import Edited, edit_label, edited_identity
 from lab.runs.extensions import write_tensor
 from lab.runs.identity import digest
+from lab.runs.manifest import make_results
 from lab.runs.run import open_model
 
 SCORES, LOSSES = "edit_scores.csv", "edit_losses.csv"
@@ -170,7 +171,7 @@ def _each_alone(ready: Prepared, settings: EditSettings, to: Path, interruption:
     losses: list[Row] = []
     with ready.parent.locked():
         left = to_write(ready, decoder)
-        make_folder(to)
+        make_results(to)
         texts = given_texts(ready, decoder, interruption)
         before, after = scorer.decoder(), scorer.decoder()
         for number in progress("facts", "facts", left):

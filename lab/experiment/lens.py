@@ -6,7 +6,6 @@ from pathlib import Path
 import torch
 
 from lab.base.errors import UserError
-from lab.base.files import make_folder
 from lab.base.progress import progress
 from lab.base.tables import write_table
 from lab.evidence.prompts import prompt_curves
@@ -19,6 +18,7 @@ from lab.model.decoder import Decoder
 from lab.model.memory import is_out_of_memory
 from lab.model.precision import device_of, exact_products
 from lab.report.lens import print_lens, write_lens_page
+from lab.runs.manifest import make_results
 from lab.runs.run import Model, open_model
 
 DTYPES = {"float64": torch.float64, "float32": torch.float32}
@@ -41,7 +41,7 @@ def lens(settings: LensSettings) -> Tables:
     places = places_of(decoder, settings.layers, settings.matrices)
     refuse_long(facts, decoder)
     if settings.to is not None:
-        make_folder(Path(settings.to))
+        make_results(Path(settings.to))
     decoder.to(device_of(settings.accelerator, settings.threads))
     exact_products()
     found = _observed(model, decoder, facts, places, Telling(decoder, shape_of(decoder), tokenizer, settings), settings)

@@ -13,7 +13,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, with_confi
 from typing_extensions import TypedDict
 
 from lab.base.errors import UserError
-from lab.base.files import read_text, write_whole
+from lab.base.files import make_folder, read_text, write_whole
 from lab.runs.identity import FORMAT
 
 LARGEST = 2**27  # bytes of a manifest
@@ -193,6 +193,13 @@ def write_json(path: Path, content: Any) -> None:
 def write_manifest(run: Path, content: dict[str, Any]) -> None:
     """Write manifest.json of a run directory, sealed: with a sha256 of all else that it holds."""
     write_json(run / "manifest.json", content | {"sha256": seal(content)})
+
+
+def make_results(folder: Path) -> None:
+    """Make a folder for tables and pages. Raises UserError as :func:`make_folder`, and for a run: its files are its."""
+    if (folder / "manifest.json").exists():
+        raise UserError(f"{folder} is a run, or holds a manifest.json: name another folder to write results to")
+    make_folder(folder)
 
 
 def seal(content: dict[str, Any]) -> str:

@@ -278,7 +278,9 @@ def test_a_mistake_that_would_end_the_comparison_is_told_before_anything_is_scor
     for scores in tmp_path.glob("runs/*/scores.csv"):
         scores.unlink()
     (tmp_path / "taken").write_text("")
+    run = min(tmp_path.glob("runs/*/manifest.json")).parent
     for wrong, told in {
+        f"output={run}": f"{run} is a run, or holds a manifest.json: name another folder",
         "reference=nope": "reference is 'nope': choose one of the variants rope, window_nope",
         "output=taken": "taken is a file: name a folder",
         "output=/proc/here": "/proc/here cannot be written",
