@@ -89,8 +89,10 @@ def show(plans: Sequence[Plan], config: PlanSettings, bench: Sequence[Measured])
         console.print()
         console.print(table)
     hours = sum(each.gpu_hours for each in plans) * config.seeds
+    runs = len(plans) * config.seeds
     print(
-        f"\nall {len(plans) * config.seeds} runs: {hours:,.1f} GPU-hours, {span(hours * 3600 / gpus)} one after the "
+        f"\n{'the run' if runs == 1 else f'all {runs} runs'}: {hours:,.1f} GPU-hours, "
+        f"{span(hours * 3600 / gpus)} one after the "
         f"other, {size(sum(each.kept_bytes for each in plans) * config.seeds)} of checkpoints"
     )
 

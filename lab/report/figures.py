@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -19,6 +20,8 @@ WIDEST = 13.0  # inches of a map, whatever it has
 MOST_TICKS = 20  # written along a side of a map
 OVER_SEEDS = "95 % interval over seeds and documents' clusters"
 FIXED_SEEDS = "95 % interval over documents' clusters, these seeds"
+# A legend covers the lines behind it, so that it can be read.
+LEGEND: dict[str, Any] = {"fontsize": 8, "title_fontsize": 8, "facecolor": "white", "edgecolor": "none"}
 
 
 def curve_figure(rows: Sequence[Row], measure: type[Measure], variants: Sequence[str], context: int) -> Figure:
@@ -73,7 +76,7 @@ def curve_figure(rows: Sequence[Row], measure: type[Measure], variants: Sequence
     axes.set_ylabel(curve.upward)
     axes.grid(alpha=0.25)
     told = f"band: {' or '.join(sorted(bands))}" if bands else None
-    axes.legend(fontsize=8, frameon=False, title=told, title_fontsize=8)
+    axes.legend(title=told, **LEGEND)
     return figure
 
 
@@ -138,7 +141,7 @@ def lines_figure(rows: Sequence[Row], lines: Lines, context: int) -> Figure:
     axes.set_xlabel(lines.along_label)
     axes.set_ylabel(lines.upward_label)
     axes.grid(alpha=0.25)
-    axes.legend(fontsize=8, frameon=False, title=lines.by_label, title_fontsize=8)
+    axes.legend(title=lines.by_label, **LEGEND)
     return figure
 
 
@@ -202,7 +205,7 @@ def headline_figure(rows: Sequence[Row], headline: Headline) -> Figure:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.25)
     title = "band: 95 % interval over runs (Student)" if banded else None
-    axes.legend(fontsize=8, frameon=False, title=title, title_fontsize=8)
+    axes.legend(title=title, **LEGEND)
     return figure
 
 
@@ -226,7 +229,7 @@ def _marks_figure(rows: Sequence[Row], headline: Headline) -> Figure:
     axes.set_xlabel(headline.value_label)
     axes.set_ylabel(headline.along_label)
     axes.grid(alpha=0.25, axis="x")
-    axes.legend(fontsize=8, frameon=False, title="bars: 95 % interval over runs, if three or more", title_fontsize=8)
+    axes.legend(title="bars: 95 % interval over runs, if three or more", **LEGEND)
     return figure
 
 
@@ -242,20 +245,8 @@ def grouped(rows: Sequence[Row]) -> list[list[Row]]:
 
 
 def edge(axes: Axes, context: int) -> None:
-    """Mark the end of the training window."""
-    axes.axvline(context, color="0.3", linewidth=1)
-    axes.annotate(
-        f"C = {context}",
-        (context, 0.98),
-        xycoords=("data", "axes fraction"),
-        xytext=(-3, 0),
-        textcoords="offset points",
-        rotation=90,
-        ha="right",
-        va="top",
-        fontsize=8,
-        color="0.3",
-    )
+    """Mark the end of the training window; the legend names it, so that no name stands on a curve."""
+    axes.axvline(context, color="0.3", linewidth=1, label=f"C = {context:,}")
 
 
 def heat_map(
@@ -316,7 +307,7 @@ def training_figure(curves: Sequence[Row], variants: Sequence[str]) -> Figure:
     axes.set_xlabel("tokens trained (millions)")
     axes.set_ylabel("validation loss (nats per token)")
     axes.grid(alpha=0.25)
-    axes.legend(fontsize=8, frameon=False)
+    axes.legend(**LEGEND)
     return figure
 
 
@@ -370,6 +361,6 @@ def pairs_figure(
     axes.set_xlabel("pair of dimensions, from the fastest")
     axes.set_ylabel("factor that its frequency is divided by")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.legend(fontsize=8)
+    axes.legend(**LEGEND)
     axes.set_title(title, fontsize=10)
     return figure
