@@ -8,7 +8,7 @@ import os
 import shutil
 import stat
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from io import BufferedReader, BufferedWriter
 from pathlib import Path
 
@@ -111,6 +111,26 @@ def discard(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """An empty folder, in which something is made that is renamed when it is whole; what stays there is deleted.
+
+    Raises:
+        UserError: a link stands there, or files cannot be made there.
+    """
+    refuse_link(path)
+    try:
+        discard(path)
+        path.mkdir()
+    except OSError as error:
+        raise unwritable(path, error) from None
+    try:
+        yield path
+    finally:
+        with contextlib.suppress(OSError):
+            discard(path)
 
 
 def refuse_link(path: Path) -> None:

@@ -1,11 +1,10 @@
 """Make derived runs: the weights of a run, read otherwise."""
 
-import contextlib
 from pathlib import Path
 from typing import Any
 
 from lab.base.errors import UserError
-from lab.base.files import discard, refuse_link
+from lab.base.files import new_folder
 from lab.base.interruption import Interruption
 from lab.base.tables import write_table
 from lab.experiment.extend_settings import ExtendSettings
@@ -61,20 +60,13 @@ def extend(settings: ExtendSettings, run: str, command: str) -> Derived:
     with Interruption() as interruption, parent.locked():
         interruption.install()
         complete = completed(parent, step, settings, device, interruption)
-    beside = parent.path.parent / f".{parent.path.name}.extension.new"
-    refuse_link(beside)
-    discard(beside)
-    beside.mkdir()
-    try:
+    with new_folder(parent.path.parent / f".{parent.path.name}.extension.new") as beside:
         extension = complete.extension
         for table in complete.tables:
             extension = extension.with_values(table_sha256=write_tensor(table, beside))
         # What does not fit is refused before anything is there.
         extended(parent.decoder(step), [extension], [beside])
         return _made(parent, step, checkpoint.weights_digest(), extension, complete, beside, command, asked)
-    finally:
-        with contextlib.suppress(OSError):
-            discard(beside)
 
 
 def _made(
@@ -90,11 +82,7 @@ def _made(
     identity = extended_identity(parent, extension)
     name = digest(identity)
     run = Derived(parent.path.parent / f"{parent.path.name}-{extension.name}-{name[:8]}")
-    refuse_link(run.path)
-    if run.path.exists():
-        run.check()
-        if run.digest != name:
-            raise UserError(f"{run.path} holds a different run; move it away")
+    if run.stands(name):
         print(f"{run.path} is there")
         return run
     if found.rows:

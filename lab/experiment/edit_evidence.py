@@ -5,11 +5,11 @@ from collections.abc import Iterator, Sequence
 from lab.base.tables import Row
 from lab.experiment.edit_scoring import ASKED_BY, PARTS
 from lab.observe.measure import Item, Source
+from lab.report.edit import HOW
 from lab.runs.run import Model
 
 STUDY = "edit"  # what the measures' names begin with
 WANTED = {"fact": "facts", "paraphrase": "paraphrases", "neighbour": "neighbours"}
-BY = {"argmax": "likeliest token", "likelier": "the likelier of two", "generated": "free generation"}
 
 
 def evidence(
@@ -47,7 +47,7 @@ def evidence(
                 yield place | {
                     "evaluation": of_facts,
                     "clusters_told": "facts",
-                    "measure": f"{STUDY}: {WANTED[part]} by {BY[by]}",
+                    "measure": f"{STUDY}: {WANTED[part]} by {HOW[by]}",
                     "cluster": fact,
                     "document": fact,
                     "mean": sum(values) / len(values),

@@ -1,6 +1,5 @@
 """Edit facts: a derived run of all of them at once, or each by itself for its scores alone."""
 
-import contextlib
 import json
 from collections.abc import Sequence
 from functools import partial
@@ -11,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lab.base.errors import UserError
-from lab.base.files import discard, refuse_link, sha256_of, write_whole
+from lab.base.files import discard, new_folder, refuse_link, sha256_of, write_whole
 from lab.base.interruption import Interruption
 from lab.base.progress import progress
 from lab.base.tables import Row, read_table, write_table
@@ -84,20 +83,12 @@ def _written(ready: Prepared, settings: EditSettings, command: str, interruption
 
 def _made(ready: Prepared, matrix: Tensor, update: Update, left: Sequence[int], command: str) -> Edited:
     parent, facts = ready.parent, ready.facts
-    beside = parent.path.parent / f".{parent.path.name}.edit.new"
-    refuse_link(beside)
-    discard(beside)
-    beside.mkdir()
-    try:
+    with new_folder(parent.path.parent / f".{parent.path.name}.edit.new") as beside:
         edit = ready.edit | {"weights": {f"{update.place.module}.weight": write_tensor(matrix, beside)}}
         identity = edited_identity(parent, edit)
         name = digest(identity)
         run = Edited(parent.path.parent / f"{parent.path.name}-{ready.method.name}-{name[:8]}")
-        refuse_link(run.path)
-        if run.path.exists():
-            run.check()
-            if run.digest != name:
-                raise UserError(f"{run.path} holds a different run; move it away")
+        if run.stands(name):
             print(f"{run.path} is there")
             return run
         lines = "".join(f"{json.dumps(fact.plain, ensure_ascii=False)}\n" for fact in facts)
@@ -122,9 +113,6 @@ def _made(ready: Prepared, matrix: Tensor, update: Update, left: Sequence[int], 
             "found": update.record,
         }
         run.create(parent.config, manifest, beside)
-    finally:
-        with contextlib.suppress(OSError):
-            discard(beside)
     written = f"{len(left)} {'fact' if len(left) == 1 else 'facts'}"
     print(f"{run.path}: {parent.label} with {edit_label(edit)}, {written}")
     return run

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from lab.base.errors import UserError
-from lab.base.files import discard, make_folder, refuse_link
+from lab.base.files import discard, make_folder, new_folder, refuse_link
 from lab.base.parts import parts_of
 from lab.base.progress import progress
 from lab.data.tokenizer import Tokenizer
@@ -48,15 +48,8 @@ def import_model(settings: ImportSettings, command: str) -> Imported:
         raise UserError(f"kernel {settings.kernel} does not exist; choose one of {', '.join(kernels.SETTINGS)}")
     _clear_away(runs)
     # A place of its own: another process may import the same source.
-    beside = runs / f".import.{os.getpid()}@{platform.node()}.new"
-    refuse_link(beside)
-    discard(beside)
-    beside.mkdir()
-    try:
+    with new_folder(runs / f".import.{os.getpid()}@{platform.node()}.new") as beside:
         return _made(settings, source, beside, command)
-    finally:
-        with contextlib.suppress(OSError):
-            discard(beside)
 
 
 def _clear_away(runs: Path) -> None:

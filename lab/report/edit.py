@@ -12,7 +12,7 @@ ASKED = {
     "paraphrase": "paraphrases: the target is the answer",
     "neighbour": "neighbours: the answer stays",
 }
-HOW = {"argmax": "likeliest token", "likelier": "likelier than the other", "generated": "free generation"}
+HOW = {"argmax": "likeliest token", "likelier": "the likelier of two", "generated": "free generation"}
 
 
 def print_edit(title: str, summary: Sequence[Mapping[str, Any]], drift: Interval | None) -> None:

@@ -282,6 +282,16 @@ class Model:
                 found.append(path.parent)
         return found
 
+    def stands(self, digest: str) -> bool:
+        """Whether it is there, whole. Raises UserError if it is damaged, a link, or a run of another digest."""
+        refuse_link(self.path)
+        if not self.path.exists():
+            return False
+        self.check()
+        if self.digest != digest:
+            raise UserError(f"{self.path} holds a different run; move it away")
+        return True
+
     def create(self, config: Settings, manifest: dict[str, Any], beside: Path | None = None) -> None:
         """Make the directory with configuration and manifest, at once or not at all.
 
