@@ -30,6 +30,7 @@ class Asked(NamedTuple):
         run: directory of the run.
         step: whose weights are read.
         documents: token ids, each of one more than are read.
+        scored: how many of each document's last tokens count; None: all that are predicted.
         dtype: that the whole decoder computes in.
     """
 
@@ -38,6 +39,7 @@ class Asked(NamedTuple):
     device: str
     documents: Sequence[Ids]
     dtype: str
+    scored: Sequence[int] | None = None
 
 
 class _Scorer:
@@ -48,14 +50,15 @@ class _Scorer:
         self.decoder: Decoder = open_model(asked.run).decoder(asked.step).to(asked.device)
         self.decoder.compute_dtype = DTYPES[asked.dtype]
         self.tokens = [on_device(each, self.decoder) for each in asked.documents]
+        self.scored = asked.scored or [len(each) - 1 for each in asked.documents]
 
     def losses(self, rule: LongRoPE, bounds: Sequence[float] | None) -> list[float]:
         """Mean loss in nats of each document; fewer where the sum of those so far is above that of ``bounds``."""
         rule(self.decoder)  # takes the place of the one before
         found: list[float] = []
         with torch.inference_mode():
-            for tokens in self.tokens:
-                found.append(float(losses_in_one_pass(self.decoder, tokens).double().mean()))
+            for tokens, scored in zip(self.tokens, self.scored, strict=True):
+                found.append(float(losses_in_one_pass(self.decoder, tokens)[-scored:].double().mean()))
                 if bounds is not None and sum(found) > sum(bounds[: len(found)]):
                     break
         return found

@@ -2,12 +2,27 @@
 
 from typing import Literal
 
+from pydantic import model_validator
+
 from lab.analysis.decomposition import Decomposition
 from lab.base.parts import one_of
-from lab.base.settings import Count, Positive, Settings, key
+from lab.base.settings import Count, Positive, Settings, Text, key
 from lab.data.settings import EvaluationSettings
 from lab.experiment.settings import THREADS, Accelerator, Paths
 from lab.extension.evolution import Evolution
+
+
+class NeedleSettings(Settings):
+    """What is hidden in a document, and asked for."""
+
+    key_line: Text = key("opens a document; {key} stands for the number")
+    question: Text = key("ends it; the number follows")
+
+    @model_validator(mode="after")
+    def _has_a_place_for_the_key(self) -> "NeedleSettings":
+        if "{key}" not in self.key_line or not self.question.strip():
+            raise ValueError(f"key_line is {self.key_line!r} and question {self.question!r}: {{key}}, and a text")
+        return self
 
 
 class SearchSettings(Settings):
@@ -16,6 +31,10 @@ class SearchSettings(Settings):
     documents: Count | None = key("read, at most: the first that are long enough; null: all")
     length: Count | None = key("tokens of each document that factors of RoPE are searched on; null: s L")
     evolution: Evolution = key("of factors of RoPE")
+    objective: Literal["perplexity", "needle"] = key(
+        "what factors are judged by: the loss of all tokens, or of a number alone that stands in the first line"
+    )
+    needle: NeedleSettings = key("that number's first line, and the question for it")
     temperature: Literal["none", "su", "yarn"] = key(
         "attention factor while factors are searched, and of those found: 1; sqrt(1 + ln s / ln L); 0.1 ln s + 1"
     )

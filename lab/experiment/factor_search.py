@@ -19,6 +19,7 @@ from lab.base.progress import progress
 from lab.base.tables import Row
 from lab.experiment.candidate_losses import Asked, mean, scoring
 from lab.experiment.extend_settings import ExtendSettings, SearchSettings
+from lab.experiment.needles import with_needle
 from lab.extension.evolution import Candidate, Scored, best_of, evolve, on_grid
 from lab.extension.longrope import LongRoPE
 from lab.extension.rope_rules import NTK, PositionInterpolation, RopeRule, YaRN, rope_rule
@@ -54,6 +55,10 @@ def searched(
     assert rule.search is not None
     search, evolution, length = settings.search, settings.search.evolution, length_of(settings.search, rule)
     asked = Asked(parent.path, step, device, [each.ids[: length + 1] for each in documents], "float32")
+    if search.objective == "needle":
+        tokenizer = parent.tokenizer()
+        hidden = [with_needle(each, tokenizer, search.needle, number) for number, each in enumerate(asked.documents)]
+        asked = asked._replace(documents=[ids for ids, _ in hidden], scored=[scored for _, scored in hidden])
     stretched = length / rule.length
     most = evolution.most(stretched, rule.search)
     seeds = seeds_of(rule, stretched, most, rope_rule(parent.extensions), parent)
@@ -88,6 +93,7 @@ def searched(
         "documents": [each.name for each in documents],
         "documents_sha256": [digest_of_ids(each.ids) for each in documents],
         "length_tokens": length,
+        "objective": search.objective,
         "evaluations": len(every),
         "loss_nats": best.loss,
     }

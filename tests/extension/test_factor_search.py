@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from pretrained import llama_in
 
 from lab.base.errors import UserError
@@ -86,6 +87,39 @@ def test_the_loss_of_what_was_found_is_that_of_its_decoder_and_the_least_of_all(
     assert len(every) == EVALUATIONS
     assert min(every) == told["loss_nats"] < every[0]
     assert not list(run.path.parent.glob(".*search*"))
+
+
+def test_with_a_needle_factors_are_judged_by_the_digits_of_the_first_line_alone(search: Callable[..., Derived]) -> None:
+    run = search("search.objective=needle")
+    told, needle = (
+        run.manifest["found"],
+        settings_of("extend", ExtendSettings, [f"run={run.path}", *SMALL]).search.needle,
+    )
+    assert told["objective"] == "needle"
+    corpus = settings_of("extend", ExtendSettings, [f"run={run.parent.path}", *SMALL]).evaluation.corpus
+    tokenizer = run.tokenizer()
+    documents = dict(held_out(build("evaluation", corpus), "validation", tokenizer))
+    decoder, losses = run.decoder(), []
+    for number, name in enumerate(told["documents"]):
+        key = np.random.default_rng(number).integers(10_000, 100_000)
+        first = tokenizer.encode(needle.key_line.replace("{key}", str(key)) + "\n").tolist()
+        last = tokenizer.encode(f"\n{needle.question} {key}").tolist()
+        digits = len(tokenizer.encode(f" {key}"))
+        tokens = [*first, *documents[name].tolist()[: 4 * 64 + 1 - len(first) - len(last)], *last]
+        assert len(tokens) == 4 * 64 + 1
+        with torch.no_grad():
+            logits = decoder(torch.tensor([tokens[:-1]]))[0].double()
+        places = range(len(tokens) - digits, len(tokens))
+        losses.append(np.mean([-float(logits[place - 1].log_softmax(0)[tokens[place]]) for place in places]))
+    assert told["loss_nats"] == pytest.approx(np.mean(losses), abs=1e-5)
+    assert found(search(place="others"))[0] != run.extensions[0].factors
+
+
+def test_a_needle_that_does_not_fit_is_refused(search: Callable[..., Derived]) -> None:
+    with pytest.raises(UserError, match=r"search.length leaves no room for the needle: 20 tokens are read"):
+        search("search.objective=needle", "search.length=20")
+    with pytest.raises(UserError, match=r"key_line is 'a line' and question .*: \{key\}, and a text"):
+        search("search.objective=needle", "search.needle.key_line=a line")
 
 
 def test_what_is_found_is_the_same_whatever_number_of_processes_searches(search: Callable[..., Derived]) -> None:
