@@ -31,15 +31,29 @@ class SotuSettings(CorpusSettings):
     name: Literal["sotu"] = "sotu"
 
 
-@part("corpus", "lab.data.sources.repeated:SotuCopy")
-class SotuCopySettings(CorpusSettings):
-    """sotu, in whose training text strings of random words come twice: what far context is good for."""
+class DietSettings(CorpusSettings):
+    """sotu, in whose training text lines that belong together stand far apart: what far context is good for."""
+
+    share: float = key("of the stretches of text that stand between two such lines", ge=0, le=1)
+    longest_characters: Count = key("of a stretch; the shortest has a sixteenth of them")
+    seed: Seed = key("of lines and stretches; the same for every seed of a run, unless it is given")
+
+
+@part("corpus", "lab.data.sources.diets:SotuCopy")
+class SotuCopySettings(DietSettings):
+    """Both lines are the same random words."""
 
     name: Literal["sotu_copy"] = "sotu_copy"
-    share: float = key("of the stretches of text that stand between two copies of a string", ge=0, le=1)
     words: Count = key("of a string, drawn from the document's own")
-    longest_characters: Count = key("of a stretch; the shortest has a sixteenth of them")
-    seed: Seed = key("of strings and stretches; the same for every seed of a run, unless it is given")
+
+
+@part("corpus", "lab.data.sources.diets:SotuRetrieval")
+class SotuRetrievalSettings(DietSettings):
+    """The first line tells a number, the second asks for it and gives it."""
+
+    name: Literal["sotu_retrieval"] = "sotu_retrieval"
+    key_line: Text = key("the first; {key} stands for the number")
+    question: Text = key("the second; the number follows")
 
 
 class PoolSettings(Settings):
