@@ -277,6 +277,9 @@ KNOWLEDGE_RUNS := runs/knowledge
 # 229 times of each of 500 people, 58.5 tokens an entry.
 KNOWLEDGE_SIZE := data.corpus.people=500 scale.tokens=6709248
 KNOWLEDGE_TWICE := scale.tokens=13418496
+# As often, with a tokenizer of which an entry has 96.2 tokens.
+KNOWLEDGE_BPE := tokenizer=sotu_4k scale.tokens=11013120
+KNOWLEDGE_BPE_ASKED := scale.tokens=360448
 KNOWLEDGE_ASKED :=
 KNOWLEDGE_PROBED :=
 KNOWLEDGE_ARMS := single permute5 multi5 multi5_permute multi5_permute_adjacent
@@ -288,6 +291,8 @@ KNOWLEDGE := build/knowledge
 KNOWLEDGE_RUNS := build/knowledge/runs
 KNOWLEDGE_SIZE := data.corpus.people=20 scale.tokens=61440 scale.warmup_steps=10 scale.validation_blocks=2
 KNOWLEDGE_TWICE := scale.tokens=122880
+KNOWLEDGE_BPE := tokenizer=sotu_4k scale.tokens=61440
+KNOWLEDGE_BPE_ASKED := scale.tokens=10240
 KNOWLEDGE_ASKED := scale.tokens=10240
 KNOWLEDGE_PROBED := study.steps=5
 KNOWLEDGE_ARMS := single multi5_permute
@@ -309,7 +314,8 @@ knowledge_multi5_grammar := $(knowledge_multi5) data.corpus.style=grammar
 # Of a data set with _fullname the same, with the full name in every sentence.
 knowledge_of = $(if $(filter %_fullname,$(1)),$(knowledge_$(1:%_fullname=%)) data.corpus.full_name=true,$(knowledge_$(1)))
 KNOWLEDGE_EACH := $(foreach seed,$(KNOWLEDGE_SEEDS),$(foreach arm,$(KNOWLEDGE_ARMS),knowledge-arm-$(arm).$(seed)) knowledge-mixed.$(seed))
-KNOWLEDGE_REST := $(foreach seed,$(KNOWLEDGE_SEEDS),$(foreach arm,$(KNOWLEDGE_MORE),knowledge-more-$(arm).$(seed)) knowledge-lora.$(seed))
+KNOWLEDGE_REST := $(foreach seed,$(KNOWLEDGE_SEEDS),$(foreach arm,$(KNOWLEDGE_MORE),knowledge-more-$(arm).$(seed)) knowledge-lora.$(seed)) \
+	knowledge-bpe-single.0 knowledge-bpe-multi5_permute.0
 .PHONY: knowledge knowledge-full $(KNOWLEDGE_EACH) $(KNOWLEDGE_REST)
 
 knowledge: .venv/installed ## docs/knowledge.md: what a decoder of biographies can be asked (hours, not measured yet; SMOKE=1: minutes)
@@ -332,21 +338,29 @@ $(filter knowledge-mixed.%,$(KNOWLEDGE_EACH)):
 	OMP_NUM_THREADS=1 $(BIN)/python -m lab.train experiment=biographies $(KNOWLEDGE_SIZE) $(KNOWLEDGE_TWICE) data.corpus.content=both \
 		'data.weights={entries: 1, questions: 1}' seed=$(seed) runs=$(KNOWLEDGE_RUNS)
 
-# The other data sets of the paper, its celebrities (who alone are asked about), rewritten people, a grammar; and LoRA.
+# The other data sets of the paper, its celebrities (who alone are asked about), rewritten people, a grammar; LoRA; and
+# two data sets, once, with a tokenizer in which names and values are several tokens.
 knowledge_more = $(KNOWLEDGE_RUNS)_more/rope-*-$(arm)-seed$(seed)-????????
 $(filter knowledge-more-%,$(KNOWLEDGE_REST)):
 	OMP_NUM_THREADS=1 $(BIN)/python -m lab.train experiment=biographies $(KNOWLEDGE_SIZE) $(call knowledge_of,$(arm)) seed=$(seed) runs=$(KNOWLEDGE_RUNS)_more
 	OMP_NUM_THREADS=1 $(BIN)/python -m lab.train experiment=questions start=run start.run=$$(echo $(knowledge_more)) $(KNOWLEDGE_ASKED) runs=$(KNOWLEDGE_RUNS)_more_asked
+$(filter knowledge-bpe-%,$(KNOWLEDGE_REST)): arm = $(basename $(@:knowledge-bpe-%=%))
+$(filter knowledge-bpe-%,$(KNOWLEDGE_REST)):
+	OMP_NUM_THREADS=1 $(BIN)/python -m lab.train experiment=biographies $(KNOWLEDGE_SIZE) $(KNOWLEDGE_BPE) $(knowledge_$(arm)) seed=$(seed) runs=$(KNOWLEDGE_RUNS)_bpe
+	OMP_NUM_THREADS=1 $(BIN)/python -m lab.train experiment=questions start=run start.run=$$(echo $(KNOWLEDGE_RUNS)_bpe/rope-*-$(arm)-seed$(seed)-????????) \
+		$(KNOWLEDGE_BPE_ASKED) runs=$(KNOWLEDGE_RUNS)_bpe_asked
 $(filter knowledge-lora.%,$(KNOWLEDGE_REST)):
 	OMP_NUM_THREADS=1 $(BIN)/python -m lab.train experiment=questions start=run start.run=$$(echo $(KNOWLEDGE_RUNS)/rope-*-multi5_permute-seed$(seed)-????????) \
 		adapter=lora adapter.rank=8 adapter.embedding_rank=21 scale.learning_rate=3e-3 $(KNOWLEDGE_ASKED) runs=$(KNOWLEDGE_RUNS)_lora
 
-knowledge-full: knowledge ## the same of the paper's other data sets, celebrities, rewritten people, a grammar, and LoRA (hours more, not measured yet)
+knowledge-full: knowledge ## the same of the paper's other data sets, celebrities, rewritten people, a grammar, LoRA, and another tokenizer (hours more, not measured yet)
 	$(MAKE) --jobs $(KNOWLEDGE_JOBS) $(KNOWLEDGE_REST)
 	for part in "" _asked; do $(BIN)/python -m lab.compare runs="[$(KNOWLEDGE_RUNS)$$part/rope-*-single-seed?-????????,$(KNOWLEDGE_RUNS)_more$$part/*]" \
 		factor=data reference=single 'measure=[answers,biography_recall]' output=$(KNOWLEDGE)/knowledge/more$$part || exit 1; done
 	$(BIN)/python -m lab.compare runs='[$(KNOWLEDGE_RUNS)_asked/rope-*-multi5_permute-seed?-????????,$(KNOWLEDGE_RUNS)_lora/*]' factor=adapter \
 		allow=[optimizer,scale.learning_rate] 'measure=[answers,biography_recall]' output=$(KNOWLEDGE)/knowledge/lora
+	for part in "" _asked; do $(BIN)/python -m lab.compare runs="$(KNOWLEDGE_RUNS)_bpe$$part/*" factor=data reference=single 'measure=[answers,biography_recall]' \
+		output=$(KNOWLEDGE)/knowledge/bpe$$part || exit 1; done
 
 # Position encodings crossed with knowledge: what of it can be asked for beyond C?
 BEYOND_MODELS := nope rope alibi window_rope narrow_window_nope
