@@ -47,6 +47,8 @@ TEXT = {
     "interval_told",
     "contestant",
     "scale",
+    "predictor",
+    "feature",
     "device",
     "study",
     "origin",
