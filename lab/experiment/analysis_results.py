@@ -69,6 +69,9 @@ def show(run: Model, steps: Sequence[int], study: Study, evaluation: str, docume
             if (of_steps or row["step"] == steps[-1])
             and row.get(picture.value if isinstance(picture, Map) else picture.upward) is not None
         ]
+        if not drawn:
+            print(f"no picture of {picture.title[:1].lower()}{picture.title[1:]}: there is no number of it")
+            continue
         if isinstance(picture, Lines):
             figure = lines_figure(drawn, picture, run.context)
         elif isinstance(picture, Points):
@@ -79,7 +82,7 @@ def show(run: Model, steps: Sequence[int], study: Study, evaluation: str, docume
         figure.suptitle(f"{picture.title}\n{run.path.name}, {at}, {evaluation}", fontsize=9)
         save(figure, path if number == 0 else path.with_name(f"{path.name}_{number + 1}"))
     read = f"{documents} {'probes of people' if study.of_people else 'documents'}"
-    print(f"{path}.csv, .png: {read} of {evaluation}")
+    print(f"{path}.csv{', .png' if path.with_name(f'{path.name}.png').exists() else ''}: {read} of {evaluation}")
 
 
 def headlines(study: Study, over_steps: bool) -> list[tuple[str, Headline]]:
@@ -123,6 +126,11 @@ def compare_runs(
                 "runs": len(each),
             }
         )
+    if not compared:
+        print(
+            f"{study.label()}: no run has a number of it ({headline.value_label}), so that there is nothing to compare"
+        )
+        return
     make_folder(folder)
     path = folder / f"{study.label()}{name}"
     write_table(path.with_name(f"{path.name}.csv"), compared)

@@ -159,7 +159,10 @@ def of_biographies(command: str) -> list[str]:
 def probed_a_little(command: str) -> list[str]:
     """People of whom a decoder has read a little, for a step where a probe takes steps."""
     asked = re.sub(r"runs=\S+", "runs=runs/BIOGRAPHIES", re.sub(r" study\.steps=\S+", "", command))
-    return [READ_BIOGRAPHIES, asked if "study=layer_probe" in asked else f"{asked} study.steps=1"]
+    return [
+        READ_BIOGRAPHIES,
+        asked if re.search("study=(layer_probe|extractability)", asked) else f"{asked} study.steps=1",
+    ]
 
 
 def as_one_process(command: str) -> list[str]:
@@ -216,7 +219,11 @@ RULES = [
     Rule(LAB + "train .*start=run", trained_on, "takes seconds on a run of seconds"),
     Rule(LAB + "extend .*vector_replacement", of_few_vectors, "takes minutes with all windows"),
     Rule(LAB + "analyze .*study=(formation|beyond|interpolation)", of_few_vectors, "takes minutes with all windows"),
-    Rule(LAB + "analyze .*study=(soft|layer|p|q)_probe", probed_a_little, "takes minutes on decoders of minutes"),
+    Rule(
+        LAB + "analyze .*study=((soft|layer|p|q)_probe|extractability)",
+        probed_a_little,
+        "takes minutes on decoders of minutes",
+    ),
     Rule(LAB + "(extrapolate|compare) .*runs/A[*]", on_a_derived_run, "takes seconds on runs of seconds"),
     Rule(LAB + "generate .*runs/A-", on_a_derived_run, "takes seconds on a run of seconds"),
     Rule(

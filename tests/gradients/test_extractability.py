@@ -192,9 +192,22 @@ def test_the_command_leaves_a_table_a_picture_and_numbers_for_claims(run: Path) 
     rows = read_table(folder / "extractability.csv")
     assert {row["attribute_text"] for row in rows} == {TOGETHER, *(each.replace("_", " ") for each in ATTRIBUTES)}
     assert {row["predictor"] for row in rows} - {None, ""} == {LOSS, LENS, BOTH}
-    assert (folder / "extractability.png").read_bytes().startswith(b"\x89PNG")
+    # Nobody is answered by a decoder of seconds: there is no pair to tell apart.
+    assert {row["attribute_auc"] for row in rows} == {None}
+    assert "no picture of how well one number of one layer tells who is answered: there is no number" in done.stdout
+    assert not (folder / "extractability.png").exists()
     told = read_table(folder / "extractability_documents.csv.gz")
+    assert {row["measure"] for row in told} == {"extractability: answered"}
     assert {row["document"] for row in told} == {person.name for person in corpus().members("held_out")[:6]}
+
+
+def test_runs_of_whom_nothing_is_told_are_not_compared(run: Path) -> None:
+    trained = lab("train", *TRAINED, "logger=csv", "scale.tokens=4096", "scale.validation_blocks=1", "seed=1", cwd=run)
+    assert trained.returncode == 0, trained.stderr
+    done = lab("analyze", "runs=runs/*", "study=extractability", "study.people=6", "output=out", cwd=run)
+    assert done.returncode == 0, done.stderr
+    assert "no run has a number of it (area under the ROC curve (0.5: chance)), so that there is nothing" in done.stdout
+    assert [path.name for path in (run / "out").iterdir()] == ["extractability_documents.csv.gz"]
 
 
 def test_who_read_of_nobody_or_of_too_few_is_refused(run: Path) -> None:
