@@ -125,7 +125,7 @@ $(PILOT_RATES):
 	OMP_NUM_THREADS=1 $(BIN)/python -m lab.train $(PILOT_STUDY) model=$(model) scale.learning_rate=$(rate) runs=$(PILOT_RUNS)_rates
 
 # Positional vectors, on the pilot's runs of these seeds. SMOKE=1: the whole of it on runs of seconds, into build/positions.
-POSITIONS_SEEDS := 0 1 2
+POSITIONS_SEEDS := 0 1 2 3 4
 POSITIONS := docs
 POSITIONS_RUNS := runs/pilot
 POSITIONS_MODELS := $(PILOT_MODELS)
@@ -159,7 +159,7 @@ positions_extend = for run in $(foreach seed,$(POSITIONS_SEEDS),$(POSITIONS_RUNS
 	$(BIN)/python -m lab.extend run=$$run $(2) || exit 1; done
 positions_derived = '[$(subst $(space),$(comma),$(strip $(foreach seed,$(POSITIONS_SEEDS),$(foreach name,$(2),$(POSITIONS_RUNS)/$(1)-*-seed$(seed)-????????-$(name)-*))))]'
 
-positions: $(if $(SMOKE),positions-runs) .venv/installed ## docs/positions.md: positional vectors of the pilot's runs, three seeds (hours, not measured yet; SMOKE=1: minutes)
+positions: $(if $(SMOKE),positions-runs) .venv/installed ## docs/positions.md: positional vectors of the pilot's runs (hours, not measured yet; SMOKE=1: minutes)
 	$(call positions_analyze,formation,$(POSITIONS_MODELS))
 	$(call positions_analyze,reach,$(filter %window_nope window_%,$(POSITIONS_MODELS)))
 	$(call positions_analyze,beyond,$(POSITIONS_MODELS)) study.longest=$(POSITIONS_LONGEST) $(POSITIONS_FEW)
@@ -195,9 +195,10 @@ positions-full: positions ## the same with controls, and the seven variants trai
 		output=$(POSITIONS)/positions/$${model}_full || exit 1; done
 
 # A diet on which far context is of use: do the variants that survive beyond C find there what they need?
+POSITIONS_COPY_SEEDS := $(filter 0 1 2,$(POSITIONS_SEEDS))
 positions-copy: .venv/installed ## seven variants, three seeds, trained on strings that come twice (21 trainings of the pilot; not measured yet)
 	$(BIN)/python -m lab.train -m $(POSITIONS_COPY) data=sotu_copy data.mode=stream model=$(subst $(space),$(comma),$(POSITIONS_MODELS)) \
-		seed=$(subst $(space),$(comma),$(POSITIONS_SEEDS)) runs=$(POSITIONS_RUNS)_copy
+		seed=$(subst $(space),$(comma),$(POSITIONS_COPY_SEEDS)) runs=$(POSITIONS_RUNS)_copy
 	$(BIN)/python -m lab.compare runs='$(POSITIONS_RUNS)_copy/*' reference=rope 'measure=[copy,context_gain]' scoring.segments=2 output=$(POSITIONS)/positions/copy
 
 positions-runs: .venv/installed
@@ -206,7 +207,7 @@ positions-runs: .venv/installed
 
 # Longer windows of RoPE, on the pilot's rope runs. SMOKE=1: the whole of it on runs of seconds, into build/rope.
 ROPE_SEEDS := 0 1 2 3 4
-ROPE_TUNED := 0 1 2
+ROPE_TUNED := 0 1 2 3 4
 ROPE_FACTORS := 2 4 8
 ROPE := docs
 ROPE_RUNS := runs/pilot
@@ -265,6 +266,46 @@ rope: $(if $(SMOKE),rope-runs) .venv/installed ## docs/rope-extension.md: RoPE's
 	$(BIN)/python -m lab.claims --study rope_extension --output $(ROPE)/rope-extension.md --documents $(ROPE)/rope/zero_shot/documents.csv.gz \
 		'beside formulas=$(ROPE)/rope/search/documents.csv.gz' $(foreach share,1 10,'trained $(share) %=$(ROPE)/rope/trained_$(share)/documents.csv.gz') \
 		'trained 10 %=$(ROPE)/rope/control/documents.csv.gz' transferred=$(ROPE)/rope/transfer/documents.csv.gz
+
+# Trained at other factors (16 C of one seed), the direct baseline on ten times the tokens, and L' from the beginning; and
+# decoders that were taught to retrieve: how far do they find a number with each rule?
+ROPE_FULL_FACTORS := 2 8
+ROPE_LONGEST := 16
+ROPE_TENFOLD := scale.tokens=11796480
+ROPE_SCRATCH := experiment=pilot_study data.mode=stream
+ROPE_RETRIEVAL := experiment=pilot_study data=sotu_retrieval data.mode=stream
+ROPE_RETRIEVAL_SEEDS := 0 1 2
+ROPE_KEYS := 'measure.passkey.lengths=[256,512,1024,2048]' measure.passkey.distances=8 measure.passkey.trials=5
+ifdef SMOKE
+ROPE_FULL_FACTORS := 8
+ROPE_TENFOLD := scale.tokens=8192
+ROPE_SCRATCH := experiment=smoke measure=none
+ROPE_RETRIEVAL := experiment=smoke measure=none data=sotu_retrieval
+ROPE_RETRIEVAL_SEEDS := 0 1
+ROPE_KEYS := 'measure.passkey.lengths=[256,512]' measure.passkey.distances=2 measure.passkey.trials=1
+endif
+# The derived runs of a parent by a rule with a factor, as published.
+rope_derived = $$(grep -l "\"name\": \"$(2)\"" $(1)-$(2)-*/manifest.json | xargs grep -lE "\"factor\": $(3)(\.0)?," | xargs grep -L '"beta_fast": 4.0' | xargs -n1 dirname)
+
+rope-full: rope ## the same trained at other factors, longer and from the beginning, and with passkeys (hours more, not measured yet)
+	# Of every seed, for the first part of all compares what is there.
+	for rule in position_interpolation yarn; do $(call rope_extend,$(ROPE_SEEDS),extension=$$rule extension.factor=$(ROPE_LONGEST)) || exit 1; done
+	for s in $(ROPE_FULL_FACTORS) $(ROPE_LONGEST); do seeds="$(ROPE_TUNED)"; test $$s != $(ROPE_LONGEST) || seeds=$(firstword $(ROPE_TUNED)); \
+		for seed in $$seeds; do for parent in $(ROPE_RUNS)/rope-*-seed$$seed-????????; do context=$$(($(ROPE_LONG) / 4 * s)); \
+			for rule in position_interpolation yarn; do \
+				for derived in $(call rope_derived,$$parent,$$rule,$$s); do $(rope_tune) start.run=$$derived scale.context=$$context runs=$(ROPE_TRAINED)_full || exit 1; done || exit 1; done; \
+			$(rope_tune) start.run=$$parent scale.context=$$context runs=$(ROPE_TRAINED)_full || exit 1; done || exit 1; done; \
+		$(rope_compare) runs="$(ROPE_TRAINED)_full/rope-*-C$$context-*-seed?-????????" factor=extension reference=rope \
+			measure=truncated_perplexity $(ROPE_BY_LENGTH) output=$(ROPE)/rope/trained_at_$$s || exit 1; done
+	for parent in $(call rope_parents,$(ROPE_TUNED)); do \
+		$(rope_tune) start.run=$$parent scale.context=$(ROPE_LONG) $(ROPE_TENFOLD) runs=$(ROPE_TRAINED)_tenfold || exit 1; done
+	$(BIN)/python -m lab.train -m $(ROPE_SCRATCH) model=rope scale.context=$(ROPE_LONG) scale.micro_batch=4 seed=$(subst $(space),$(comma),$(ROPE_TUNED)) runs=$(ROPE_TRAINED)_scratch
+	for each in tenfold scratch; do $(BIN)/python -m lab.extrapolate runs="$(ROPE_TRAINED)_$$each/*" measure=truncated_perplexity $(ROPE_BY_LENGTH) \
+		$(filter-out scoring.longest=%,$(ROPE_SCORE)) scoring.longest=2 || exit 1; done
+	$(BIN)/python -m lab.train -m $(ROPE_RETRIEVAL) model=rope seed=$(subst $(space),$(comma),$(ROPE_RETRIEVAL_SEEDS)) runs=$(ROPE_TRAINED)_retrieval
+	for s in 2 4; do for rule in position_interpolation ntk yarn; do \
+		$(BIN)/python -m lab.extend run='$(ROPE_TRAINED)_retrieval/rope-*-seed?-????????' extension=$$rule extension.factor=$$s || exit 1; done; done
+	$(BIN)/python -m lab.compare runs='$(ROPE_TRAINED)_retrieval/*' factor=extension reference=rope measure=passkey $(ROPE_KEYS) output=$(ROPE)/rope/passkey
 
 rope-runs: .venv/installed
 	$(BIN)/python -m lab.train -m experiment=smoke measure=none runs=$(ROPE_RUNS) model=rope seed=$(subst $(space),$(comma),$(ROPE_SEEDS))
