@@ -271,6 +271,7 @@ rope: $(if $(SMOKE),rope-runs) .venv/installed ## docs/rope-extension.md: RoPE's
 # decoders that were taught to retrieve: how far do they find a number with each rule?
 ROPE_FULL_FACTORS := 2 8
 ROPE_LONGEST := 16
+ROPE_BY_LENGTH_FULL := 'measure.truncated_perplexity.lengths=[256,512,1024,2048,4096]'
 ROPE_TENFOLD := scale.tokens=11796480
 ROPE_SCRATCH := experiment=pilot_study data.mode=stream
 ROPE_RETRIEVAL := experiment=pilot_study data=sotu_retrieval data.mode=stream
@@ -278,6 +279,7 @@ ROPE_RETRIEVAL_SEEDS := 0 1 2
 ROPE_KEYS := 'measure.passkey.lengths=[256,512,1024,2048]' measure.passkey.distances=8 measure.passkey.trials=5
 ifdef SMOKE
 ROPE_FULL_FACTORS := 8
+ROPE_BY_LENGTH_FULL := 'measure.truncated_perplexity.lengths=[64,128,256,512,1024]'
 ROPE_TENFOLD := scale.tokens=8192
 ROPE_SCRATCH := experiment=smoke measure=none
 ROPE_RETRIEVAL := experiment=smoke measure=none data=sotu_retrieval
@@ -285,18 +287,19 @@ ROPE_RETRIEVAL_SEEDS := 0 1
 ROPE_KEYS := 'measure.passkey.lengths=[256,512]' measure.passkey.distances=2 measure.passkey.trials=1
 endif
 # The derived runs of a parent by a rule with a factor, as published.
-rope_derived = $$(grep -l "\"name\": \"$(2)\"" $(1)-$(2)-*/manifest.json | xargs grep -lE "\"factor\": $(3)(\.0)?," | xargs grep -L '"beta_fast": 4.0' | xargs -n1 dirname)
+rope_derived = $$(grep -l "\"name\": \"$(2)\"" $(1)-$(2)-*/manifest.json | xargs -r grep -lE "\"factor\": $(3)(\.0)?," | xargs -r grep -L '"beta_fast": 4.0' | xargs -r -n1 dirname)
 
 rope-full: rope ## the same trained at other factors, longer and from the beginning, and with passkeys (hours more, not measured yet)
 	# Of every seed, for the first part of all compares what is there.
 	for rule in position_interpolation yarn; do $(call rope_extend,$(ROPE_SEEDS),extension=$$rule extension.factor=$(ROPE_LONGEST)) || exit 1; done
 	for s in $(ROPE_FULL_FACTORS) $(ROPE_LONGEST); do seeds="$(ROPE_TUNED)"; test $$s != $(ROPE_LONGEST) || seeds=$(firstword $(ROPE_TUNED)); \
 		for seed in $$seeds; do for parent in $(ROPE_RUNS)/rope-*-seed$$seed-????????; do context=$$(($(ROPE_LONG) / 4 * s)); \
-			for rule in position_interpolation yarn; do \
-				for derived in $(call rope_derived,$$parent,$$rule,$$s); do $(rope_tune) start.run=$$derived scale.context=$$context runs=$(ROPE_TRAINED)_full || exit 1; done || exit 1; done; \
+			for rule in position_interpolation yarn; do found="$(call rope_derived,$$parent,$$rule,$$s)"; \
+				test -n "$$found" || { echo "error: $$parent has no derived run of $$rule with factor $$s: add it to ROPE_FACTORS" >&2; exit 1; }; \
+				for derived in $$found; do $(rope_tune) start.run=$$derived scale.context=$$context runs=$(ROPE_TRAINED)_full || exit 1; done || exit 1; done; \
 			$(rope_tune) start.run=$$parent scale.context=$$context runs=$(ROPE_TRAINED)_full || exit 1; done || exit 1; done; \
 		$(rope_compare) runs="$(ROPE_TRAINED)_full/rope-*-C$$context-*-seed?-????????" factor=extension reference=rope \
-			measure=truncated_perplexity $(ROPE_BY_LENGTH) output=$(ROPE)/rope/trained_at_$$s || exit 1; done
+			measure=truncated_perplexity $(ROPE_BY_LENGTH_FULL) output=$(ROPE)/rope/trained_at_$$s || exit 1; done
 	for parent in $(call rope_parents,$(ROPE_TUNED)); do \
 		$(rope_tune) start.run=$$parent scale.context=$(ROPE_LONG) $(ROPE_TENFOLD) runs=$(ROPE_TRAINED)_tenfold || exit 1; done
 	$(BIN)/python -m lab.train -m $(ROPE_SCRATCH) model=rope scale.context=$(ROPE_LONG) scale.micro_batch=4 seed=$(subst $(space),$(comma),$(ROPE_TUNED)) runs=$(ROPE_TRAINED)_scratch

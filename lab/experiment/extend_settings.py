@@ -1,6 +1,6 @@
 """Keys of lab.extend; by themselves, because studies and extensions have no part in training. No torch here."""
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import model_validator
 
@@ -19,9 +19,11 @@ class NeedleSettings(Settings):
     question: Text = key("ends it; the number follows")
 
     @model_validator(mode="after")
-    def _has_a_place_for_the_key(self) -> "NeedleSettings":
-        if "{key}" not in self.key_line or not self.question.strip():
-            raise ValueError(f"key_line is {self.key_line!r} and question {self.question!r}: {{key}}, and a text")
+    def _words_are_there(self) -> "NeedleSettings":
+        if "{key}" not in self.key_line:
+            raise ValueError(f"key_line is {self.key_line!r}: it must hold {{key}}")
+        if not self.question.strip():
+            raise ValueError(f"question is {self.question!r}: give a text")
         return self
 
 
@@ -48,6 +50,13 @@ class SearchSettings(Settings):
     processes: Count | None = key("that score candidates, one thread each; null: one a core", decides=False)
     ratios: list[float] = key("r that are tried where the layer is searched, each with its alpha")
     alphas: list[Positive] = key("alpha of each r")
+
+    def identity(self) -> dict[str, Any]:
+        """Without objective and needle where there is no needle: it is then the identity of before there was one."""
+        told = super().identity()
+        if self.objective == "perplexity":
+            del told["objective"], told["needle"]
+        return told
 
 
 class ExtendSettings(Settings):

@@ -42,6 +42,9 @@ def train_by_hydra() -> None:
         hydra.main(version_base="1.3", config_path=configuration_folder(), config_name="train")(sweep.run)()
     except hydra.errors.ConfigCompositionException as error:
         raise _all_wrong_keys(error) from None
+    except Exception:
+        sweep.print_failures()  # of the runs before Hydra itself failed
+        raise
     if sweep.interrupted is not None:
         raise sweep.interrupted
     if sweep.error is not None:

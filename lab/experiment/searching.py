@@ -57,6 +57,9 @@ def completed(parent: Model, step: int, settings: ExtendSettings, device: str, i
         Interrupted: on a signal.
     """
     extension: ExtensionSettings = settings.extension
+    searches = isinstance(extension, LongRoPE) and extension.search is not None
+    if settings.search.objective != "perplexity" and not searches:
+        raise UserError(f"search.objective is {settings.search.objective}: only extension=longrope is searched by it")
     if isinstance(extension, RopeRule):
         rule = _of_first_context(parent, extension)
         if isinstance(rule, LongRoPE) and rule.search is not None:

@@ -100,13 +100,18 @@ class Sweep:
             from lab.experiment.comparison import compare_trained
 
             compare_trained(self.finished[0][0], [path for _, path in self.finished])
+        self.print_failures()
+        if self.failed:
+            total = len(self.failed) + len(self.finished) + len(self.planned) + self.elsewhere
+            raise UserError(f"{len(self.failed)} of {total} runs failed; the table above says why")
+
+    def print_failures(self) -> None:
+        """A table of the runs that failed, if any did."""
         if self.failed:
             table = Table("run", "what went wrong", title="Failed", title_justify="left")
             for names, reason in self._failures():
                 table.add_row(names, reason)
             Console().print(table)
-            total = len(self.failed) + len(self.finished) + len(self.planned) + self.elsewhere
-            raise UserError(f"{len(self.failed)} of {total} runs failed; the table above says why")
 
     def _failures(self) -> list[tuple[str, str]]:
         """Each reason for which runs failed, once, with the runs: how many, and the first of them."""

@@ -40,10 +40,8 @@ def concordance(
     for stratum in range(scores.shape[1]) if strata is None else strata:
         told, good = known[:, stratum], right[:, stratum]
         above, below = np.flatnonzero(told & good), np.flatnonzero(told & ~good)
-        difference = scores[above, stratum][:, None] - scores[below, stratum][None, :]
-        won = (difference > 0) + 0.5 * (difference == 0)
-        greater[above] += won.sum(axis=1)
-        greater[below] += won.sum(axis=0)
+        greater[above] += _below(scores[above, stratum], scores[below, stratum])
+        greater[below] += len(above) - _below(scores[below, stratum], scores[above, stratum])
         pairs[above] += len(below)
         pairs[below] += len(above)
     # Each pair was counted with both of its people; in one stratum nobody is in a pair with themselves.
@@ -54,3 +52,10 @@ def concordance(
     left = every - pairs
     without = np.divide(won_every - greater, left, out=np.full(people, np.nan), where=left > 0)
     return Concordance(float(share), int(every), people * share - (people - 1) * without)
+
+
+def _below(these: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Of each number how many of the others are less; equal ones count half."""
+    ordered = np.sort(others)
+    found: np.ndarray = (np.searchsorted(ordered, these, "left") + np.searchsorted(ordered, these, "right")) / 2
+    return found

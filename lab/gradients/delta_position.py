@@ -25,13 +25,15 @@ KINDS = ("direction", "length")
 
 @part("study")
 class DeltaPosition(DocumentStudy):
-    """Held-out stretches, each read at several places behind neutral text that is the same for all: of the variance of
-    down's delta at the stretch's last token (of -log p of the token that follows it there), what belongs to the
-    stretch, what to its place, what to both together.
+    """Held-out stretches, each read at several places, the same neutral text directly before it at all of them: of the
+    variance of down's delta at the stretch's last token (of -log p of the token that follows it there), what belongs to
+    the stretch, what to its place, what to both together.
 
     ``direction``: of the delta divided by its length; ``length``: of the logarithm of its length. Components of
     variance of two crossed random factors with one observation a cell (Searle, Casella and McCulloch 1992, table 4.4),
-    which sampling alone does not raise. The question is ours.
+    which sampling alone does not raise. A share is one of a document, whose stretches do not overlap, and a document
+    counts once. With the place grows the neutral text before the stretch: both are what is called position here. The
+    question is ours.
     """
 
     pictures = (
@@ -70,9 +72,11 @@ class DeltaPosition(DocumentStudy):
         if not len(once):
             raise UserError("filler has no token: give a text")
         filler = np.resize(once, room)
-        for number, item in enumerate(source.long_enough(self.length + 1, self.documents)):
+        for number, item in enumerate(source.long_enough(self.prompts * self.length + 1, self.documents)):
             draw = np.random.default_rng([self.seed, number])
-            starts = draw.integers(len(item.ids) - self.length, size=self.prompts).tolist()
+            # No two share a token that is read.
+            stretches = (len(item.ids) - 1) // self.length
+            starts = (self.length * draw.choice(stretches, self.prompts, replace=False)).tolist()
             yield Item(item.name, item.ids, {"starts": starts, "filler": filler})
 
     def observe(self, decoder: "Decoder", item: Item, context: int) -> "Observed":
@@ -95,7 +99,9 @@ class DeltaPosition(DocumentStudy):
         for start in starts:
             stretch, target = ids[start : start + self.length], int(ids[start + self.length])
             for offset in offsets:
-                examples.append(Example((*filler[:offset].tolist(), *stretch.tolist()), (target,)))
+                # Its end, so that the same words stand before the stretch at every place.
+                before = filler[len(filler) - offset :]
+                examples.append(Example((*before.tolist(), *stretch.tolist()), (target,)))
         places = places_of(decoder, None, ("down",))
         found = torch.zeros(len(places), len(examples), decoder.embedding.shape[1], dtype=torch.float64)
         for group in batches(examples, self.batch_tokens, decoder.position):
@@ -106,33 +112,30 @@ class DeltaPosition(DocumentStudy):
         return found.view(len(places), len(starts), len(offsets), -1)
 
     def rows(self, fold: "Fold", context: int) -> list[Row]:
-        means = {kind: self._means(fold, kind) for kind in KINDS}
         rows: list[Row] = []
-        for kind, found in means.items():
-            total = np.sum([*found.values()], axis=0)
-            for layer in range(len(found["position"])):
-                shares = {f"{name}_share": float(found[name][layer] / total[layer]) for name in PARTS}
-                rows.append({"layer": layer + 1, "kind": kind, **shares, "variance": float(total[layer])})
+        for kind in KINDS:
+            each = [shares_of(fold, kind, document) for document in fold.done]
+            for layer in range(each[0]["position"].shape[0]):
+                shares = {f"{name}_share": float(np.mean([own[name][layer] for own in each])) for name in PARTS}
+                rows.append({"layer": layer + 1, "kind": kind, **shares})
         direction = {row["layer"]: row["position_share"] for row in rows if row["kind"] == KINDS[0]}
         return [row | {"layer_position_share": direction[row["layer"]]} for row in rows]
-
-    @staticmethod
-    def _means(fold: "Fold", kind: str) -> dict[str, np.ndarray]:
-        """The components of each layer, mean over documents."""
-        return {
-            name: np.mean([fold.mean(f"{kind}/{name}/{document}").numpy() for document in fold.done], axis=0)
-            for name in PARTS
-        }
 
     def numbers(self, fold: "Fold", rows: Sequence[Row]) -> Iterator[Number]:
         yield from numbers_by_layer([row for row in rows if row["kind"] == KINDS[0]], ("layer_position_share",))
         for kind in KINDS:
-            means = self._means(fold, kind)
-            total = np.sum([*means.values()], axis=0)
             for document in fold.done:
-                # Its mean over documents is the mean of the layers' shares.
-                own = fold.mean(f"{kind}/position/{document}").numpy()
-                yield Number(f"share of position in the {kind} of down's deltas", float(np.mean(own / total)), document)
+                own = float(shares_of(fold, kind, document)["position"].mean())
+                yield Number(f"share of position in the {kind} of down's deltas", own, document)
+
+
+def shares_of(fold: "Fold", kind: str, document: str) -> dict[str, np.ndarray]:
+    """Of one document the components as shares of their sum, by layer; all nan where nothing varies."""
+    found = {name: fold.mean(f"{kind}/{name}/{document}").numpy() for name in PARTS}
+    total = np.sum([*found.values()], axis=0)
+    return {
+        name: np.divide(each, total, out=np.full_like(total, np.nan), where=total > 0) for name, each in found.items()
+    }
 
 
 class Components(NamedTuple):

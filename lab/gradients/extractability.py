@@ -26,11 +26,15 @@ if TYPE_CHECKING:
     from lab.model.decoder import Decoder
     from lab.observe.fold import Fold, Observed
 
-FITTED, READ = "choosing", "held_out"
-GROUPS = (FITTED, READ)
+READ, BESIDE = "held_out", "choosing"
 FEATURES = ("length of down's delta", "place in down's delta", "place in the feed-forward's input")
-LOSS, LENS, BOTH = "the biography's own loss", "the lens at the name", "both"
+LOSS, LENS, OTHER = "the biography's own loss", "the lens at the name", "the lens at another's name"
+WITHOUT, ALL = "all but the lens at the name", "all"
+# What each is foretold by; of one number alone nothing is fitted.
+WITH = {LENS: (LENS,), OTHER: (OTHER,), WITHOUT: (LOSS, OTHER), ALL: (LOSS, OTHER, LENS)}
+DIFFERENCES = ((LENS, OTHER), (ALL, WITHOUT))
 TOGETHER = "all attributes"
+FOLDS = 5
 
 
 @part("study")
@@ -38,13 +42,18 @@ class Extractability(DocumentStudy):
     """Of a decoder that was trained on biographies and then on questions: which facts about people whom no question was
     about are answered, told beforehand by numbers at the name alone, without a question.
 
-    ``the lens at the name``: the gradient of -log p(first token of the value | name): of each layer the logarithm of
-    the length of down's delta at the name's last token, and where the value stands in it and in the feed-forward's
-    input, read through the vocabulary (Katz et al. 2024, arXiv 2402.12865); weighed by a logistic regression that is
-    fitted on another group, ``choosing``. ``the biography's own loss``: minus the mean loss of the value in the
-    person's own entries, each read alone: what is learned by heart. ``both``: the same regression with the loss beside.
+    - ``the lens at the name``: the gradient of -log p(first token of the value | name): of each layer the logarithm of
+      the length of down's delta at the name's last token, and where that token stands in it and in the feed-forward's
+      input, read through the vocabulary (Katz et al. 2024, arXiv 2402.12865).
+    - ``the lens at another's name``: the same of the same value at the name of somebody who has another. What it tells
+      is of the value, not of the person: a frequent value is guessed at any name.
+    - ``the biography's own loss``: minus the mean loss of the value in the person's own entries, each read alone by the
+      same decoder: how well it is known by heart.
+    - ``all but the lens at the name``, and ``all`` three.
 
-    How well each tells is the area under the ROC curve over pairs of people within an attribute. The question is ours.
+    Several numbers are weighed by a logistic regression, fitted on the group ``choosing`` and four fifths of
+    ``held_out`` for the last fifth. How well each tells is the area under the ROC curve over pairs of people of
+    ``held_out`` within an attribute. The question is ours.
     """
 
     of_people: ClassVar[bool] = True
@@ -73,10 +82,9 @@ class Extractability(DocumentStudy):
         from lab.observe.people import biographies_of
 
         corpus = biographies_of(source, f"study={self.label()}")
-        found = {group: corpus.members(group)[: self.people] for group in GROUPS}
-        for group, people in found.items():
-            if len(people) < 2:
-                raise UserError(f"{len(people)} people of the group {group} are too few to tell apart: train with more")
+        found = {group: corpus.members(group)[: self.people] for group in (READ, BESIDE)}
+        if len(found[READ]) < FOLDS:
+            raise UserError(f"{len(found[READ])} people of the group {READ} are too few to tell apart: train with more")
         return found
 
     def made_of(self, source: Source) -> Mapping[str, Any]:
@@ -90,17 +98,25 @@ class Extractability(DocumentStudy):
         for group, people in self.groups(source).items():
             for first in range(0, len(people), PAGE):
                 some = people[first : first + PAGE]
+                others = [
+                    [somebody_else(people, first + number, attribute) for attribute in ATTRIBUTES]
+                    for number in range(len(some))
+                ]
                 ids = np.frombuffer("\n".join(person.name for person in some).encode(), np.uint8).astype(np.uint32)
-                details = {"people": some, "corpus": corpus, "tokenizer": source.tokenizer}
+                details = {"people": some, "others": others, "corpus": corpus, "tokenizer": source.tokenizer}
                 yield Item(f"{group}/{first:06d}", ids, details)
 
     def observe(self, decoder: "Decoder", item: Item, context: int) -> "Observed":
         import torch
 
         people, corpus, tokenizer = (item.details[each] for each in ("people", "corpus", "tokenizer"))
+        values = [[person.value(attribute) for attribute in ATTRIBUTES] for person in people]
+        own = [[person.name] * len(ATTRIBUTES) for person in people]
+        others = [[person.name for person in each] for each in item.details["others"]]
         loss, stated = losses_of_values(decoder, people, corpus, tokenizer, self.entries)
         return {
-            f"{item.name}/lens": (lens_at_names(decoder, people, tokenizer, self.batch_tokens), 1),
+            f"{item.name}/lens": (lens_at_names(decoder, own, values, tokenizer, self.batch_tokens), 1),
+            f"{item.name}/other": (lens_at_names(decoder, others, values, tokenizer, self.batch_tokens), 1),
             f"{item.name}/loss": (torch.from_numpy(loss), torch.from_numpy(stated)),
             f"{item.name}/right": (torch.from_numpy(answered(decoder, people, corpus, tokenizer)), 1),
         }
@@ -144,7 +160,10 @@ class Extractability(DocumentStudy):
         by_predictor = {
             predictor: concordance(scores, told.right, told.known).pseudo for predictor, scores in told.scores.items()
         }
-        of_each = by_predictor | {f"{BOTH} less that of {LOSS}": by_predictor[BOTH] - by_predictor[LOSS]}
+        differences = {
+            f"{one} less that of {other}": by_predictor[one] - by_predictor[other] for one, other in DIFFERENCES
+        }
+        of_each = by_predictor | differences
         for what, values in of_each.items():
             if np.isfinite(values).all():
                 for name, value in zip(names, values.tolist(), strict=True):
@@ -155,22 +174,20 @@ class Told:
     """What was observed of those read, and what foretells it.
 
     Attributes:
-        lens: [people, attributes, layers, features], of the group that is read.
+        lens: [people, attributes, layers, features].
         right, known: [people, attributes]: whether a question is answered; whether there is a loss.
         scores: [people, attributes] by predictor: the greater, the likelier right.
     """
 
-    def __init__(self, fitted: "Group", read: "Group", penalty: float) -> None:
+    def __init__(self, read: "Group", beside: "Group", penalty: float) -> None:
         self.lens, self.right, self.known = read.lens, read.right, read.known
-        self.scores = {
-            LOSS: -read.loss,
-            LENS: _weighed(fitted, read, penalty, with_loss=False),
-            BOTH: _weighed(fitted, read, penalty, with_loss=True),
+        self.scores = {LOSS: -read.loss} | {
+            predictor: _weighed(read, beside, penalty, features) for predictor, features in WITH.items()
         }
 
     @classmethod
     def of(cls, fold: "Fold", penalty: float) -> "Told":
-        return cls(Group(fold, FITTED), Group(fold, READ), penalty)
+        return cls(Group(fold, READ), Group(fold, BESIDE), penalty)
 
 
 class Group:
@@ -179,51 +196,79 @@ class Group:
     def __init__(self, fold: "Fold", group: str) -> None:
         pages = sorted(name for name in fold.done if name.startswith(f"{group}/"))
 
-        def whole(what: str) -> np.ndarray:
-            return np.concatenate([fold.mean(f"{page}/{what}").numpy() for page in pages])
+        def whole(what: str) -> np.ndarray | None:
+            each = [fold.mean(f"{page}/{what}").numpy() for page in pages]
+            return np.concatenate(each) if each else None
 
-        self.lens, self.right, loss = whole("lens"), whole("right") > 0, whole("loss")
+        lens, other, right, loss = (whole(what) for what in ("lens", "other", "right", "loss"))
+        self.empty = lens is None
+        if lens is None or other is None or right is None or loss is None:
+            return
+        self.lens, self.other, self.right = lens, other, right > 0
         self.known = np.isfinite(loss)
         self.loss = np.where(self.known, loss, 0.0)
 
-    def features(self, with_loss: bool) -> np.ndarray:
-        """[people, attributes, features]."""
-        flat = self.lens.reshape(*self.lens.shape[:2], -1)
-        return np.concatenate((flat, self.loss[..., None]), axis=2) if with_loss else flat
+    def features(self, chosen: Sequence[str]) -> np.ndarray:
+        """[people, attributes, features], a copy. Of what is known by heart losses differ by powers of ten."""
+        logarithm = np.log(np.maximum(self.loss, 1e-12))[..., None]
+        each = {LOSS: logarithm, LENS: self.lens, OTHER: self.other}
+        return np.concatenate([each[name].reshape(*self.loss.shape, -1) for name in chosen], axis=2)
 
 
-def _weighed(fitted: Group, read: Group, penalty: float, with_loss: bool) -> np.ndarray:
-    """Scores of a logistic regression that is fitted on another group; features are brought to that group's mean and
-    variance within each attribute, so that attributes differ in nothing else."""
-    ours, theirs = read.features(with_loss), fitted.features(with_loss)
-    known = fitted.known
-    for attribute in range(ours.shape[1]):
-        here = theirs[known[:, attribute], attribute]
-        if len(here):
-            mean, deviation = here.mean(axis=0), here.std(axis=0)
-            scale = np.where(deviation > 0, deviation, 1.0)
-            theirs[:, attribute], ours[:, attribute] = ((each[:, attribute] - mean) / scale for each in (theirs, ours))
-    labels = fitted.right[known].astype(np.int64)
-    if len(np.unique(labels)) < 2:
-        return np.zeros(ours.shape[:2])  # all or none of them answered: nothing to learn from
-    linear = fit_linear("logistic", theirs[known], labels, 2, penalty)
-    scores = linear.scores(ours.reshape(-1, ours.shape[2]))
-    found: np.ndarray = (scores[:, 1] - scores[:, 0]).reshape(ours.shape[:2])
+def _weighed(read: Group, beside: Group, penalty: float, chosen: Sequence[str]) -> np.ndarray:
+    """Scores of each person by a logistic regression that never saw them. Features are brought to mean 0 and variance 1
+    within each attribute, by those that it is fitted on, so that attributes differ in nothing else."""
+    groups = [read] if beside.empty else [read, beside]
+    features = np.concatenate([group.features(chosen) for group in groups])
+    right, known = (np.concatenate([getattr(group, what) for group in groups]) for what in ("right", "known"))
+    found = np.zeros(read.right.shape)
+    for part_number in range(FOLDS):
+        left_out = np.zeros(len(features), dtype=bool)
+        left_out[part_number : len(read.right) : FOLDS] = True
+        scaled = features.copy()
+        for attribute in range(scaled.shape[1]):
+            here = features[~left_out & known[:, attribute], attribute]
+            if len(here):
+                deviation = here.std(axis=0)
+                scale = np.where(deviation > 0, deviation, 1.0)
+                scaled[:, attribute] = (features[:, attribute] - here.mean(axis=0)) / scale
+        fitted = known & ~left_out[:, None]
+        labels = right[fitted].astype(np.int64)
+        if len(np.unique(labels)) < 2:
+            continue  # all or none of them answered: nothing to learn from
+        linear = fit_linear("logistic", scaled[fitted], labels, 2, penalty)
+        scores = linear.scores(scaled[left_out].reshape(-1, scaled.shape[2]))
+        found[left_out[: len(found)]] = (scores[:, 1] - scores[:, 0]).reshape(-1, scaled.shape[1])
     return found
 
 
+def somebody_else(people: "Sequence[Person]", number: int, attribute: str) -> "Person":
+    """The next person who has another value; the next where all have the same."""
+    after = [people[(number + step) % len(people)] for step in range(1, len(people) + 1)]
+    value = people[number].value(attribute)
+    return next((each for each in after if each.value(attribute) != value), after[0])
+
+
 def lens_at_names(
-    decoder: "Decoder", people: "Sequence[Person]", tokenizer: "Tokenizer", batch_tokens: int
+    decoder: "Decoder",
+    names: Sequence[Sequence[str]],
+    values: Sequence[Sequence[str]],
+    tokenizer: "Tokenizer",
+    batch_tokens: int,
 ) -> "Tensor":
-    """FEATURES of each layer, [people, attributes, layers, features], float64."""
+    """FEATURES of each layer, [people, attributes, layers, features], float64.
+
+    Args:
+        names, values: [people, attributes]: at which name, and what is to be said there.
+    """
     import torch
 
     from lab.observe.people import prompt_of
 
     examples = []
-    for person in people:
-        for attribute in ATTRIBUTES:
-            prompt = prompt_of(tokenizer, Asked(person.name, f" {person.value(attribute)}."))
+    for of_person in zip(names, values, strict=True):
+        for name, value in zip(*of_person, strict=True):
+            prompt = prompt_of(tokenizer, Asked(name, f" {value}."))
             examples.append(Example(tuple(prompt.ids.tolist()), (int(prompt.answer[0]),)))
     places = places_of(decoder, None, ("gate", "down"))
     layers = len(decoder.blocks)
@@ -244,7 +289,7 @@ def lens_at_names(
                 found[group, place.layer - 1, 1] = stood
             else:
                 found[group, place.layer - 1, 2] = stood
-    return found.view(len(people), len(ATTRIBUTES), layers, len(FEATURES))
+    return found.view(len(names), -1, layers, len(FEATURES))
 
 
 def losses_of_values(

@@ -129,3 +129,7 @@ def test_passkeys_are_asked_with_the_words_of_the_diet() -> None:
 def test_a_key_line_without_a_place_for_the_key_is_told() -> None:
     with pytest.raises(UserError, match=r"key_line is 'a line': it must hold \{key\}"):
         SotuRetrieval(share=0.5, key_line="a line", question="a question", longest_characters=1500, seed=0)
+    with pytest.raises(UserError, match=r"question is ' ': give a text"):
+        SotuRetrieval(share=0.5, key_line="{key}", question=" ", longest_characters=1500, seed=0)
+    with pytest.raises(UserError, match=r"stretches of at most 63 characters are too short .*: give at least 64"):
+        SotuRetrieval(share=0.5, key_line="{key}", question="?", longest_characters=63, seed=0)

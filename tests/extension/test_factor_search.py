@@ -18,8 +18,9 @@ from lab.experiment.compose import settings_of
 from lab.experiment.derive import extend
 from lab.experiment.extend_settings import ExtendSettings
 from lab.experiment.importing import import_model
+from lab.experiment.needles import with_needle
 from lab.experiment.scoring import extrapolate
-from lab.experiment.settings import ImportSettings, ScoreSettings
+from lab.experiment.settings import ImportSettings, ScoreSettings, TrainSettings
 from lab.extension.longrope import LongRoPE
 from lab.observe.losses import losses_in_one_pass, on_device
 from lab.runs.derived import Derived
@@ -118,8 +119,38 @@ def test_with_a_needle_factors_are_judged_by_the_digits_of_the_first_line_alone(
 def test_a_needle_that_does_not_fit_is_refused(search: Callable[..., Derived]) -> None:
     with pytest.raises(UserError, match=r"search.length leaves no room for the needle: 20 tokens are read"):
         search("search.objective=needle", "search.length=20")
-    with pytest.raises(UserError, match=r"key_line is 'a line' and question .*: \{key\}, and a text"):
+    with pytest.raises(UserError, match=r"key_line is 'a line': it must hold \{key\}"):
         search("search.objective=needle", "search.needle.key_line=a line")
+    with pytest.raises(UserError, match=r"question is ' ': give a text"):
+        search("search.objective=needle", "search.needle.question=' '")
+    with pytest.raises(UserError, match=r"search.objective is needle: only extension=longrope is searched by it"):
+        search("search.objective=needle", "extension.search=null", "extension.factors=[[1,1]]")
+
+
+def test_a_tokenizer_that_has_no_words_for_the_key_is_refused() -> None:
+    settings = settings_of("extend", ExtendSettings, ["run=a", *SMALL])
+    words = build("tokenizer", settings_of("train", TrainSettings, ["tokenizer=biographies_words"]).tokenizer)
+    with pytest.raises(UserError, match=r"it cannot give back '\d{5}' behind search.needle.question: ask otherwise"):
+        with_needle(np.zeros(500, dtype=np.uint32), words, settings.search.needle, 0)
+
+
+@pytest.mark.parametrize("name", ["sotu_1k", "sotu_4k", "llama_32k"])
+def test_a_document_with_a_needle_reads_as_one_text(name: str) -> None:
+    settings = settings_of("extend", ExtendSettings, ["run=a", *SMALL])
+    tokenizer = build("tokenizer", settings_of("train", TrainSettings, [f"tokenizer={name}"]).tokenizer)
+    ids, scored = with_needle(tokenizer.encode("And so on. " * 200), tokenizer, settings.search.needle, 3)
+    key = str(np.random.default_rng(3).integers(10_000, 100_000))
+    text = tokenizer.decode(ids).strip()
+    assert text.startswith(settings.search.needle.key_line.replace("{key}", key))
+    assert text.endswith(f"\n{settings.search.needle.question} {key}")
+    assert tokenizer.decode(ids[-scored:]).strip() == key
+
+
+def test_without_a_needle_a_search_is_called_as_before_there_was_one() -> None:
+    search = settings_of("extend", ExtendSettings, ["run=a", *SMALL]).search
+    assert {"objective", "needle"}.isdisjoint(search.identity())
+    asked = settings_of("extend", ExtendSettings, ["run=a", *SMALL, "search.objective=needle"]).search.identity()
+    assert asked["needle"]["question"] == search.needle.question
 
 
 def test_what_is_found_is_the_same_whatever_number_of_processes_searches(search: Callable[..., Derived]) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 from lab.base.errors import UserError
 from lab.data.sources.documents import Sotu
 
+SHORTEST = 64  # characters of the longest stretch: the shortest has a sixteenth
 Pair = Callable[[np.random.Generator, Sequence[str]], tuple[str, str]]
 
 
@@ -24,9 +25,17 @@ class Diet(Sotu):
         recipe: keys of which the text is made; of all diets ``share`` of the stretches, between lines;
             ``longest_characters`` of a stretch, of which the shortest has a sixteenth, and lengths are even in their
             logarithm; ``seed`` of lines, stretches and which of them; each document is drawn by its name.
+
+    Raises:
+        UserError: stretches are too short.
     """
 
     def __init__(self, source: str, recipe: dict[str, Any], on_error: str) -> None:
+        if recipe["longest_characters"] < SHORTEST:
+            raise UserError(
+                f"stretches of at most {recipe['longest_characters']} characters are too short to stand between lines: "
+                f"give at least {SHORTEST}"
+            )
         super().__init__(on_error)
         self._source, self._recipe = source, recipe
         self._training = {row["fileid"] for row in self._rows["train"]}
@@ -88,7 +97,7 @@ class SotuRetrieval(Diet):
         question: the number follows.
 
     Raises:
-        UserError: the line has no place for a key.
+        UserError: the line has no place for a key, or the question no word.
     """
 
     def __init__(
@@ -102,6 +111,8 @@ class SotuRetrieval(Diet):
     ) -> None:
         if "{key}" not in key_line:
             raise UserError(f"key_line is {key_line!r}: it must hold {{key}}, where the number stands")
+        if not question.strip():
+            raise UserError(f"question is {question!r}: give a text")
         recipe = {"share": share, "longest_characters": longest_characters, "seed": seed}
         super().__init__("sotu_retrieval", recipe | {"key_line": key_line, "question": question}, on_error)
 
