@@ -354,8 +354,11 @@ def test_a_damaged_index_is_told_with_its_name(stream, folder, content):
 
 def test_a_folder_that_cannot_be_made_is_refused(stream, tmp_path):
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(UserError, match=r"file/blocks: .*; choose another folder of blocks"):
+    with pytest.raises(UserError, match=r"file/blocks cannot be written: not a directory; choose another folder"):
         write(stream(), tmp_path / "file" / "blocks")
+    (tmp_path / "blocks").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(UserError, match=r"blocks is a link to .*nowhere, which is not there: make that, or delete"):
+        write(stream(), tmp_path / "blocks" / "of_sotu")
 
 
 def test_what_goes_wrong_in_a_process_reaches_the_user(texts, tokenizer, tmp_path):

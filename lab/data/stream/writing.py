@@ -20,7 +20,7 @@ from safetensors.numpy import save
 
 from lab.base.errors import UserError
 from lab.base.failpoints import point
-from lab.base.files import write_whole
+from lab.base.files import make_folder, write_whole
 from lab.base.interruption import SIGNALS, Interruption
 from lab.data.stream.fingerprint import Fingerprint
 from lab.data.stream.order import BlockStream
@@ -148,10 +148,7 @@ def make_index(stream: BlockStream, folder: Path, identity: dict[str, Any]) -> i
         raise UserError(
             f"{folder}: holds blocks of another corpus, tokenizer, context or seed; choose another folder of blocks"
         )
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{folder}: {error.strerror}; choose another folder of blocks") from None
+    make_folder(folder)
     content = (json.dumps(index, indent=2, sort_keys=True) + "\n").encode()
     if stored is None:  # several parts may begin at the same moment, on one node or on many
         write_whole(folder / "index.json", content, beside=f".{platform.node()}.{os.getpid()}.new")
