@@ -129,7 +129,7 @@ def test_every_choice_gives_exactly_the_keys_of_its_settings(choice: str) -> Non
         checked_with_given(command, choice)
         return
     # An experiment for children changes what their parents have.
-    beside = ["data=biographies"] if choice == "experiment=questions" else []
+    beside = ["data=biographies", "start.run=runs/A"] if choice == "experiment=questions" else []
     keys_of(*checked_with_given(command, *beside, choice))
 
 

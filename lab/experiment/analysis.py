@@ -31,6 +31,7 @@ from lab.runs.derived import Derived
 from lab.runs.finding import runs_of, step_of
 from lab.runs.manifest import make_results
 from lab.runs.run import Model, Run
+from lab.runs.settings import RunSettings
 
 Sources = Sequence[tuple[str, Source]]
 
@@ -47,6 +48,12 @@ def analyze(settings: AnalyzeSettings) -> None:
             f"{study.label()} is about the people whom a decoder read of in training: leave evaluation= out, which "
             "chooses other documents"
         )
+    for run in runs:
+        if study.of_people and not isinstance(run.config, RunSettings):
+            raise UserError(
+                f"study={study.label()} asks about people, and {run.path}, which was not trained here, read of none: "
+                "train a run with data=biographies"
+            )
     sources = sources_of(runs, settings.evaluation, study.documents_of)
     of_vectors: Sources = []
     if isinstance(study, VectorStudy):
@@ -117,7 +124,7 @@ def labels_of(runs: Sequence[Model], study: Study) -> list[str]:
     labels = [run.label for run in runs]
     if not study.of_people:
         return labels
-    data = [str(run.config.data.corpus.label) for run in runs]
+    data = [str(run.config.data.corpus.label) if isinstance(run.config, RunSettings) else "" for run in runs]
     if len(set(labels)) == 1 < len(set(data)):
         return data
     return [f"{label} {each}" for label, each in zip(labels, data, strict=True)] if len(set(data)) > 1 else labels

@@ -9,6 +9,7 @@ import yaml
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
+from lab.base.errors import UserError
 from lab.base.settings import flatten
 from lab.experiment.compose import checked, configuration_folder
 from lab.experiment.settings import TrainSettings
@@ -31,12 +32,14 @@ def inherit(composed: DictConfig, overrides: Iterable[str]) -> DictConfig:
     go on.
 
     Raises:
-        UserError: the parent is missing or damaged.
+        UserError: the parent is not given, missing or damaged.
     """
     raw: Any = OmegaConf.to_container(composed, resolve=False)
     start = raw.get("start")
-    if not isinstance(start, Mapping) or start.get("name") != "run" or start.get("run") in (None, "???"):
+    if not isinstance(start, Mapping) or start.get("name") != "run":
         return composed
+    if start.get("run") in (None, "???"):  # told alone: keys that its parent has would be told as wrong beside
+        raise UserError("start.run must be given: add start.run=... to the command")
     given = given_keys(overrides)
     resolved: Any = OmegaConf.to_container(composed, resolve=True)
     for begun in [] if resolved["overwrite"] else _begun(resolved):

@@ -125,6 +125,9 @@ def load_tasks(settings: EvaluateSettings, tokenizer: str) -> list[Any]:
         if name not in manager.all_tasks:
             near = difflib.get_close_matches(name, manager.all_tasks)
             hint = f"; near it are {', '.join(near)}" if near else ""
+            if settings.folder is not None:
+                own = sorted(TaskManager(include_path=settings.folder, include_defaults=False).all_tasks)
+                hint = f"; {settings.folder} has {', '.join(own) or 'none'}{hint}"
             raise UserError(f"tasks names {name}, which the harness does not know{hint}; lm-eval ls tasks lists all")
     try:
         loaded = manager.load(list(names))

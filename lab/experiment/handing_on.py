@@ -27,6 +27,9 @@ def hand_on(settings: ExportSettings) -> None:
         UserError: the target exists, the model is missing, unfinished or damaged, or cannot be expressed abroad.
     """
     to = Path(settings.to)
+    if (to.suffix == ".gguf") != (settings.format == "gguf"):
+        told = "add format=gguf, or name a folder" if to.suffix == ".gguf" else "name a file that ends in .gguf"
+        raise UserError(f"to is {to} and format {settings.format}: {told}")
     refuse_link(to)
     if to.exists():
         raise UserError(f"{to} exists; name another, or delete it")

@@ -81,7 +81,7 @@ def sources_of(runs: Sequence[Model], evaluation: EvaluationSettings, split: str
                 context,
                 corpus.cluster,
                 corpus.clusters,
-                trained_on=partial(_trained_on, run, corpora),
+                trained_on=partial(_trained_on, run, corpora) if own else None,
             )
         found.append((f"{evaluation.label if split == 'test' else split}-{digest[:8]}", sources[place]))
     return found

@@ -48,6 +48,7 @@ REFUSED = {
     "data=files": "data.corpus.train lacks a path; give the path or URL of at least one file",
     "tokenizer=file tokenizer.path=x": "tokenizer.vocabulary must be given",
     "data.lanes=1000": "lanes is 1000",
+    "start=run": "start.run must be given: add start.run=... to the command",
     "data.corpus.on_error=ignore": "on_error is 'ignore'",
     "+scale.depth=3": "scale.depth is a key that nothing reads; scale has scale.vocabulary",
     "+colour=red": "colour is a key that nothing reads",

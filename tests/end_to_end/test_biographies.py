@@ -198,3 +198,8 @@ def test_prepare_writes_the_documents_out_and_says_how_often_a_person_is_read_of
     assert first["text"][: first["prompt"]].endswith(" Answer:")
     person = corpus.person(first["name"].split("/")[1])  # type: ignore[attr-defined]
     assert group_of(person) == "training"
+
+
+def test_questions_without_a_run_to_go_on_from_are_told_so_and_nothing_else(tmp_path: Path) -> None:
+    line = the_one_line(lab("train", "experiment=questions", "data.corpus.people=20", cwd=tmp_path))
+    assert line == "error: start.run must be given: add start.run=... to the command"

@@ -114,6 +114,10 @@ def test_it_is_studied_asked_and_measured_like_a_run(folder: Path) -> None:
     assert result.returncode == 0, result.stderr
     result = lab("generate", f"run={run.path}", "prompt=The state", "tokens=3", "greedy=true", cwd=folder)
     assert result.returncode == 0, result.stderr
+    line = the_one_line(lab("analyze", "study=p_probe", f"runs={run.path}", cwd=folder))
+    assert f"study=p_probe asks about people, and {run.path}, which was not trained here, read of none" in line
+    line = the_one_line(lab("extrapolate", "measure=answers", "evaluation=sotu", f"runs={run.path}", cwd=folder))
+    assert "measure=answers asks about people, and this decoder read of none: train it with data=biographies" in line
     table = folder / "bench.csv"
     bench = ("bench", "extrapolate", "evaluation=sotu", "--run", str(run.path), "--contexts", "3", "--rounds", "1")
     result = lab(*bench, "--csv", str(table), cwd=folder)

@@ -17,6 +17,9 @@ from transformers import LlamaForCausalLM
 
 from lab.base.errors import UserError
 from lab.exchange.row_order import half_split, side_by_side
+from lab.experiment.compose import settings_of
+from lab.experiment.handing_on import hand_on
+from lab.experiment.settings import ExportSettings
 from lab.runs.imported import Imported
 from lab.runs.run import open_model
 
@@ -250,6 +253,23 @@ def test_rows_of_queries_and_keys_in_two_orders_are_each_others_inverse() -> Non
     rows = torch.randn(6 * 8, 48)
     assert torch.equal(side_by_side(half_split(rows, 6), 6), rows)
     assert not torch.equal(half_split(rows, 6), rows)
+
+
+@pytest.mark.parametrize(
+    ("to", "format", "told"),
+    [
+        ("a.gguf", "huggingface", "add format=gguf, or name a folder"),
+        ("a", "gguf", "name a file that ends in .gguf"),
+    ],
+)
+def test_a_name_that_is_of_the_other_format_is_refused(
+    llama: Path, take: Take, tmp_path: Path, to: str, format: str, told: str
+) -> None:
+    model = take(llama)
+    keys = [f"run={model.path}", f"to={tmp_path / to}", f"format={format}"]
+    with pytest.raises(UserError, match=rf"{to} and format {format}: {told}"):
+        hand_on(settings_of("export", ExportSettings, keys))
+    assert not (tmp_path / to).exists()
 
 
 def test_an_export_that_would_replace_something_is_refused(llama: Path, take: Take, give: Callable[..., Path]) -> None:

@@ -157,7 +157,10 @@ def test_a_request_longer_than_longest_is_refused_and_nothing_is_cut(
 @pytest.mark.parametrize(
     ("keys", "line"),
     [
-        ({"tasks": ["choosen"]}, "tasks names choosen, which the harness does not know; near it are chosen"),
+        (
+            {"tasks": ["choosen"]},
+            "tasks names choosen, .* does not know; .* has .*chosen.*; near it are chosen",
+        ),
         ({"folder": "nowhere"}, "folder is nowhere, which is no folder"),
     ],
 )
