@@ -24,7 +24,7 @@ slurm-test: .venv/installed-test ## the tests on a real SLURM of two virtual nod
 	$(BIN)/python -m pytest tests/slurm
 
 docs-test: .venv/installed-test ## run the commands of README.md and docs/, follow their links (about 4 minutes on two cores)
-	$(BIN)/python -m pytest -n 2 --dist loadgroup tests/docs
+	$(BIN)/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder tests/docs
 
 check: .venv/installed-test ## format, lint and types
 	$(BIN)/ruff format --check .

@@ -69,7 +69,9 @@ def _all_wrong_keys(error: Exception) -> Exception:
     try:
         settings_of("train", TrainSettings, [first_of(each) for each in overrides])
     except UserError as told:
-        return told
+        # What a parent has is known when it is named: until then its keys would be told as wrong.
+        of_start = [line for line in told.args if str(line).startswith("start.run must be given")]
+        return UserError(*of_start) if of_start else told
     except Exception:
         return error
     return error

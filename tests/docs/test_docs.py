@@ -435,10 +435,7 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize(
     ("page", "command"),
-    [  # those of a page one after the other, in one process: some need what others have made
-        pytest.param(*each, id=f"{name(each[0])}: {each[1]}", marks=pytest.mark.xdist_group(name(each[0])))
-        for each in commands()
-    ],
+    [pytest.param(*each, id=f"{name(each[0])}: {each[1]}") for each in commands()],  # see conftest.py
 )
 def test_a_command_of_the_pages_runs(page: Path, command: str, folder_of: Callable[[Path], Path], clone: Path) -> None:
     wrong = complaint(command, clone if command.startswith("make ") else folder_of(page))
