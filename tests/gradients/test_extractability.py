@@ -15,21 +15,15 @@ from lab.base.tables import read_table
 from lab.data.biographies.people import ATTRIBUTES
 from lab.gradients.delta_position import KINDS
 from lab.gradients.extractability import (
-    ALL,
-    DIFFERENCES,
     FEATURES,
-    LENS,
-    LOSS,
-    OTHER,
     TOGETHER,
-    WITHOUT,
     Extractability,
-    Told,
     answered,
     lens_at_names,
     losses_of_values,
     somebody_else,
 )
+from lab.gradients.foretelling import ALL, DIFFERENCES, LENS, LOSS, OTHER, WITHOUT, Told
 from lab.measure.biography_recall import BiographyRecall
 from lab.observe import people as observed_people
 from lab.observe.fold import Fold
