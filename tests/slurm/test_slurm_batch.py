@@ -72,8 +72,10 @@ def test_slurm_warns_before_the_time_limit_and_a_job_is_requeued_so_often_only(s
     text = script.read_text()
     script.write_text(text.replace("RESTARTS=100", "RESTARTS=0"))
     assert script.read_text() != text
+    job = slurm.sbatch(str(script), *SMOKE, "scale.tokens=40960000", cwd=tmp_path)
+    slurm.during(job, lambda: last_checkpoint(tmp_path) >= 20)
     # The warning comes 300 s before the limit: at SLURM's next look at the job, within half a minute.
-    job = slurm.sbatch("--time=5", str(script), *SMOKE, "scale.tokens=4096000", cwd=tmp_path)
+    slurm.ask("scontrol", "update", f"jobid={job}", "TimeLimit=5")
     shown = slurm.ended(job)
     assert (shown["JobState"], shown["Restarts"], shown["ExitCode"]) == ("FAILED", "0", "1:0")
     line = "error: not requeued, as RESTARTS at the top of the script is 0; the same sbatch continues it"
