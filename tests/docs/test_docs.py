@@ -3,8 +3,8 @@
 Every line of a ```bash block is run, in a folder of its page that is empty at first, in the form that the first fitting
 row of RULES gives it. To write a command of a new kind, add a row. A row that fits no command fails, too. In a page's
 folder `runs/A` is a run, `runs/A-temperature-6ce182bf` one derived of it, `runs/B` one that was trained from another,
-`read/BIOGRAPHIES` one of people, and `lines.txt` a file of prompts, made when a command needs them. The recipes of CONTRIBUTING.md are followed in a copy
-of the tree.
+`read/BIOGRAPHIES` one of people, and `lines.txt` a file of prompts, made when a command needs them. The recipes of
+CONTRIBUTING.md are followed in a copy of the tree.
 """
 
 import functools
@@ -146,7 +146,7 @@ def tuned_a_little(command: str) -> list[str]:
 # Not among runs/*: documents of 63 tokens are too short for what is asked of all of them.
 READ_BIOGRAPHIES = (
     "test -d read/BIOGRAPHIES || { python -m lab.train experiment=biographies data.corpus.people=20 scale.tokens=10240"
-    " scale.warmup_steps=1 scale.validation_blocks=2 measure=none runs=read && mv read/biographies-* read/BIOGRAPHIES; }"
+    " scale.warmup_steps=1 scale.validation_blocks=2 measure=none runs=read && mv read/* read/BIOGRAPHIES; }"
 )
 
 
