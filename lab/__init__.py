@@ -10,7 +10,7 @@ import os
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from lab.runs.run import Model
+    from lab.runs.model import Model
 
 __all__ = ["open_run"]
 

@@ -12,7 +12,7 @@ from lab.evidence.weighing import weigh
 from lab.observe.measure import measures
 from lab.observe.scoring import clusters_of, rows_of
 from lab.runs.control import Control, Seed
-from lab.runs.run import Model
+from lab.runs.model import Model
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,8 @@ from lab.exchange.names import slug
 from lab.runs.derived import Derived
 from lab.runs.edited import Edited
 from lab.runs.identity import variant
-from lab.runs.run import Model, Run
+from lab.runs.model import Model
+from lab.runs.run import Run
 
 
 def card(model: Model, step: int | None) -> str:

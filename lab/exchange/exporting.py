@@ -29,7 +29,7 @@ from lab.exchange.names import abroad
 from lab.exchange.weights import write_tensors
 from lab.model.settings import ShapeSettings
 from lab.runs.extensions import ExtensionSettings
-from lab.runs.run import Model
+from lab.runs.model import Model
 
 ALIBI_FILE = "modeling_lab_alibi.py"
 

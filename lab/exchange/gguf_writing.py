@@ -13,7 +13,7 @@ from lab.data.tokenizer import Tokenizer
 from lab.exchange.exporting import query_factor, rope_rule, stored
 from lab.exchange.gguf import abroad
 from lab.exchange.row_order import side_by_side
-from lab.runs.run import Model
+from lab.runs.model import Model
 
 NORMAL, CONTROL, UNUSED = 1, 3, 5  # kinds of tokens
 

@@ -20,7 +20,8 @@ from lab.base.settings import flatten
 from lab.exchange.exporting import query_factor
 from lab.exchange.names import abroad
 from lab.exchange.weights import write_tensors
-from lab.runs.run import Model, Run
+from lab.runs.model import Model
+from lab.runs.run import Run
 
 TIED = (
     "Head and embedding are one matrix, whose update `merge_and_unload` would add twice, once for each: for a merged "

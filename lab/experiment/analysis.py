@@ -30,7 +30,8 @@ from lab.observe.vectors import Vectors
 from lab.runs.derived import Derived
 from lab.runs.finding import runs_of, step_of
 from lab.runs.manifest import make_results
-from lab.runs.run import Model, Run
+from lab.runs.model import Model
+from lab.runs.run import Run
 from lab.runs.settings import RunSettings
 
 Sources = Sequence[tuple[str, Source]]

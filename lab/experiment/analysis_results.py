@@ -12,7 +12,7 @@ from lab.evidence.interval import students
 from lab.evidence.quantities import WHOLE
 from lab.observe.measure import Source
 from lab.observe.study import Headline, Lines, Map, Number, Points, Study
-from lab.runs.run import Model
+from lab.runs.model import Model
 
 
 def evidence(

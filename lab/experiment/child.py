@@ -13,8 +13,9 @@ from lab.base.errors import UserError
 from lab.base.settings import flatten
 from lab.experiment.compose import checked, configuration_folder
 from lab.experiment.settings import TrainSettings
+from lab.runs.model import Model
 from lab.runs.parents import begun_from
-from lab.runs.run import Model, Run, open_model
+from lab.runs.run import Run, open_model
 from lab.runs.settings import FromRunSettings, RunSettings
 
 OWN = ("start", "trainer")  # a child's own: where it starts, and the hardware that it is trained on

@@ -14,7 +14,8 @@ from lab.runs.derived import Derived, extended_identity
 from lab.runs.extensions import ExtensionSettings, extended, write_tensor
 from lab.runs.finding import runs_of
 from lab.runs.identity import digest
-from lab.runs.run import Model, open_model
+from lab.runs.model import Model
+from lab.runs.run import open_model
 
 
 def extend_all(settings: ExtendSettings, command: str) -> list[Derived]:

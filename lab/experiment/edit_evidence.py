@@ -6,7 +6,7 @@ from lab.base.tables import Row
 from lab.experiment.edit_scoring import ASKED_BY, PARTS
 from lab.observe.measure import Item, Source
 from lab.report.edit import HOW
-from lab.runs.run import Model
+from lab.runs.model import Model
 
 STUDY = "edit"  # what the measures' names begin with
 WANTED = {"fact": "facts", "paraphrase": "paraphrases", "neighbour": "neighbours"}

@@ -22,7 +22,8 @@ from lab.model.attention import Attention
 from lab.model.decoder import Decoder
 from lab.model.precision import device_of, exact_products
 from lab.runs.checkpoints import Checkpoint
-from lab.runs.run import Model, open_model
+from lab.runs.model import Model
+from lab.runs.run import open_model
 
 DTYPES = {"float64": torch.float64, "float32": torch.float32}
 

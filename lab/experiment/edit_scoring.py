@@ -23,7 +23,7 @@ from lab.model.precision import device_of
 from lab.observe.losses import losses_in_one_pass, observed, on_device
 from lab.observe.measure import Item, Source
 from lab.observe.score_runs import sources_of
-from lab.runs.run import Model
+from lab.runs.model import Model
 from lab.runs.settings import RunSettings
 
 MOMENTS = ("before", "after")

@@ -22,7 +22,7 @@ from lab.observe.measure import segment_starts
 from lab.observe.score_runs import sources_of
 from lab.observe.scoring import ROOMS
 from lab.runs.environment import digest_of_code
-from lab.runs.run import Model
+from lab.runs.model import Model
 from lab.runs.settings import RunSettings
 
 TOGETHER = 8  # stretches that are read at a time

@@ -27,7 +27,7 @@ from lab.observe.measure import Item
 from lab.observe.scoring import ROOMS, digest_of_ids
 from lab.runs.environment import digest_of_code, hardware
 from lab.runs.identity import digest
-from lab.runs.run import Model
+from lab.runs.model import Model
 
 COLUMNS = ("generation", "origin", "kept", "loss_nats", "losses", "factors")
 RESCORED = 8  # of the best that were screened

@@ -17,7 +17,8 @@ from lab.experiment.settings import GenerateSettings
 from lab.model.decoder import Decoder
 from lab.model.decoding import sample
 from lab.model.precision import device_of
-from lab.runs.run import Model, open_model
+from lab.runs.model import Model
+from lab.runs.run import open_model
 
 
 def generate(settings: GenerateSettings) -> None:

@@ -19,7 +19,8 @@ from lab.model.memory import is_out_of_memory
 from lab.model.precision import device_of, exact_products
 from lab.report.lens import print_lens, write_lens_page
 from lab.runs.manifest import make_results
-from lab.runs.run import Model, open_model
+from lab.runs.model import Model
+from lab.runs.run import open_model
 
 DTYPES = {"float64": torch.float64, "float32": torch.float32}
 

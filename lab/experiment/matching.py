@@ -5,7 +5,8 @@ from pathlib import Path
 from lab.base.errors import UserError
 from lab.base.tables import Row
 from lab.runs.control import Control
-from lab.runs.run import Model, Run
+from lab.runs.model import Model
+from lab.runs.run import Run
 
 MATCHED = "validation_loss_nats"
 

@@ -17,7 +17,8 @@ from lab.model.precision import device_of
 from lab.observe.score_runs import score_runs
 from lab.observe.scoring import rows_of, setting_of
 from lab.runs.finding import runs_of
-from lab.runs.run import Model, Run
+from lab.runs.model import Model
+from lab.runs.run import Run
 
 
 def measure_noise(settings: CompareSettings) -> None:

@@ -28,7 +28,7 @@ from lab.observe.measure import Item
 from lab.observe.score_runs import sources_of
 from lab.runs.derived import Derived
 from lab.runs.extensions import ExtensionSettings
-from lab.runs.run import Model
+from lab.runs.model import Model
 
 MOST_K = 1.5  # of 1 + k ln s, that is tried
 

@@ -13,7 +13,7 @@ from lab.data.stream.tokenised import held_out
 from lab.observe.measure import Measure, Source
 from lab.observe.scoring import score_run
 from lab.runs.finding import step_of
-from lab.runs.run import Model
+from lab.runs.model import Model
 from lab.runs.settings import RunSettings
 
 

@@ -26,7 +26,7 @@ from lab.model.precision import DTYPES, exact_products
 from lab.observe.measure import Ids, Item, Measure, Row, Source
 from lab.observe.scores import Scores, proof
 from lab.runs.environment import digest_of_code, hardware, packages
-from lab.runs.run import Model
+from lab.runs.model import Model
 
 SCORING = ("setting", "evaluation", "step", "precision")  # the columns that tell one scoring from another
 WRITE_SECONDS = 10.0  # of scoring that a killed process loses at most

@@ -18,7 +18,8 @@ from lab.runs.derived import Derived
 from lab.runs.environment import hardware
 from lab.runs.imported import STEP, Imported
 from lab.runs.lock import holder
-from lab.runs.run import DERIVED, Run
+from lab.runs.model import DERIVED
+from lab.runs.run import Run
 
 LONGEST_LINE = 2**16  # bytes of a table's line
 COLUMNS = ("step", "of tokens", "loss", "tokens/s", "MB", "last checkpoint")

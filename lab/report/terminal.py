@@ -12,7 +12,7 @@ from lab.report.pictures import save
 from lab.report.tensorboard import write_curves
 
 if TYPE_CHECKING:
-    from lab.runs.run import Model
+    from lab.runs.model import Model
 
 
 def show_run(run: "Model", rows: Sequence[Row], fresh: bool) -> None:

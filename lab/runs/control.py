@@ -19,7 +19,7 @@ from typing import Any
 from lab.base.errors import UserError
 from lab.base.settings import flatten
 from lab.runs.facts import ABSENT, PARENT, Table, generation, own, table_of, text, under
-from lab.runs.run import Model
+from lab.runs.model import Model
 
 SHOWN = ("code.commit", "code.changed", "resume.allow")  # code.sha256, and what was let differ, are compared themselves
 # Parameters that only some variants have, and scores that only some runs have; those that have them must agree.

@@ -16,7 +16,8 @@ from lab.data.tokenizer import Tokenizer
 from lab.model.decoder import Decoder
 from lab.runs.checkpoints import Checkpoint
 from lab.runs.extensions import ExtensionSettings, extended, read_extensions
-from lab.runs.run import Model, open_model
+from lab.runs.model import Model
+from lab.runs.run import open_model
 
 DEEPEST = 32  # derived runs of derived runs
 

@@ -20,7 +20,7 @@ from lab.base.shown import plain
 from lab.model.decoder import Decoder
 from lab.runs.derived import Derived
 from lab.runs.extensions import ExtensionSettings, read_tensor
-from lab.runs.run import Model
+from lab.runs.model import Model
 
 TOLD = ("layer", "matrix", "step", "steps", "learning_rate")  # of an edit, in what a run is called
 

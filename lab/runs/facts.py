@@ -10,7 +10,7 @@ from typing import Any
 
 from lab.base.errors import UserError
 from lab.base.settings import flatten
-from lab.runs.run import Model
+from lab.runs.model import Model
 
 ABSENT = "absent"  # the value of a key that a run does not have
 PARENT = "start.parent."

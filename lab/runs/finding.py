@@ -6,7 +6,8 @@ from pathlib import Path
 
 from lab.base.errors import UserError
 from lab.base.files import matching
-from lab.runs.run import Model, open_model
+from lab.runs.model import Model
+from lab.runs.run import open_model
 
 
 def runs_of(given: str | Sequence[str]) -> list[Model]:

@@ -21,7 +21,7 @@ from lab.model.building import build_decoder, load_weights
 from lab.model.decoder import Decoder
 from lab.runs.checkpoints import Checkpoint, Checkpoints
 from lab.runs.extensions import extended
-from lab.runs.run import Model
+from lab.runs.model import Model
 from lab.runs.settings import ImportedSettings
 
 STEP = 0  # of its only checkpoint

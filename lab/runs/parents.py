@@ -9,7 +9,8 @@ from torch import Tensor
 
 from lab.base.errors import UserError
 from lab.base.settings import flatten
-from lab.runs.run import Model, Run, open_model
+from lab.runs.model import Model
+from lab.runs.run import Run, open_model
 from lab.runs.settings import FromRunSettings
 
 

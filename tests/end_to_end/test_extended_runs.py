@@ -24,7 +24,8 @@ from lab.experiment.generation import generate
 from lab.experiment.handing_on import hand_on
 from lab.experiment.settings import EvaluateSettings, ExportSettings, GenerateSettings
 from lab.model.decoder import Decoder
-from lab.runs.run import Model, open_model
+from lab.runs.model import Model
+from lab.runs.run import open_model
 
 CONTEXT, TRAINED = 64, 128  # of the parents; of children of RoPE's rules
 SHORT = ("scale.tokens=2048", "scale.warmup_steps=1", "scale.learning_rate=0.02", "trainer.compute_dtype=float32")

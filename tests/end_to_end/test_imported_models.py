@@ -14,7 +14,8 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from lab.base.tables import read_table
 from lab.runs.finding import runs_of
-from lab.runs.run import Model, open_model
+from lab.runs.model import Model
+from lab.runs.run import open_model
 
 END = "end_of_document=<|endoftext|>"
 SCORED = ("evaluation=sotu", "scoring.longest=4", "scoring.documents=12", "scoring.segments=1", "measure=excess")

@@ -25,7 +25,7 @@ from lab.experiment.extend_settings import ExtendSettings
 from lab.gradients.capture import Example, Place, capture, places_of
 from lab.gradients.parts import PARTS
 from lab.gradients.whole import WRITES
-from lab.runs.run import Model
+from lab.runs.model import Model
 
 SHORT = ("scale.tokens=2048", "scale.warmup_steps=1", "scale.learning_rate=0.02")
 TABLES = ("prompts", "ranks", "norms", "projections", "target_ranks")

@@ -19,7 +19,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from lab.base.parts import build
 from lab.base.tables import Row, write_table
 from lab.observe.scoring import rows_of
-from lab.runs.run import Model, open_model
+from lab.runs.model import Model
+from lab.runs.run import open_model
 
 DOCUMENTS = 5
 LONGEST = 8

@@ -15,7 +15,7 @@ from lab.experiment.derive import extend
 from lab.experiment.extend_settings import ExtendSettings
 from lab.runs.derived import Derived
 from lab.runs.imported import Imported
-from lab.runs.run import Model
+from lab.runs.model import Model
 
 TOKENS = torch.randint(0, 1024, (2, 6 * 64), generator=torch.Generator().manual_seed(0))  # of contexts of 64
 LONG = [1.0, 1.5, 2.0, 4.0]

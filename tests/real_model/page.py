@@ -24,7 +24,7 @@ from lab.observe.scoring import rows_of
 from lab.report.figures import curve_figure, lines_figure
 from lab.report.pictures import save
 from lab.runs.finding import runs_of
-from lab.runs.run import Model
+from lab.runs.model import Model
 
 TEMPLATE = Path(__file__).with_name("page.md.jinja")
 SINK_LAYERS = 5  # in the table: those whose share is greatest inside the window
