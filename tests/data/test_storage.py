@@ -7,7 +7,8 @@ import pytest
 from oracles.fault_server import random_faults, serve
 
 from lab.base.errors import UserError
-from lab.data.sources.remote import asked_wait, redirected, resolve
+from lab.data.sources.addresses import redirected, resolve
+from lab.data.sources.remote import asked_wait
 from lab.data.sources.storage import Network, open_file, seekable, sha256
 
 CONTENT = bytes(range(256)) * 16000  # 4 MB
