@@ -7,7 +7,8 @@ logits = run.decoder()(run.encode("the state of the union"))
 """
 
 import os
-from typing import TYPE_CHECKING
+import sys
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lab.runs.model import Model
@@ -24,9 +25,18 @@ os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "2000")
 
+# A command whose modules are still being loaded ends without a traceback, as it does later.
+if os.path.basename(sys.argv[0] if sys.argv else "") in ("-m", "lab"):
+
+    def _told(kind: type[BaseException], error: BaseException, trace: Any) -> None:
+        if not issubclass(kind, KeyboardInterrupt):
+            sys.__excepthook__(kind, error, trace)
+
+    sys.excepthook = _told
+
 
 def open_run(path: str) -> "Model":
-    """The run, or derived run, in a directory: see :class:`lab.runs.run.Model`.
+    """The run, or derived run, in a directory: see :class:`lab.runs.model.Model`.
 
     Raises:
         lab.base.errors.UserError: there is none, or it is damaged; the message says what to do.

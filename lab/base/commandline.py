@@ -123,6 +123,7 @@ def run_command(main: Callable[[], None]) -> None:
         check_working_folder()
         main()
     except KeyboardInterrupt:
+        print("SIGINT: stopped at once", file=sys.stderr)
         sys.exit(AtOnce.EXIT_CODE)
     except AtOnce as stopped:
         print(stopped, file=sys.stderr)

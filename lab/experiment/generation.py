@@ -9,6 +9,7 @@ import torch
 
 from lab.base.errors import UserError
 from lab.base.files import writable
+from lab.base.interruption import AtOnce
 from lab.base.progress import progress
 from lab.base.shown import plain
 from lab.base.tables import Row, write_table
@@ -85,9 +86,9 @@ def stream(model: Model, decoder: Decoder, prompt: str, settings: GenerateSettin
         for piece in pieces(model, decoder, prompt, settings, settings.seed):
             sys.stdout.write(told(piece))
             sys.stdout.flush()
-    except KeyboardInterrupt:
+    except KeyboardInterrupt:  # the usual way to end it, and nothing to tell
         sys.stdout.write("\n")
-        raise
+        sys.exit(AtOnce.EXIT_CODE)
     sys.stdout.write("\n")
 
 

@@ -93,3 +93,22 @@ def test_a_program_that_uses_the_lab_gets_its_handlers_back() -> None:
     with pytest.raises(Interrupted):
         run()
     assert {number: signal.getsignal(number) for number in SIGNALS} == before
+
+
+def test_a_command_that_is_interrupted_while_it_is_loaded_ends_without_a_traceback() -> None:
+    # Python tells each module when it has been loaded: these are the first of the lab's own.
+    process = subprocess.Popen(
+        [sys.executable, "-X", "importtime", "-m", "lab.export", "--help"],
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    assert process.stderr is not None
+    for line in process.stderr:
+        if line.rstrip().endswith(" lab"):
+            process.send_signal(signal.SIGINT)
+            break
+    told = process.stderr.read()
+    assert process.wait() in (-signal.SIGINT, AtOnce.EXIT_CODE)
+    assert "Traceback" not in told
