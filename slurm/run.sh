@@ -2,8 +2,17 @@
 set -uo pipefail
 
 # The warning before the time limit may come at any moment.
-step= warned=no again=no
-trap 'warned=yes again=yes; [ -z "$step" ] || kill -USR1 "$step" 2> /dev/null' USR1
+step= began= warned=no again=no reminder=
+trap 'warned=yes again=yes; [ -z "$step" ] || warn' USR1
+
+# Tell the step; a young one twice, as srun forgets what comes while it launches the tasks.
+warn() {
+    kill -USR1 "$step" 2> /dev/null
+    if ((SECONDS - began < 60)); then
+        { sleep 10 && kill -USR1 "$step"; } 2> /dev/null &
+        reminder=$!
+    fi
+}
 
 # Train one run, given the arguments of lab.train.
 train() {
@@ -96,14 +105,15 @@ run() {
     # No --kill-on-bad-exit: ranks that have saved end with code 75 one after the other, and the last would be killed.
     # A rank that is left alone notices and ends by itself. Nor any time limit after the first has ended: it may score.
     srun --kill-on-bad-exit=0 --wait=0 --cpus-per-task="${SLURM_CPUS_PER_TASK:-1}" "${PYTHON[@]}" -m "$@" &
-    step=$!
-    [ "$warned" = no ] || kill -USR1 "$step"
+    step=$! began=$SECONDS
+    [ "$warned" = no ] || warn
     trap 'again=yes' TERM # the step gets it too: this shell waits for what it has to say
     while true; do
         again=no
         wait "$step" && code=0 || code=$?
         [ "$again" = yes ] || break
     done
+    [ -z "$reminder" ] || kill "$reminder" 2> /dev/null
     # 75: it has saved. 138: the signal has killed it before it could listen; again it would be no better.
     [ "$warned" = no ] || [ "$code" != 138 ] ||
         fail "not requeued: the warning before the time limit came before the run could listen; give more --time than" \

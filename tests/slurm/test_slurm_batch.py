@@ -1,5 +1,6 @@
 """slurm/train.sbatch as it is shipped: trained, stopped, requeued, preempted, failed and cancelled by a real SLURM."""
 
+import contextlib
 import re
 import shutil
 import time
@@ -32,6 +33,17 @@ def copied(folder: Path) -> Path:
         shutil.copytree(ROOT / name, folder / name)
     shutil.copy(ROOT / "pyproject.toml", folder)
     return folder / "slurm" / "train.sbatch"
+
+
+def processes_in(folder: Path) -> list[str]:
+    """The commands of the lab that run in a folder; what starts them is none."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            words = (process / "cmdline").read_text().split("\0")
+            if words[1:3] == ["-m", "lab.train"] and (process / "cwd").resolve() == folder.resolve():
+                found.append(process.name)
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -82,9 +94,21 @@ def test_slurm_warns_before_the_time_limit_and_a_job_is_requeued_so_often_only(s
     assert output_of(tmp_path, job).splitlines()[-1] == line
 
 
+def test_a_warning_that_comes_while_srun_launches_the_run_is_told_again(slurm: Cluster, tmp_path: Path) -> None:
+    slow = tmp_path / "prolog"  # what srun runs before it launches
+    slow.write_text("#!/bin/bash\ntouch launching\nsleep 3\n")
+    slow.chmod(0o755)
+    job = slurm.sbatch(TRAIN, *SMOKE, "scale.tokens=40960000", cwd=tmp_path, SLURM_PROLOG=str(slow))
+    slurm.during(job, (tmp_path / "launching").exists)
+    slurm.ask("scancel", "--batch", "--signal=USR1", job)
+    slurm.requeued(job, 1)
+    slurm.ask("scancel", job)
+    assert "SIGUSR1 came: saved at optimiser step" in output_of(tmp_path, job)
+
+
 def test_a_warning_before_the_run_can_listen_is_an_error_and_no_requeue(slurm: Cluster, tmp_path: Path) -> None:
-    job = slurm.sbatch(TRAIN, *SMOKE, cwd=tmp_path)
-    until(lambda: f"{job}.0" in slurm.ask("squeue", "--noheader", "--steps", "--format=%i"))
+    job = slurm.sbatch(TRAIN, *SMOKE, *LONG, cwd=tmp_path)
+    slurm.during(job, lambda: processes_in(tmp_path))
     slurm.ask("scancel", "--batch", "--signal=USR1", job)
     shown = slurm.ended(job)
     assert (shown["JobState"], shown["Restarts"], shown["ExitCode"]) == ("FAILED", "0", "1:0")
