@@ -23,7 +23,7 @@ process-test: .venv/installed-test ## runs that are stopped, killed and continue
 slurm-test: .venv/installed-test ## the tests on a real SLURM of two virtual nodes (needs Debian's packages; it says which)
 	$(BIN)/python -m pytest tests/slurm
 
-docs-test: .venv/installed-test ## run the commands of README.md and docs/, follow their links (about 4 minutes on two cores)
+docs-test: .venv/installed-test ## run the commands of README.md and docs/, follow their links (about 8 minutes on two cores)
 	$(BIN)/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder tests/docs
 
 check: .venv/installed-test ## format, lint and types
