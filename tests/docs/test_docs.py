@@ -537,9 +537,20 @@ NUMBERS = {"an": "1", "one": "1", "two": "2", "three": "3", "four": "4", "five":
 LASTS = r"about ([\w.]+) (minute|hour)s?"
 
 
+def rules_of_make() -> str:
+    return "\n".join(path.read_text() for path in [ROOT / "Makefile", *sorted(ROOT.glob("docs/*.mk"))])
+
+
+@pytest.mark.parametrize("size", ["", "SMOKE=1"], ids=["whole", "smoke"])
+@pytest.mark.parametrize("target", re.findall(r"^([a-z-]+):.*## ", rules_of_make(), re.MULTILINE))
+def test_all_that_a_target_of_make_needs_is_known_to_it(target: str, size: str, clone: Path) -> None:
+    told = run(f"make --dry-run {target} {size}", clone)
+    assert told.returncode == 0, told.stdout + told.stderr
+
+
 def test_a_target_of_make_is_said_to_last_as_long_wherever_it_is_told() -> None:
     told: dict[str, set[tuple[str, str]]] = {}
-    for target, lasts in re.findall(r"^([a-z-]+):.*## .*?\((.*)\)$", (ROOT / "Makefile").read_text(), re.MULTILINE):
+    for target, lasts in re.findall(r"^([a-z-]+):.*## .*?\((.*)\)$", rules_of_make(), re.MULTILINE):
         told.setdefault(target, set()).update(re.findall(LASTS, lasts))
     for page in PAGES:
         text = " ".join(page.read_text(encoding="utf-8").split())
