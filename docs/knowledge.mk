@@ -44,7 +44,8 @@ knowledge_multi5_grammar := $(knowledge_multi5) data.corpus.style=grammar
 knowledge_of = $(if $(filter %_fullname,$(1)),$(knowledge_$(1:%_fullname=%)) data.corpus.full_name=true,$(knowledge_$(1)))
 KNOWLEDGE_EACH := $(foreach seed,$(KNOWLEDGE_SEEDS),$(foreach arm,$(KNOWLEDGE_ARMS),knowledge-arm-$(arm).$(seed)) knowledge-mixed.$(seed))
 KNOWLEDGE_REST := $(foreach seed,$(KNOWLEDGE_SEEDS),$(foreach arm,$(KNOWLEDGE_MORE),knowledge-more-$(arm).$(seed)) knowledge-lora.$(seed)) \
-	knowledge-bpe-single.0 knowledge-bpe-multi5_permute.0
+	knowledge-bpe-single.0 knowledge-bpe-multi5_permute.0 \
+	$(foreach seed,$(KNOWLEDGE_SEEDS),knowledge-masked-single.$(seed) knowledge-masked-multi5_permute.$(seed))
 .PHONY: knowledge knowledge-full $(KNOWLEDGE_EACH) $(KNOWLEDGE_REST)
 
 knowledge: .venv/installed ## docs/knowledge.md: what a decoder of biographies can be asked (hours, not measured yet; SMOKE=1: minutes)
@@ -67,8 +68,8 @@ $(filter knowledge-mixed.%,$(KNOWLEDGE_EACH)):
 	OMP_NUM_THREADS=1 $(BIN)/python -m lab.train experiment=biographies $(KNOWLEDGE_SIZE) $(KNOWLEDGE_TWICE) data.corpus.content=both \
 		'data.weights={entries: 1, questions: 1}' seed=$(seed) runs=$(KNOWLEDGE_RUNS)
 
-# The other data sets of the paper, its celebrities (who alone are asked about), rewritten people, a grammar; LoRA; and
-# two data sets, once, with a tokenizer in which names and values are several tokens.
+# The other data sets of the paper, its celebrities (who alone are asked about), rewritten people, a grammar; LoRA; two
+# data sets, once, with a tokenizer in which names and values are several tokens; and with words that are hidden.
 knowledge_more = $(KNOWLEDGE_RUNS)_more/rope-*-$(arm)-seed$(seed)-????????
 $(filter knowledge-more-%,$(KNOWLEDGE_REST)):
 	OMP_NUM_THREADS=1 $(BIN)/python -m lab.train experiment=biographies $(KNOWLEDGE_SIZE) $(call knowledge_of,$(arm)) seed=$(seed) runs=$(KNOWLEDGE_RUNS)_more
@@ -78,11 +79,17 @@ $(filter knowledge-bpe-%,$(KNOWLEDGE_REST)):
 	OMP_NUM_THREADS=1 $(BIN)/python -m lab.train experiment=biographies $(KNOWLEDGE_SIZE) $(KNOWLEDGE_BPE) $(knowledge_$(arm)) seed=$(seed) runs=$(KNOWLEDGE_RUNS)_bpe
 	OMP_NUM_THREADS=1 $(BIN)/python -m lab.train experiment=questions start=run start.run=$$(echo $(KNOWLEDGE_RUNS)_bpe/rope-*-$(arm)-seed$(seed)-????????) \
 		$(KNOWLEDGE_BPE_ASKED) runs=$(KNOWLEDGE_RUNS)_bpe_asked
+$(filter knowledge-masked-%,$(KNOWLEDGE_REST)): arm = $(basename $(@:knowledge-masked-%=%))
+$(filter knowledge-masked-%,$(KNOWLEDGE_REST)):
+	OMP_NUM_THREADS=1 $(BIN)/python -m lab.train experiment=biographies model=bidirectional_rope objective=masked $(KNOWLEDGE_SIZE) $(knowledge_$(arm)) \
+		seed=$(seed) runs=$(KNOWLEDGE_RUNS)_masked
+	OMP_NUM_THREADS=1 $(BIN)/python -m lab.train experiment=questions start=run $(KNOWLEDGE_ASKED) runs=$(KNOWLEDGE_RUNS)_masked_asked \
+		start.run=$$(echo $(KNOWLEDGE_RUNS)_masked/bidirectional_rope-*-$(arm)-seed$(seed)-????????)
 $(filter knowledge-lora.%,$(KNOWLEDGE_REST)):
 	OMP_NUM_THREADS=1 $(BIN)/python -m lab.train experiment=questions start=run start.run=$$(echo $(KNOWLEDGE_RUNS)/rope-*-multi5_permute-seed$(seed)-????????) \
 		adapter=lora adapter.rank=8 adapter.embedding_rank=21 scale.learning_rate=3e-3 $(KNOWLEDGE_ASKED) runs=$(KNOWLEDGE_RUNS)_lora
 
-knowledge-full: knowledge ## the same of the paper's other data sets, celebrities, rewritten people, a grammar, LoRA, and another tokenizer (hours more, not measured yet)
+knowledge-full: knowledge ## docs/knowledge-full.md: the paper's other data sets, celebrities, rewritten people, a grammar, LoRA, another tokenizer, masked models (hours more, not measured yet)
 	$(MAKE) --jobs $(KNOWLEDGE_JOBS) $(KNOWLEDGE_REST)
 	for part in "" _asked; do $(BIN)/python -m lab.compare runs="[$(KNOWLEDGE_RUNS)$$part/rope-*-single-seed?-????????,$(KNOWLEDGE_RUNS)_more$$part/*]" \
 		factor=data reference=single 'measure=[answers,biography_recall]' output=$(KNOWLEDGE)/knowledge/more$$part || exit 1; done
@@ -90,6 +97,11 @@ knowledge-full: knowledge ## the same of the paper's other data sets, celebritie
 		allow=[optimizer,scale.learning_rate] 'measure=[answers,biography_recall]' output=$(KNOWLEDGE)/knowledge/lora
 	for part in "" _asked; do $(BIN)/python -m lab.compare runs="$(KNOWLEDGE_RUNS)_bpe$$part/*" factor=data reference=single 'measure=[answers,biography_recall]' \
 		output=$(KNOWLEDGE)/knowledge/bpe$$part || exit 1; done
+	for part in "" _asked; do $(BIN)/python -m lab.compare runs="$(KNOWLEDGE_RUNS)_masked$$part/*" factor=data reference=single 'measure=[answers,biography_recall]' \
+		output=$(KNOWLEDGE)/knowledge/masked$$part || exit 1; done
+	$(BIN)/python -m lab.claims --study knowledge_full --output $(KNOWLEDGE)/knowledge-full.md --documents asked=$(KNOWLEDGE)/knowledge/asked/documents.csv.gz \
+		more=$(KNOWLEDGE)/knowledge/more_asked/documents.csv.gz masked=$(KNOWLEDGE)/knowledge/masked/documents.csv.gz \
+		'masked and asked=$(KNOWLEDGE)/knowledge/masked_asked/documents.csv.gz'
 
 # Position encodings crossed with knowledge: what of it can be asked for beyond C?
 BEYOND_MODELS := nope rope alibi window_rope narrow_window_nope

@@ -129,7 +129,13 @@ def test_every_choice_gives_exactly_the_keys_of_its_settings(choice: str) -> Non
         checked_with_given(command, choice)
         return
     # An experiment for children changes what their parents have.
-    beside = ["data=biographies", "start.run=runs/A"] if choice == "experiment=questions" else []
+    beside = {
+        "experiment=questions": ["data=biographies", "start.run=runs/A"],
+        # What sees all is trained on what is hidden, and the other way about.
+        "model=bidirectional_rope": ["objective=masked"],
+        "model/attention=bidirectional": ["model=rope", "objective=masked"],
+        "objective=masked": ["model=bidirectional_rope"],
+    }.get(choice, [])
     keys_of(*checked_with_given(command, *beside, choice))
 
 
@@ -144,7 +150,7 @@ def test_every_command_gives_exactly_the_keys_of_its_settings(command: str) -> N
 
 
 def test_there_is_a_choice_of_every_part() -> None:
-    for role in ("optimizer", "schedule", "logger", "measure", "extension", "method", "study", "adapter"):
+    for role in ("optimizer", "schedule", "logger", "measure", "extension", "method", "study", "adapter", "objective"):
         assert set(parts_of(role)) == set(choices(role)) - {"none"}
     for role in ("position", "attention"):
         assert set(parts_of(role)) <= set(choices(f"model/{role}"))
@@ -166,7 +172,7 @@ def test_several_segments_of_a_document_are_scored_unless_it_is_said_otherwise()
 
 
 def test_the_seven_variants_and_the_scales_are_those_offered() -> None:
-    assert set(choices("model")) == {*VARIANTS, *ABSOLUTE}
+    assert set(choices("model")) == {*VARIANTS, *ABSOLUTE, "bidirectional_rope"}
     assert set(choices("scale")) == {
         *SCALES,
         "biographies",

@@ -32,6 +32,7 @@ DECLARED: dict[str, str | tuple[str, ...]] = {
     "schedule": "lab.training.settings",
     "logger": "lab.training.settings",
     "adapter": "lab.training.settings",
+    "objective": "lab.training.settings",
     "extension": "lab.extension.settings",
     "measure": "lab.measure",
     "method": "lab.gradients.edits",

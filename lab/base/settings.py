@@ -192,7 +192,8 @@ def _told(error: Any, name: str, holder: type[Settings] | None, root: type[Setti
         return f"{name} is a key that nothing reads{hint}; {group or 'at the top'} has {', '.join(full)}"
     if sort == "value_error":  # of a key itself, or of several keys of a group
         of_key = holder is not None and not kinds(holder.model_fields[name.rpartition(".")[2]].annotation)
-        return f"{name}{' ' if of_key else ': '}{str(error['msg']).removeprefix('Value error, ')}"
+        told = str(error["msg"]).removeprefix("Value error, ")
+        return f"{name}{' ' if of_key else ': '}{told}" if name else told
     if sort in ("model_type", "model_attributes_type", "dict_type") and not isinstance(value, Mapping):
         return f"{name} is {_shown(value)}: {_choices(name, holder) or 'give a mapping of keys to values'}"
     if sort in ("union_tag_invalid", "union_tag_not_found"):

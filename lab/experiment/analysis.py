@@ -61,6 +61,7 @@ def analyze(settings: AnalyzeSettings) -> None:
         of_vectors = sources_of(runs, settings.evaluation, study.vectors.documents_of)
     for run, (_, source) in zip(runs, sources, strict=True):
         study.fits(run.context)
+        run.must_foretell(f"study={study.label()}")
         if study.of_people:
             check_people(run, source)
         if isinstance(study, VectorStudy) and study.of_extensions and not isinstance(run, Derived):

@@ -23,6 +23,7 @@ ONE = (
         "extension",
         "method",
         "model",
+        "objective",
         "optimizer",
         "scale",
         "schedule",
@@ -55,6 +56,7 @@ def composed(name: str, overrides: Sequence[str], folder: str | None = None) -> 
 
     refuse_twice(overrides)
     refuse_several(overrides)
+    refuse_nothing(overrides)
     overrides = of_child(overrides)
     for override in overrides:
         if first_of(override) != override:
@@ -119,6 +121,14 @@ def refuse_several(overrides: Iterable[str]) -> None:
         if listed and group in ONE and (Path(configuration_folder()) / group).is_dir():
             first = listed[1].split(",")[0].strip()
             raise UserError(f"{each} names several, and there is one at a time: give {group}={first}, or another")
+
+
+def refuse_nothing(overrides: Iterable[str]) -> None:
+    """Raises UserError for a choice of nothing, which Hydra cannot read."""
+    for each in overrides:
+        group, _, choice = each.partition("=")
+        if choice.strip() in ("", "null") and group in ONE and (Path(configuration_folder()) / group).is_dir():
+            raise UserError(f"{each} chooses nothing: leave {group} out, or name one of conf/{group}")
 
 
 def _forced(override: str) -> str:

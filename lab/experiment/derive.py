@@ -45,6 +45,7 @@ def extend(settings: ExtendSettings, run: str, command: str) -> Derived:
         where = where.resolve()
     parent = open_model(where)
     parent.check()
+    parent.must_foretell("an extension")
     if parent.manifest["state"] != "finished":
         raise UserError(f"{parent.path} is unfinished: train it to its end with the command that began it")
     asked = {"extension": settings.extension.plain(), "vectors": settings.vectors.plain()}

@@ -104,6 +104,7 @@ def _parent(run: str) -> Model:
         where = where.resolve()
     parent = open_model(where)
     parent.check()
+    parent.must_foretell("an edit")
     if parent.manifest["state"] != "finished":
         raise UserError(f"{parent.path} is unfinished: train it to its end with the command that began it")
     return parent

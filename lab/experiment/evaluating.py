@@ -64,6 +64,7 @@ def evaluate(settings: EvaluateSettings) -> None:
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     model = open_model(settings.run)
     model.check()
+    model.must_foretell("lab.evaluate")
     step, device = step_of(model, settings.checkpoint), device_of(settings.accelerator, settings.threads)
     longest = settings.longest or model.context
     with tempfile.TemporaryDirectory() as made:

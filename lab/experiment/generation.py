@@ -39,6 +39,7 @@ def generate(settings: GenerateSettings) -> None:
         writable(Path(settings.to))
     model = open_model(settings.run)
     model.check()
+    model.must_foretell("lab.generate")
     if lines is None and settings.prompt is None and (sys.stdin is None or sys.stdin.isatty()):
         raise UserError("prompt must be given: add prompt=... to the command, or write to its standard input")
     text = "" if lines is not None else read_input() if settings.prompt is None else settings.prompt

@@ -35,6 +35,7 @@ def hand_on(settings: ExportSettings) -> None:
         raise UserError(f"{to} exists; name another, or delete it")
     model = open_model(settings.run)
     model.check()
+    model.must_foretell("an export")
     step = step_of(model, settings.checkpoint)
     beside = to.with_name(f".{to.name}.new")
     refuse_link(beside)

@@ -35,6 +35,7 @@ def lens(settings: LensSettings) -> Tables:
     asked = asked_of(settings)
     model = open_model(settings.run)
     model.check()
+    model.must_foretell("lab.lens")
     step = None if settings.checkpoint == "last" else settings.checkpoint
     tokenizer = model.tokenizer()
     facts = facts_of(asked, tokenizer, settings)

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import UInt32
 
 from lab.base.errors import UserError
-from lab.base.parts import build
+from lab.base.parts import build, parts_of
 from lab.base.settings import flatten
 from lab.cluster.ranks import detect
 from lab.data.sources.documents import Corpus
@@ -83,12 +83,22 @@ class Setup:
         self.measures: dict[str, Measure] = given.measure.chosen
         for measure in self.measures.values():
             measure.fits(scale.context)
+            if measure.foretells and not config.model.attention.causal:
+                others = [
+                    name for name, kind in parts_of("measure").items() if not getattr(kind.settings, "foretells", True)
+                ]
+                raise UserError(
+                    f"measure={measure.label()} is of decoders that foretell the next token, and model.attention is "
+                    f"{config.model.attention.name}: give measure=none, or one of {', '.join(others)}"
+                )
         self.order = order_identity(config, self.corpus_manifest["digest"], self.tokenizer.digest)
         self.start: Start = self._started()
         with torch.device("meta"):
             self.shape = self._built(seed=config.seed)
             if config.adapter is not None:
                 build("adapter", config.adapter)(self._built(seed=None), config.seed)  # or its shapes do not fit
+        if config.objective is not None:
+            build("objective", config.objective, tokenizer=self.tokenizer, seed=config.seed)  # or it does not fit
         self.kernel = self.choose_kernel()
         if self.measures:
             kernel_of(self.shape, self.device, given.scoring.dtype)  # or it could not be scored in the end
@@ -248,7 +258,8 @@ class Setup:
         """The attention kernel that will serve this run. Raises UserError if the one asked for cannot."""
         dtype = DTYPES[self.config.trainer.compute_dtype]
         isolated = self.config.data.isolate_documents
-        case = Case(self.device, dtype, self.window, self.shape.position.slopes is not None, isolated)
+        slopes = self.shape.position.slopes is not None
+        case = Case(self.device, dtype, self.window, slopes, isolated, self.config.model.attention.causal)
         return choose(self.config.kernel, case)
 
     @property

@@ -30,6 +30,7 @@ class AnswersAfter(Measure):
     unit = "answers wrong"
     difference_unit = "of the answers"
     shows_shortest = True
+    foretells = False
 
     contexts: Annotated[list[Annotated[float, Field(ge=0)]], Field(min_length=1)] = key(
         "amounts of text before the question, in contexts C; 0: none"
@@ -118,7 +119,7 @@ class AnswersBehind(AnswersAfter):
     def prompt(
         self, corpus: "Biographies", tokenizer: "Tokenizer", person: "Person", attribute: str, tokens: int
     ) -> "tuple[Prompt, int]":
-        from lab.observe.people import Prompt, prompt_of
+        from lab.observe.people import prompt_of
 
         asked = prompt_of(tokenizer, corpus.ask(person, attribute))
         others, read = corpus.members("training"), 0
@@ -131,4 +132,4 @@ class AnswersBehind(AnswersAfter):
             before.insert(0, np.concatenate((one.ids, one.answer[:-1])))  # the next begins with the end of a document
             read += len(before[0])
         ids = np.concatenate(before)
-        return Prompt(ids[max(0, read - tokens) :], asked.answer), min(read, tokens)
+        return asked._replace(ids=ids[max(0, read - tokens) :]), min(read, tokens)

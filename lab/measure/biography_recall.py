@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -22,12 +22,13 @@ class BiographyRecall(PeopleMeasure):
     (Allen-Zhu and Li 2023, arXiv 2309.14316).
 
     An entry is read alone, not in a window with others, where a decoder could copy; a value that stands before the name
-    is left out, for nothing tells it yet. Of every person, whatever the group: ``biography_recall`` all tokens of a
-    value, ``biography_recall_first`` its first; ``segment`` is the attribute's number. ``loss_nats`` is the mean over
-    the value's tokens; ``biography_name`` holds that of the name. ``biography_bits``: what of a person is stored, in
-    bits a parameter of the decoder if all people are so: the capacity of Part 3.3 (Allen-Zhu and Li 2024, arXiv
-    2404.05405), N (log2(N0 / e^p1) + log2(S0 / e^p2)) / P with N people of N0 names and S0 sets of values, P
-    parameters, and p1, p2 the summed losses of name and values in nats.
+    is left out, for nothing tells it yet. A decoder that sees what comes after is shown a gap in the place of each
+    token of a value, one value at a time, wherever it stands; it has no loss of the name, and no bits. Of every person,
+    whatever the group: ``biography_recall`` all tokens of a value, ``biography_recall_first`` its first; ``segment`` is
+    the attribute's number. ``loss_nats`` is the mean over the value's tokens; ``biography_name`` holds that of the
+    name. ``biography_bits``: what of a person is stored, in bits a parameter of the decoder if all people are so: the
+    capacity of Part 3.3 (Allen-Zhu and Li 2024, arXiv 2404.05405), N (log2(N0 / e^p1) + log2(S0 / e^p2)) / P with N
+    people of N0 names and S0 sets of values, P parameters, and p1, p2 the summed losses of name and values in nats.
     """
 
     unit = "values not known"
@@ -57,6 +58,7 @@ class BiographyRecall(PeopleMeasure):
             details = {
                 "entries": entries,
                 "end": source.tokenizer.end_of_document,
+                "gap": source.tokenizer.unknown,
                 "people": everyone,
                 "bits": known,
             }
@@ -69,6 +71,8 @@ class BiographyRecall(PeopleMeasure):
         from lab.observe.people import padded
 
         entries = item.details["entries"]
+        if not decoder.causal:
+            return self._of_gaps(decoder, entries, item.details["gap"])
         ids = padded([each.ids for _, _, each in entries], item.details["end"]).astype(np.int64)
         tokens = torch.from_numpy(ids).to(decoder.embedding.device)
         logits = decoder.logits(decoder.hidden(tokens[:, :-1])).float()
@@ -98,6 +102,27 @@ class BiographyRecall(PeopleMeasure):
             if len(losses_of) == len(ATTRIBUTES) + 1:
                 bits = item.details["people"] * (item.details["bits"] - sum(losses_of) / math.log(2)) / parameters
                 rows.append(of_entry | {"measure": "biography_bits", "value": bits})
+        return rows
+
+    def _of_gaps(self, decoder: "Decoder", entries: Sequence[Any], gap: int) -> list[Row]:
+        """What a decoder that sees what comes after puts in the place of each value."""
+        from lab.observe.people import filled
+
+        places = [
+            ({"document": person, "start_position": place, "segment": segment}, entry.ids, entry.values[attribute])
+            for person, place, entry in entries
+            for segment, attribute in enumerate(ATTRIBUTES)
+        ]
+        shown = []
+        for _, ids, (first, behind) in places:
+            text = ids.copy()
+            text[first:behind] = gap
+            shown.append(text)
+        rows: list[Row] = []
+        for (of_value, ids, (first, behind)), said in zip(places, filled(decoder, shown), strict=True):
+            right = said[first:behind] == ids[first:behind]
+            rows.append(of_value | {"correct": int(right.all())})
+            rows.append(of_value | {"measure": "biography_recall_first", "correct": int(right[0])})
         return rows
 
     @classmethod

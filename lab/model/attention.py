@@ -1,7 +1,7 @@
-"""Grouped-query attention, full or windowed. The scores are computed by one of ``lab.model.kernels``."""
+"""Grouped-query attention, full, windowed or bidirectional. The scores are computed by one of ``lab.model.kernels``."""
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float, Int
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Attention(nn.Module):
-    """Causal grouped-query attention without biases (Ainslie et al. 2023; shapes as in TinyLlama).
+    """Grouped-query attention without biases (Ainslie et al. 2023; shapes as in TinyLlama).
 
     Args:
         width: width of the residual stream.
@@ -27,12 +27,15 @@ class Attention(nn.Module):
         head_dim: width of one head.
         window: how many keys a query sees, its own included; ``None`` means all before it.
         kernel: ``auto``, ``matched`` or a kernel's name; see :func:`lab.model.kernels.choose`.
+        causal: whether a query sees nothing behind itself.
 
     Raises:
         ValueError: heads do not divide, or ``window`` is below 1.
     """
 
-    def __init__(self, width: int, heads: int, kv_heads: int, head_dim: int, window: int | None, kernel: str) -> None:
+    def __init__(
+        self, width: int, heads: int, kv_heads: int, head_dim: int, window: int | None, kernel: str, causal: bool = True
+    ) -> None:
         super().__init__()
         if kv_heads < 1 or heads % kv_heads:
             raise ValueError(f"{kv_heads} key heads do not divide {heads} query heads")
@@ -41,6 +44,7 @@ class Attention(nn.Module):
         self.heads, self.kv_heads, self.head_dim = heads, kv_heads, head_dim
         self.window = window
         self.kernel = kernel
+        self.causal = causal
         self.query = Linear(width, heads * head_dim)
         self.key = Linear(width, kv_heads * head_dim)
         self.value = Linear(width, kv_heads * head_dim)
@@ -48,7 +52,7 @@ class Attention(nn.Module):
 
     def prepare(self, queries: int, offset: int, slopes: bool, dtype: torch.dtype, device: torch.device) -> None:
         """Make ready for queries from a position on; the decoder calls this once a pass, outside compiled code."""
-        case = Case(device.type, dtype, self.window, slopes)
+        case = Case(device.type, dtype, self.window, slopes, causal=self.causal)
         kernels.prepare(self.kernel, case, queries, offset, device)
 
     def forward(
@@ -93,5 +97,11 @@ class Attention(nn.Module):
                 offset=offset,
                 documents=documents,
                 kernel=self.kernel,
+                causal=self.causal,
             )
         return self.output(mixed.transpose(1, 2).reshape(batch, time, -1))
+
+
+def bidirectional(**shape: Any) -> Attention:
+    """Attention to all keys of a text, whatever their place. Arguments and errors as of :class:`Attention`."""
+    return Attention(**shape, causal=False)

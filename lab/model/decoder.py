@@ -121,6 +121,11 @@ class Decoder(nn.Module):
             initialise(self, seed, width, layers)
 
     @property
+    def causal(self) -> bool:
+        """Whether no position sees what comes after it."""
+        return all(cast(Attention, block.attention).causal for block in self.blocks)
+
+    @property
     def table(self) -> Float[Tensor, "vocabulary width"]:
         """The embedding as it is read, by a tied head too: with what an adapter adds to it."""
         return self.embedding if self.adapted is None else self.adapted(self)

@@ -43,6 +43,8 @@ class Cache:
     """
 
     def __init__(self, decoder: Decoder) -> None:
+        if not decoder.causal:
+            raise ValueError("a decoder that sees what comes after cannot read on: it would have to read all again")
         self._windows = [block.attention.window for block in decoder.blocks if isinstance(block, Block)]
         self._tokens: Int[Tensor, "batch tokens"] | None = None
         self._clear()

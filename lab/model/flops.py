@@ -43,13 +43,14 @@ def training_flops(
     head_dim: int,
     context: int,
     window: int | None,
+    causal: bool = True,
 ) -> FlopsPerToken:
-    """Operations of one training token at this shape; ``window`` as in attention."""
+    """Operations of one training token at this shape; ``window`` and ``causal`` as in attention."""
     layer = width * head_dim * (2 * heads + 2 * kv_heads) + 3 * width * hidden
     per_key = 12.0 * layers * heads * head_dim
     return FlopsPerToken(
         matrices=6.0 * (layers * layer + vocabulary * width),
-        attention=per_key * mean_keys(context, window),
+        attention=per_key * (mean_keys(context, window) if causal else context),
         attention_full=per_key * (context if window is None else min(window, context)),
     )
 

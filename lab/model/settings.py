@@ -63,8 +63,17 @@ class LearnedSettings(PositionSettings):
     name: Literal["learned"] = "learned"
 
 
+class AttentionSettings(Settings):
+    """What every attention has.
+
+    ``causal``: whether a query sees nothing behind itself, as who foretells the next token must.
+    """
+
+    causal: ClassVar[bool] = True
+
+
 @part("attention", "lab.model.attention:Attention")
-class FullAttentionSettings(Settings):
+class FullAttentionSettings(AttentionSettings):
     """Every query sees all keys before it."""
 
     name: Literal["full"] = "full"
@@ -72,11 +81,21 @@ class FullAttentionSettings(Settings):
 
 
 @part("attention", "lab.model.attention:Attention")
-class WindowedAttentionSettings(Settings):
+class WindowedAttentionSettings(AttentionSettings):
     """Every query sees the last keys only."""
 
     name: Literal["window"] = "window"
     window: Count = key("keys that a query sees, its own included")
+
+
+@part("attention", "lab.model.attention:bidirectional")
+class BidirectionalAttentionSettings(AttentionSettings):
+    """Every query sees all keys, those behind it too; trained with objective=masked."""
+
+    causal = False
+
+    name: Literal["bidirectional"] = "bidirectional"
+    window: None = key("null: all keys")
 
 
 class ModelSettings(Settings):
@@ -86,6 +105,15 @@ class ModelSettings(Settings):
     attention: one_of("attention")  # type: ignore[valid-type]
     tied: bool = key("true: the head uses the embedding's matrix")
     eps: Positive = key("of the norms (TinyLlama: 1e-5)")
+
+    @model_validator(mode="after")
+    def _order_is_told(self) -> "ModelSettings":
+        if not self.attention.causal and (self.position.slopes or self.position.name == "nope"):
+            why = "biases by the distance to keys before" if self.position.slopes else "knows order by the causal mask"
+            raise ValueError(
+                f"position is {self.position.name}, which {why}, and attention is {self.attention.name}: take rope"
+            )
+        return self
 
 
 class ShapeSettings(Settings):

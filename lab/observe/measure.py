@@ -178,6 +178,7 @@ class Measure(Settings, ABC):
         contrast_label: what that difference is.
         reads_documents: False: its items are made up, whatever the held-out documents are.
         needs_gradients: False: it is called in inference mode.
+        foretells: it needs a decoder that sees nothing of what comes after.
         pooled: the mean over documents weighs each token alike, not each document.
         same_targets: its lengths are amounts of left context of the same targets, so that an effective context follows.
         answers: its verdicts are the answer that a comparison begins with.
@@ -193,6 +194,7 @@ class Measure(Settings, ABC):
     contrast_label: ClassVar[str] = ""
     reads_documents: ClassVar[bool] = True
     needs_gradients: ClassVar[bool] = False
+    foretells: ClassVar[bool] = True
     pooled: ClassVar[bool] = False
     same_targets: ClassVar[bool] = False
     answers: ClassVar[bool] = False

@@ -42,10 +42,14 @@ def pages(corpus: Biographies, most: int | None) -> Iterator[tuple[str, list[Per
 
 
 class Prompt(NamedTuple):
-    """A question and the answer that is right, as token ids: the end of a document before, and one after."""
+    """A question and the answer that is right, as token ids: the end of a document before, and one after.
+
+    ``gap``: the token that stands for what is hidden, where there is one.
+    """
 
     ids: Ids
     answer: Ids
+    gap: int | None = None
 
 
 def prompt_of(tokenizer: "Tokenizer", asked: Asked) -> Prompt:
@@ -61,18 +65,22 @@ def prompt_of(tokenizer: "Tokenizer", asked: Asked) -> Prompt:
             f"{tokenizer.path}: it cannot give back {asked.prompt + asked.answer!r}, so that no answer could be right: "
             "take another tokenizer"
         )
-    return Prompt(np.concatenate((end, prompt)), np.concatenate((whole[len(prompt) :], end)))
+    return Prompt(np.concatenate((end, prompt)), np.concatenate((whole[len(prompt) :], end)), tokenizer.unknown)
 
 
 def answers(decoder: "Decoder", prompts: Sequence[Prompt], most_together: int = 256) -> list[Ids]:
     """What greedy decoding continues each prompt with, up to the first end of a document, if that comes within as many
     tokens as the longest right answer has.
 
-    Prompts of one length are read together, with cached keys and values.
+    Prompts of one length are read together, with cached keys and values. A decoder that sees what comes after is shown
+    as many gaps as the right answer has tokens, and says the likeliest token in each.
     """
     import torch
 
     from lab.model.decoding import greedy
+
+    if not decoder.causal:
+        return _filled(decoder, prompts, most_together)
 
     by_length: dict[int, list[int]] = defaultdict(list)
     for number, prompt in enumerate(prompts):
@@ -89,6 +97,33 @@ def answers(decoder: "Decoder", prompts: Sequence[Prompt], most_together: int = 
             for row, each in enumerate(some):
                 ends = np.flatnonzero(given[row] == prompts[each].answer[-1])
                 found[each] = given[row, : ends[0] + 1] if len(ends) else given[row]
+    return found
+
+
+def _filled(decoder: "Decoder", prompts: Sequence[Prompt], most_together: int) -> list[Ids]:
+    """What a decoder that sees what comes after puts into the gaps behind each prompt."""
+    shown = [np.concatenate((each.ids, np.full(len(each.answer), each.gap, dtype=np.uint32))) for each in prompts]
+    said = filled(decoder, shown, most_together)
+    return [each[len(prompt.ids) :] for each, prompt in zip(said, prompts, strict=True)]
+
+
+def filled(decoder: "Decoder", texts: Sequence[Ids], most_together: int = 256) -> list[Ids]:
+    """The likeliest token at each place of each text, of which those of one length are read together."""
+    import torch
+
+    found: list[Ids] = list(texts)
+    by_length: dict[int, list[int]] = defaultdict(list)
+    for number, text in enumerate(texts):
+        by_length[len(text)].append(number)
+    for length, numbers in by_length.items():
+        batch = max(1, min(most_together, READ // length))
+        for first in range(0, len(numbers), batch):
+            some = numbers[first : first + batch]
+            tokens = torch.from_numpy(np.stack([texts[each] for each in some]).astype(np.int64))
+            with torch.inference_mode():
+                logits = decoder.logits(decoder.hidden(tokens.to(decoder.embedding.device)))
+            for each, ids in zip(some, logits.argmax(dim=-1).cpu().numpy().astype(np.uint32), strict=True):
+                found[each] = ids
     return found
 
 

@@ -13,6 +13,7 @@ class PeopleMeasure(Measure):
         length_shown: what stands in place of a length, which these measures have none of.
     """
 
+    foretells = False  # a decoder that sees what comes after fills gaps in their place
     length_shown: ClassVar[str]
 
     def reads_inside(self, context: int) -> bool:

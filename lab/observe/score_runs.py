@@ -46,6 +46,8 @@ def score_runs(
     for run, (_, source) in zip(runs, sources, strict=True):
         for measure in measures.values():
             measure.fits(run.context)
+            if measure.foretells:
+                run.must_foretell(f"measure={measure.label()}")
             next(measure.items(source))
     for run, (label, source), step in zip(runs, sources, steps, strict=True):
         with run.locked():

@@ -284,7 +284,8 @@ def note_documents(run: Model, evaluation: str, items: Sequence[Item]) -> None:
 def kernel_of(decoder: Decoder, device: str, dtype: str) -> str:
     """The attention kernel that serves a decoder while it is scored. Raises UserError if its own cannot."""
     attention = cast(Attention, decoder.blocks[0].attention)
-    case = Case(device, DTYPES[dtype], attention.window, decoder.position.slopes is not None)
+    slopes = decoder.position.slopes is not None
+    case = Case(device, DTYPES[dtype], attention.window, slopes, causal=attention.causal)
     try:
         return kernels.choose(attention.kernel, case)
     except UserError as error:

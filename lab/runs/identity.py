@@ -43,6 +43,7 @@ def identity(
         # It changes no bit unless blocks are compiled.
         **({"recompute": trainer.recompute} if trainer.compile and trainer.recompute != "none" else {}),
         **({"adapter": config.adapter.identity()} if config.adapter is not None else {}),
+        **({"objective": config.objective.identity()} if config.objective is not None else {}),
         **({"start": ancestry} if ancestry else {}),
         **({"extensions": extensions} if extensions else {}),
     }
@@ -67,6 +68,8 @@ def digest(identity: dict[str, Any]) -> str:
 def variant(model: ModelSettings, scale: ShapeSettings) -> str:
     """What a model is called, from what it is: ``rope``, ``narrow_window_nope``, ``window20_alibi``."""
     window, position = model.attention.window, model.position.name
+    if not model.attention.causal:
+        return f"{model.attention.name}_{position}"
     if window is None:
         return str(position)
     named = {getattr(scale, f"{name}window", None): f"{name}window" for name in ("narrow_", "")}

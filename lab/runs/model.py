@@ -169,6 +169,15 @@ class Model:
         """What its extensions are called in tables."""
         return [each.label for each in self.asked]
 
+    def must_foretell(self, what: str) -> None:
+        """Raises UserError if it sees what comes after a token, and ``what`` is of one that foretells it."""
+        if not self.config.model.attention.causal:
+            attention = self.config.model.attention.name
+            raise UserError(
+                f"{self.path} sees what comes after a token (attention is {attention}), and {what} is of "
+                "decoders that foretell it: take a run with full or windowed attention"
+            )
+
     def check_manifest(self) -> None:
         """Raises UserError if the manifest lacks something, or is not of the digest that it says."""
         for name in sorted(self.needed):

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from lab.base.parts import one_of, part
 from lab.base.settings import Count, Positive, Seed, Settings, Text, key
@@ -75,10 +75,23 @@ class RunSettings(Settings):
     adapter: one_of("adapter") | None = key(  # type: ignore[valid-type]
         "numbers that are trained in place of the weights, which stay a parent's; null: the weights", default=None
     )
+    objective: one_of("objective") | None = key(  # type: ignore[valid-type]
+        "what is learned; null: the next token", default=None
+    )
     seed: Seed = key("of the initial weights and of the data order")
     kernel: Annotated[str, Field(min_length=1)] = key(
         "attention kernel: auto, matched (one for every variant), reference, sdpa, banded, varlen, flash, flex"
     )
+
+    @model_validator(mode="after")
+    def _told_is_not_seen(self) -> "RunSettings":
+        if self.model.attention.causal == (self.objective is not None):
+            seen = "nothing" if self.model.attention.causal else "all"
+            raise ValueError(
+                f"model.attention is {self.model.attention.name}, which shows a place {seen} that comes after it: "
+                + ("leave objective out" if self.model.attention.causal else "it is trained with objective=masked")
+            )
+        return self
 
 
 class ImportedSettings(Settings):

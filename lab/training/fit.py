@@ -24,6 +24,7 @@ from lab.runs.settings import RunSettings, TrainerSettings
 from lab.training import private
 from lab.training.callbacks import KeepingWeights, Metrics, Progress, Saving
 from lab.training.module import Training
+from lab.training.objectives import next_token
 from lab.training.planned import flops_of, steps_of
 from lab.training.resume import CheckpointFolders
 from lab.training.strategies import Started, strategy_of
@@ -72,6 +73,9 @@ def fit(
         settings.compile is True,
         settings.recompute,
         ranks,
+        build("objective", config.objective, tokenizer=data.tokenizer, seed=config.seed)
+        if config.objective
+        else next_token,
     )
     validate_every = min(settings.validate_every, steps)
     checkpoints = Checkpoints(

@@ -1,4 +1,4 @@
-"""What Lightning trains: a decoder's next-token loss, step by step."""
+"""What Lightning trains: a decoder's loss, step by step."""
 
 import math
 from collections.abc import Callable
@@ -16,14 +16,15 @@ from lab.data.stream.fingerprint import Fingerprint
 from lab.data.stream.module import Batch
 from lab.model.decoder import Decoder
 from lab.model.recompute import recompute
+from lab.training.objectives import Objective, next_token
 from lab.training.schedules import Factor
 from lab.training.strategies import shard
 
 
 class Training(lightning.LightningModule):
-    """Mean next-token loss over micro-batches, accumulated to one optimiser step.
+    """Mean loss over micro-batches, accumulated to one optimiser step.
 
-    Where a micro-batch holds prompts, its loss is the mean over its other tokens, whatever their number.
+    Where not all places of a micro-batch are learned, its loss is the mean over those that are, whatever their number.
 
     Args:
         decoder: trained in place.
@@ -33,6 +34,7 @@ class Training(lightning.LightningModule):
         compiled: run each block through ``torch.compile``, one graph for a shape.
         recomputed: of :data:`lab.model.recompute.CHOICES`.
         ranks: that train together; every one has its micro-batches of each step.
+        objective: what is to be told of a block.
 
     Attributes:
         fingerprint: of the global blocks that all ranks have trained on at the last optimiser step.
@@ -53,6 +55,7 @@ class Training(lightning.LightningModule):
         compiled: bool,
         recomputed: str,
         ranks: Ranks,
+        objective: Objective = next_token,
     ) -> None:
         super().__init__()
         self.decoder = decoder
@@ -60,6 +63,7 @@ class Training(lightning.LightningModule):
         self.factor = factor
         self.gradient_clip = gradient_clip
         self.ranks = ranks
+        self.objective = objective
         self.fingerprint = Fingerprint()
         self._read = Fingerprint()  # by this rank; the first's starts with what a checkpoint holds
         self.step_loss = float("nan")
@@ -72,28 +76,16 @@ class Training(lightning.LightningModule):
             for block in decoder.blocks:
                 block.compile(dynamic=False)
 
-    def token_losses(self, batch: Batch) -> Tensor:
-        """Losses [batch, C] of a batch of blocks [batch, C + 1]."""
-        tokens, documents = batch["tokens"], batch.get("documents")
-        hidden = self.decoder.hidden(tokens[:, :-1], documents=None if documents is None else documents[:, :-1])
-        return self.decoder.next_token_losses(hidden, tokens[:, 1:])
-
-    @staticmethod
-    def learned(losses: Tensor, batch: Batch) -> tuple[Tensor, int]:
-        """The sum of those losses [batch, C] that are learned, and their number; those of prompts are not."""
-        if "learned" not in batch:
-            return losses.sum(), losses.numel()
-        counted = batch["learned"][:, 1:]
-        return (losses * counted).sum(), int(counted.sum())
+    def losses(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
+        """Losses [batch, C] of a batch of blocks [batch, C + 1], and which of them are learned; None: all."""
+        asked, documents = self.objective(batch), batch.get("documents")
+        hidden = self.decoder.hidden(asked.inputs, documents=None if documents is None else documents[:, :-1])
+        return self.decoder.next_token_losses(hidden, asked.targets), asked.learned
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         point("accumulation")
-        losses = self.token_losses(batch)
-        if "learned" in batch:
-            total, count = self.learned(losses, batch)
-            loss = total / max(1, count)
-        else:
-            loss = losses.mean()
+        losses, learned = self.losses(batch)
+        loss = losses.mean() if learned is None else (losses * learned).sum() / max(1, int(learned.sum()))
         self._losses.append(loss.detach())
         blocks = batch["blocks"].tolist()
         self._blocks += blocks
@@ -134,7 +126,9 @@ class Training(lightning.LightningModule):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         point("validation")
-        self._validation[int(batch["blocks"][0])] = self.learned(self.token_losses(batch).double(), batch)
+        losses, learned = self.losses(batch)
+        learned = torch.ones_like(losses) if learned is None else learned
+        self._validation[int(batch["blocks"][0])] = (losses.double() * learned).sum(), int(learned.sum())
 
     def on_validation_epoch_end(self) -> None:
         mine = {first: (total.item(), count) for first, (total, count) in self._validation.items()}

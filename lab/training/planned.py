@@ -35,7 +35,8 @@ def flops_of(config: RunSettings) -> FlopsPerToken:
     """Operations of a training token of a configuration."""
     keys = ("vocabulary", "layers", "width", "hidden", "heads", "kv_heads", "head_dim", "context")
     shape = {key: getattr(config.scale, key) for key in keys}
-    return training_flops(**shape, window=config.model.attention.window)
+    attention = config.model.attention
+    return training_flops(**shape, window=attention.window, causal=attention.causal)
 
 
 def check_optimizer(strategy: str, optimizer: str) -> None:

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from lab.base.parts import part
-from lab.base.settings import Count, Fraction, Positive, Settings, Text, key
+from lab.base.settings import Count, Fraction, Positive, Settings, Share, Text, key
 
 Betas = Annotated[list[Annotated[float, Field(ge=0, lt=1)]], Field(min_length=2, max_length=2)]
 
@@ -93,6 +93,16 @@ class HeadScalingSettings(Settings):
 
     name: Literal["head_scaling"] = "head_scaling"
     initial: float = key("value of all factors, at best the best single one, 1 + k ln s", ge=1)
+
+
+@part("objective", "lab.training.objectives:Masked")
+class MaskedSettings(Settings):
+    """Words that are hidden are told, by a decoder that sees what comes after (arXiv 1810.04805)."""
+
+    name: Literal["masked"] = "masked"
+    share: Share = key("of the words of a block that are to be told")
+    random: Fraction = key("of these, for which a token drawn from all is shown")
+    kept: Fraction = key("of these, which are shown; all others are a gap, the tokenizer's unknown token")
 
 
 Matrix = Literal["query", "key", "value", "output", "gate", "up", "down"]

@@ -1,5 +1,6 @@
 """Every kernel computes what the reference defines, and the reference what an independent loop computes."""
 
+import itertools
 import math
 import resource
 from itertools import pairwise
@@ -502,6 +503,33 @@ def test_sdpa_refuses_slopes_in_sixteen_bits(dtype):
     query, key, value, _ = (tensor.to(dtype) for tensor in inputs(heads=4))
     with pytest.raises(UserError, match="kernel sdpa cannot serve"):
         attend(query, key, value, slopes=steep(4), scale=0.3, kernel="sdpa")
+
+
+@pytest.mark.parametrize("kernel", ["reference", "sdpa", "auto", "matched"])
+@pytest.mark.parametrize("documents", [None, [[0] * 4 + [1] * 15, [5] * 18 + [2]]])
+def test_bidirectional_attention_equals_loops_over_all_keys(kernel, documents):
+    query, key, value, _ = inputs(heads=4, kv_heads=2, length=19)
+    numbered = None if documents is None else torch.tensor(documents)
+    found = attend(query, key, value, scale=0.3, documents=numbered, kernel=kernel, causal=False)
+    for batch, head, place in itertools.product(range(len(query)), range(4), range(19)):
+        own = [other for other in range(19) if documents is None or documents[batch][other] == documents[batch][place]]
+        weights = [math.exp(0.3 * float(query[batch, head, place] @ key[batch, head // 2, other])) for other in own]
+        said = sum(w * value[batch, head // 2, other] for w, other in zip(weights, own, strict=True)) / sum(weights)
+        torch.testing.assert_close(found[batch, head, place], said, rtol=1e-12, atol=1e-12)
+
+
+def test_what_cannot_be_bidirectional_is_refused():
+    for kernel in sorted(KERNELS):
+        case = Case("cpu", torch.float32, None, False, causal=False)
+        if kernel in ("reference", "sdpa"):
+            assert choose(kernel, case) == kernel
+        else:
+            with pytest.raises(UserError, match=f"kernel {kernel} .* bidirectional .*: choose auto, sdpa or reference"):
+                choose(kernel, case)
+    query, key, value, _ = inputs(heads=4)
+    for more in ({"window": 3}, {"slopes": steep(4)}):
+        with pytest.raises(ValueError, match="has no window, no slopes"):
+            attend(query, key, value, scale=0.3, causal=False, **more)
 
 
 def test_an_unknown_kernel_is_refused_with_the_known_ones():

@@ -132,12 +132,20 @@ def test_a_run_with_an_adapter_that_is_killed_again_and_again_ends_bit_identical
     assert all(torch.equal(weights[name], before[name]) for name in before)
 
 
-def test_a_fine_tuning_on_answers_alone_that_is_killed_again_and_again_ends_bit_identical(tmp_path: Path) -> None:
+@pytest.mark.parametrize("model", [(), ("model=bidirectional_rope", "objective=masked")], ids=["next", "masked"])
+def test_a_fine_tuning_on_answers_alone_that_is_killed_again_and_again_ends_bit_identical(
+    tmp_path: Path, model: tuple[str, ...]
+) -> None:
     small = ("scale.layers=1", "scale.width=32", "scale.hidden=64", "scale.heads=2", "scale.kv_heads=1")
     fixed = ("scale.head_dim=16", "scale.context=32", "data.corpus.people=40", "measure=none")
     often = ("trainer.checkpoint_every=4", "scale.validation_blocks=4", "trainer.validate_every=4")
-    read = ("experiment=biographies", *small, *fixed, *often, "scale.tokens=8192", "scale.warmup_steps=1")
-    result = lab("train", *read, "runs=read", cwd=tmp_path)
+    read = ("experiment=biographies", *model, *small, *fixed, *often, "scale.tokens=8192", "scale.warmup_steps=1")
+    killed_once = os.environ | {"LAB_KILL_AT": "accumulation:5"}
+    assert lab("train", *read, "runs=read", cwd=tmp_path, environment=killed_once).returncode == -signal.SIGKILL
+    for folder in ("read", "read_whole"):
+        result = lab("train", *read, f"runs={folder}", cwd=tmp_path)
+        assert result.returncode == 0, result.stderr
+    assert outcome(tmp_path / "read") == outcome(tmp_path / "read_whole")
     assert result.returncode == 0, result.stderr
     (parent,) = [path.parent for path in tmp_path.glob("read/*/manifest.json")]
     command = ("train", "experiment=questions", "start=run", f"start.run={parent}", "measure=none", *often)

@@ -39,6 +39,7 @@ SETTINGS = ("auto", "matched", *KERNELS)
 # On a GPU, the fastest first; the first that serves a case exactly is taken.
 FASTEST_PLAIN = ("sdpa", "flex")  # full attention without slopes
 FASTEST = ("varlen", "flash", "flex")
+NOT_CAUSAL = ("sdpa", "reference")  # that can show a query the keys behind it, too
 
 
 def choose(setting: str, case: Case) -> str:
@@ -47,13 +48,20 @@ def choose(setting: str, case: Case) -> str:
     ``auto`` is the fastest that is exact and deterministic: ``banded`` on a CPU (about twice torch's flash
     attention in bf16), and on a GPU the first that serves the case of ``FASTEST_PLAIN`` or ``FASTEST``. ``matched``
     is one kernel for every case, so that variants differ in nothing but what they declare: ``banded`` on a CPU,
-    ``flex`` on a GPU.
+    ``flex`` on a GPU. Attention that is not causal is ``sdpa``'s in both.
 
     Raises:
         UserError: no such setting, or a kernel asked for by name cannot serve the case exactly.
     """
     if setting not in SETTINGS:
         raise UserError(f"kernel {setting} does not exist; choose one of {', '.join(SETTINGS)}")
+    if not case.causal:
+        if setting not in ("auto", "matched", *NOT_CAUSAL):
+            raise UserError(
+                f"kernel {setting} shows a query no key behind it, and bidirectional attention all: choose auto, "
+                f"{' or '.join(NOT_CAUSAL)}"
+            )
+        return "sdpa" if setting in ("auto", "matched") else setting
     if setting in ("auto", "matched") and case.device == "cpu":
         return "banded"
     if setting == "matched":
@@ -76,8 +84,10 @@ def prepare(kernel: str, case: Case, queries: int, offset: int, device: torch.de
 
 
 @constant_when_compiled
-def _chosen(setting: str, device: str, dtype: torch.dtype, window: int | None, slopes: bool, documents: bool) -> str:
-    return choose(setting, Case(device, dtype, window, slopes, documents))
+def _chosen(
+    setting: str, device: str, dtype: torch.dtype, window: int | None, slopes: bool, documents: bool, causal: bool
+) -> str:
+    return choose(setting, Case(device, dtype, window, slopes, documents, causal))
 
 
 def attend(
@@ -91,8 +101,9 @@ def attend(
     offset: int = 0,
     documents: Int[Tensor, "batch keys"] | None = None,
     kernel: str = "auto",
+    causal: bool = True,
 ) -> Float[Tensor, "batch heads queries head_dim"]:
-    """Causal attention: softmax(scale * q k^T - slope * distance) v over the keys that a query sees.
+    """Attention: softmax(scale * q k^T - slope * distance) v over the keys that a query sees.
 
     Args:
         query: heads is a multiple of kv_heads; query head h reads key head h // (heads / kv_heads).
@@ -102,6 +113,7 @@ def attend(
         offset: position of the first query among the keys; keys must end with the last query.
         documents: a number for each key's document; a query sees its own document only.
         kernel: ``auto``, ``matched`` or a kernel's name; see :func:`choose`.
+        causal: False: a query sees the keys behind it, too.
 
     Raises:
         UserError: the kernel cannot serve the case.
@@ -118,7 +130,10 @@ def attend(
         raise ValueError(f"{query.shape[1]} heads need as many slopes, not {tuple(slopes.shape)}")
     if value.shape[3] != query.shape[3]:
         raise ValueError(f"values are {value.shape[3]} wide and queries {query.shape[3]}: they must be equal")
-    served = _chosen(kernel, query.device.type, query.dtype, window, slopes is not None, documents is not None)
+    if not causal and (window is not None or slopes is not None or offset):
+        raise ValueError("attention that is not causal has no window, no slopes and no keys before its queries")
+    served = _chosen(kernel, query.device.type, query.dtype, window, slopes is not None, documents is not None, causal)
+    backward = {} if causal else {"causal": False}  # which most kernels do not know
     return KERNELS[served].run(
-        query, key, value, window=window, slopes=slopes, scale=scale, offset=offset, documents=documents
+        query, key, value, window=window, slopes=slopes, scale=scale, offset=offset, documents=documents, **backward
     )

@@ -20,6 +20,7 @@ class Case:
     window: int | None
     slopes: bool
     documents: bool = False
+    causal: bool = True
 
 
 def constant_when_compiled(function: Function) -> Function:

@@ -29,6 +29,7 @@ def reference(
     scale: float,
     offset: int,
     documents: Int[Tensor, "batch keys"] | None,
+    causal: bool = True,
 ) -> Float[Tensor, "batch heads queries head_dim"]:
     """softmax(scale * q k^T - slope * distance) v over the visible keys; see :func:`lab.model.kernels.attend`."""
     group = query.shape[1] // key.shape[1]
@@ -42,7 +43,7 @@ def reference(
     if slopes is not None:
         distance = (queries[:, None] - keys[None, :]).to(accurate)
         scores = scores - slopes[:, None, None].to(accurate) * distance
-    seen = visible(queries, keys, window)
+    seen = visible(queries, keys, window) | (not causal)
     if documents is not None:
         same = documents[:, queries, None] == documents[:, None, :]
         seen = (seen & same)[:, None]

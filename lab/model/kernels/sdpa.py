@@ -28,19 +28,21 @@ def sdpa(
     scale: float,
     offset: int,
     documents: Tensor | None,
+    causal: bool = True,
 ) -> Tensor:
-    """Arguments and result as :func:`lab.model.kernels.attend`; a mask is built unless attention is plainly causal."""
+    """Arguments and result as :func:`lab.model.kernels.attend`; a mask is built unless attention is plainly causal, or
+    to all keys."""
     grouped = query.shape[1] != key.shape[1]
     queries, keys = query.shape[2], key.shape[2]
     plain = window is None and slopes is None and documents is None and queries == keys
     if plain and query.device.type == "cuda":
         with sdpa_kernel(backends(query.device.index or 0), set_priority=True):
-            return scaled_dot_product_attention(query, key, value, is_causal=True, scale=scale, enable_gqa=grouped)
+            return scaled_dot_product_attention(query, key, value, is_causal=causal, scale=scale, enable_gqa=grouped)
     if plain:
-        return scaled_dot_product_attention(query, key, value, is_causal=True, scale=scale, enable_gqa=grouped)
+        return scaled_dot_product_attention(query, key, value, is_causal=causal, scale=scale, enable_gqa=grouped)
     rows = torch.arange(offset, offset + queries, device=query.device)
     columns = torch.arange(keys, device=query.device)
-    mask = visible(rows, columns, window)
+    mask = visible(rows, columns, window) | (not causal)
     if documents is not None:
         mask = (mask & (documents[:, rows, None] == documents[:, None, :]))[:, None]
     if slopes is not None:
