@@ -13,6 +13,7 @@ from lab.experiment.compose import (
     first_of,
     of_child,
     plain_overrides,
+    refuse_nothing,
     refuse_twice,
     settings_of,
 )
@@ -29,6 +30,7 @@ def train_by_hydra() -> None:
         Interrupted: a signal came; what runs is saved.
     """
     refuse_twice(plain_overrides(sys.argv[1:]))
+    refuse_nothing(plain_overrides(sys.argv[1:]))
     if {"-m", "--multirun"} & set(sys.argv):
         _refuse_link_of_sweep()
     else:

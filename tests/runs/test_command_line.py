@@ -105,6 +105,14 @@ def test_a_measure_that_is_named_twice_is_told(command: str, names: str, here: C
     assert "twice: name each once" in line
 
 
+@pytest.mark.parametrize("choice", ["adapter=null", "model=null", "objective="])
+@pytest.mark.parametrize("command", ["train", "plan"])
+def test_a_choice_of_nothing_is_told(command: str, choice: str, here: Callable, tmp_path: Path) -> None:
+    group = choice.partition("=")[0]
+    line = the_one_line(here(command, choice, folder=tmp_path))
+    assert line.endswith(f"{choice} chooses nothing: leave {group} out, or name one of conf/{group}")
+
+
 def test_no_measure_at_all_is_told(here: Callable, tmp_path: Path) -> None:
     for command in ("train", "extrapolate"):
         with pytest.raises(UserError, match="measure must be given: choose one"):
