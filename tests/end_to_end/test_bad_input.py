@@ -123,7 +123,7 @@ def test_a_tokenizer_file_that_is_not_one_is_named(content: bytes, reason: str, 
         (["scale.contxt=12"], ["contxt", "scale.context", "scale.layers"]),
         (["sead=1"], ["sead", "seed", "kernel"]),
         (["optimizer"], ["optimizer"]),
-        (["model=null"], ["group=choice"]),
+        (["model=null"], ["model=null", "leave model out", "conf/model"]),
         (["=1"], ["group=choice"]),
     ],
 )
