@@ -30,6 +30,7 @@ from lab.model.decoder import Decoder, parameter_count
 from lab.model.flops import mean_keys, training_flops
 from lab.model.settings import ScaleSettings
 from lab.observe.measure import Measure
+from lab.observe.written import WritingMeasure
 from lab.planning.settings import PlanSettings
 from lab.runs.identity import digest, identity, run_name, variant
 
@@ -160,6 +161,8 @@ def test_there_is_a_choice_of_every_part() -> None:
 def test_a_published_protocol_fits_the_context_that_it_was_published_for(preset: str) -> None:
     (measure,) = settings_of("extrapolate", ScoreSettings, [f"preset={preset}"]).measure.chosen.values()
     measure.fits(2048)
+    if isinstance(measure, WritingMeasure):  # its lengths are those of its prompts
+        return
     lengths = measure.lengths_of(2048)
     assert lengths[0] >= 2048
     assert lengths[-1] >= 8192

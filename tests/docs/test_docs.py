@@ -143,6 +143,16 @@ def tuned_a_little(command: str) -> list[str]:
     return on_a_derived_run(f"{named} {few}")
 
 
+def summarising_a_little(command: str) -> list[str]:
+    """From the derived run that there is, a step on short reports."""
+    named = re.sub(r"start\.run=runs/A-\S+", "start.run=runs/A-temperature-6ce182bf", command)
+    few = "scale.context=512 scale.micro_batch=2 scale.tokens=2048 scale.warmup_steps=1"
+    short = (
+        "data.corpus.longest_characters=256 measure.summary_facts.documents=1 measure.summaries.documents=1 runs=read"
+    )
+    return on_a_derived_run(f"{named} {few} {short}")
+
+
 # Not among runs/*: documents of 63 tokens are too short for what is asked of all of them.
 READ_BIOGRAPHIES = (
     "test -d read/BIOGRAPHIES || { python -m lab.train experiment=biographies data.corpus.people=20 scale.tokens=10240"
@@ -211,6 +221,7 @@ RULES = [
     Rule(LAB + "evaluate ", asked_for_help, "needs questions that are far away"),
     Rule(LAB + "export .*format=gguf", asked_for_help, "needs a tokenizer that GGUF has a word for"),
     Rule(LAB + "train .*experiment=rope_finetune", tuned_a_little, "takes an hour on the pilot's runs"),
+    Rule(LAB + "train .*experiment=summaries", summarising_a_little, "takes twenty minutes on the pilot's runs"),
     Rule(LAB + ".*runs/A-forward_shift", on_an_edited_run, "takes seconds on a run of seconds"),
     Rule(r"^echo .* > facts\.jsonl$", as_it_is, "takes no time"),
     Rule(LAB + "extend .*runs/B ", searched_a_little_on_a_child, "takes hours with the published numbers"),

@@ -121,8 +121,13 @@ def lines_of(path: Path) -> tuple[str, ...]:
 
 
 @lru_cache(maxsize=len(POOLS))
-def _pool(path: Path) -> tuple[str, ...]:
+def _lines(path: Path) -> tuple[str, ...]:
     return lines_of(path)
+
+
+def shipped_pool(name: str) -> tuple[str, ...]:
+    """The entries of one of POOLS. Raises UserError as :func:`lines_of`."""
+    return _lines(shipped_biographies() / f"{name}.txt")
 
 
 def pools(sizes: Mapping[str, int], years: int) -> Pools:
@@ -141,9 +146,9 @@ def pools(sizes: Mapping[str, int], years: int) -> Pools:
     for name in POOLS:
         if name not in sizes:
             raise UserError(f"pools.{name} has no size; give the number of its entries")
-        path = shipped_biographies() / f"{name}.txt"
-        entries = _pool(path)
+        entries = shipped_pool(name)
         if not 1 <= sizes[name] <= len(entries):
+            path = shipped_biographies() / f"{name}.txt"
             raise UserError(f"pools.{name} is {sizes[name]}; give 1 to {len(entries)}, the entries of {path}")
         taken[name] = entries[: sizes[name]]
     if years < 1:

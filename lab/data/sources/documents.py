@@ -50,12 +50,14 @@ class Corpus(ABC):
     A chunk is what the order shuffles and deals out: see lab/data/stream/order.py. `on_error` says what to do with a
     document that cannot be used: "stop" raises, "skip" passes over it. Another value raises UserError.
     Attributes: `chunk_word`, what to call chunks in a message; `clusters`, what to call the clusters of its documents;
-    `exact`, whether a tokenizer that cannot give its texts, and `everything`, back letter by letter is refused.
+    `exact`, whether a tokenizer that cannot give its texts, and `everything`, back letter by letter is refused;
+    `whole`, whether each of its documents stands whole in a block.
     """
 
     chunk_word = "documents"
     clusters = "documents"
     exact = False
+    whole = False
 
     def __init__(self, on_error: str) -> None:
         self.on_error = on_error
@@ -93,10 +95,13 @@ class Corpus(ABC):
         for chunk in range(self.chunks(split, subset)):
             yield from self.read(split, subset, chunk)
 
-    def entry(self, name: str, next_offset: int, text: Callable[[], str]) -> Entry:
-        """The entry of a document whose text `text()` gives, or cannot give (DocumentError)."""
+    def entry(
+        self, name: str, next_offset: int, text: Callable[[], str], prompt: Callable[[], str] = lambda: ""
+    ) -> Entry:
+        """The entry of a document whose text `text()` gives, or cannot give (DocumentError), behind a `prompt()`."""
         try:
-            return Entry(name, text(), "", next_offset)
+            before = prompt()
+            return Entry(name, before + text(), "", next_offset, len(before))
         except DocumentError as error:
             if self.on_error == "stop":
                 raise

@@ -3,7 +3,7 @@
 import hashlib
 import itertools
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -57,6 +57,8 @@ class Files(Corpus):
     `.parquet`, or a whole file of another kind. Blank lines are no documents.
     A document is named after its file as seen from the folder that all files share, and its line ("a.jsonl:17")
     or, in a large subset or the later part of a file, its offset ("a.jsonl@81920").
+    With `prompt_field` a document is that field, of which `longest_prompt_characters` are kept, a line with the `cue`,
+    and the text; only the text is learned, and each document stands whole in a block.
     Raises UserError if training has no file, too few documents for what is made of it, or a file is missing, empty,
     given twice, or not what the manifest says.
     """
@@ -77,9 +79,14 @@ class Files(Corpus):
         deadline_seconds: float = 900.0,
         least_bytes_per_second: float = 1000.0,
         held_out: float = 0.05,
+        prompt_field: str | None = None,
+        cue: str = "",
+        longest_prompt_characters: int | None = None,
     ) -> None:
         super().__init__(on_error)
-        self.text_field = text_field
+        self.text_field, self.prompt_field = text_field, prompt_field
+        self.cue, self.longest_prompt = cue, longest_prompt_characters
+        self.whole = prompt_field is not None
         self.small_bytes = small_bytes
         self.longest = longest_document_bytes
         self.held_out = held_out
@@ -130,8 +137,12 @@ class Files(Corpus):
             counted = None if small is None else number
             suffix = place_of(place.part, row.offset, counted)
             after = row.next_offset if small is None else start + 1
-            text = partial(self._text, row, place.part.kind, place.part.location + suffix)
-            yield self.entry(place.part.name + suffix, after, text)
+            read = partial(self._text, row, place.part.kind, place.part.location + suffix)
+            if self.prompt_field is None:
+                yield self.entry(place.part.name + suffix, after, read)
+            else:
+                prompt = partial(self._prompt, partial(read, self.prompt_field))
+                yield self.entry(place.part.name + suffix, after, partial(_behind_space, read), prompt)
 
     def _file(self, part: Part) -> StoredFile:
         if part not in self._opened:
@@ -141,7 +152,9 @@ class Files(Corpus):
     def _rows(self, part: Part, start: int, stop: int | None) -> Iterator[tuple[int, Row]]:
         """The rows of a file that are not blank, with their numbers from `start` on; a damaged place, after which
         nothing in it can be read, is the last of them."""
-        columns = [self.text_field] if part.kind == "parquet" else None
+        columns = None
+        if part.kind == "parquet":
+            columns = [each for each in (self.text_field, self.prompt_field) if each is not None]
         number, end = 0, start
         try:
             for row in rows(self._file(part), start, stop, longest=self.longest, columns=columns):
@@ -152,22 +165,29 @@ class Files(Corpus):
         except DocumentError as damage:
             yield number, Row(end, end, b"", damage)
 
-    def _text(self, row: Row, kind: str, where: str) -> str:
+    def _prompt(self, read: Callable[[], str]) -> str:
+        return f"{read()[: self.longest_prompt]}\n{self.cue}"
+
+    def _text(self, row: Row, kind: str, where: str, prompt_field: str | None = None) -> str:
+        """The text of a row, or what another field of it holds."""
         if row.error is not None:
             raise row.error
         if isinstance(row.content, bytes) and is_one_text(kind):
+            if self.prompt_field is not None:
+                raise DocumentError(f"{where}: a text without fields, and prompt_field names one; give rows, or null")
             return usable(decode(row.content, where), where)
         fields = row.content if isinstance(row.content, dict) else json_object(row.content, where)
+        name = prompt_field or self.text_field
         try:
-            text = value_at(fields, self.text_field)
+            text = value_at(fields, name)
         except KeyError:
-            told = f"lacks the field {self.text_field!r}; mend the row or set text_field"
-            raise DocumentError(f"{where}: {told}") from None
+            key = "text_field" if prompt_field is None else "prompt_field"
+            raise DocumentError(f"{where}: lacks the field {name!r}; mend the row or set {key}") from None
         if isinstance(text, bytes):  # a column of parquet without a type for text
             text = decode(text, where)
         if not isinstance(text, str):
             kind = type(text).__name__
-            raise DocumentError(f"{where}: the field {self.text_field!r} is of type {kind}, not a string; mend the row")
+            raise DocumentError(f"{where}: the field {name!r} is of type {kind}, not a string; mend the row")
         return usable(text, where)
 
     def _chunks_of(self, split: str, subset: str) -> list[Chunk]:
@@ -233,6 +253,9 @@ class Files(Corpus):
         }
         made = {"held_out": self.held_out, "small_bytes": self.small_bytes, "splits": self._made}
         told = {"source": "files", "text_field": self.text_field, "splits": splits}
+        if self.prompt_field is not None:
+            longest = self.longest_prompt
+            told["prompt"] = {"field": self.prompt_field, "cue": self.cue, "longest_characters": longest}
         return told | ({"made_of_training": made} if self._made else {})
 
 
@@ -246,6 +269,10 @@ def network_of(keys: dict[str, Any]) -> Network:
     names = ("timeout_seconds", "deadline_seconds", "least_bytes_per_second")
     given = {name.removesuffix("_seconds"): keys[name] for name in names if name in keys}
     return Network(**given)
+
+
+def _behind_space(read: Callable[[], str]) -> str:
+    return f" {read()}"
 
 
 def _rank(name: str) -> bytes:

@@ -13,7 +13,8 @@ The rule:
 5. A lane has one such sequence for each subset and takes its next document from the subset that is furthest
    behind its weight: the one with the fewest tokens so far divided by its weight.
 6. A lane joins its documents, an end-of-document token after each, and cuts this stream into blocks of C + 1
-   tokens. What does not fill a block is carried over, so no token is lost or repeated.
+   tokens. What does not fill a block is carried over, so no token is lost or repeated. Documents of a corpus that
+   are to stay whole are not cut: see `Packer`.
 7. Global block g is block number g div V of lane g mod V.
 
 Lanes are virtual: they do not change with the number of processes, they never take each other's documents, and
@@ -136,7 +137,8 @@ class Lane:
         self.stream = stream
         self.number = number
         self.item = cursor.item
-        self._packer = Packer(stream.context + 1, stream.tokenizer.end_of_document, cursor.remainder)
+        end = stream.tokenizer.end_of_document
+        self._packer = Packer(stream.context + 1, end, cursor.remainder, stream.corpus.whole)
         self._places = list(cursor.places)
         self._tokens = list(cursor.tokens)
         self._sources = [
@@ -168,7 +170,7 @@ class Lane:
             self._skipped[taken.entry.name] = taken.entry.reason
             return
         self._cursor = before
-        self._blocks = self._packer.add(taken.tokens, taken.prompt)
+        self._blocks = self._packer.add(taken.tokens, taken.prompt, taken.entry.name)
         self.item += len(self._blocks)
         self._tokens[subset] += len(taken.tokens) + 1
 
@@ -304,7 +306,7 @@ def _packed(
     corpus: Corpus, split: str, tokenizer: Tokenizer, context: int, weights: Mapping[str, float] | None
 ) -> Iterator[Packed]:
     """The blocks of a split, its chunks shuffled, mixed by weight, until a subset that is due is at its end."""
-    packer = Packer(context + 1, tokenizer.end_of_document)
+    packer = Packer(context + 1, tokenizer.end_of_document, whole=corpus.whole)
     subsets = corpus.subsets(split)
     shares = whole_weights(subsets, weights)
     sources = [tokenised(((entry, None) for entry in _shuffled(corpus, split, each)), tokenizer) for each in subsets]
@@ -312,7 +314,7 @@ def _packed(
     while (taken := next(sources[subset := furthest_behind(tokens, shares)], None)) is not None:
         if taken.tokens is not None:
             tokens[subset] += len(taken.tokens) + 1
-            yield from packer.add(taken.tokens, taken.prompt)
+            yield from packer.add(taken.tokens, taken.prompt, taken.entry.name)
 
 
 def _shuffled(corpus: Corpus, split: str, subset: str) -> Iterator[Entry]:

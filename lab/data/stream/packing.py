@@ -7,6 +7,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Int32, UInt32
 
+from lab.base.errors import UserError
+
 NO_PROMPTS = np.empty((0, 2), dtype=np.int32)
 
 
@@ -26,17 +28,44 @@ class Packer:
     """Joins documents, each followed by the end-of-document token, and cuts the whole into equal blocks.
 
     Nothing is lost or repeated: the blocks given so far, then `remainder`, are the documents with their ends.
-    A packer made with another's `remainder` goes on where that one stood.
+    A packer made with another's `remainder` goes on where that one stood. With `whole` no document is cut: one for
+    which there is no room begins the next block, and what is left of this one is end tokens that are not learned.
     """
 
-    def __init__(self, block_length: int, end_of_document: int, remainder: Packed | None = None) -> None:
+    def __init__(
+        self, block_length: int, end_of_document: int, remainder: Packed | None = None, whole: bool = False
+    ) -> None:
         self.block_length = block_length
         self.end = np.array([end_of_document], dtype=np.uint32)
         self.remainder = remainder or Packed(np.empty(0, dtype=np.uint32), np.empty(0, dtype=np.int32))
+        self.whole = whole
 
-    def add(self, document: UInt32[np.ndarray, "tokens"], prompt: int = 0) -> list[Packed]:
+    def add(self, document: UInt32[np.ndarray, "tokens"], prompt: int = 0, name: str = "") -> list[Packed]:
         """Append one document (without its end token), whose first `prompt` tokens are not learned, and return the
-        blocks that it completes, maybe none."""
+        blocks that it completes, maybe none.
+
+        Raises UserError, with the document's `name`, if it is to stay whole and no block has room for it.
+        """
+        filled = self._filled(len(document) + 1, name) if self.whole else []
+        return filled + self._appended(document, prompt)
+
+    def _filled(self, needed: int, name: str) -> list[Packed]:
+        """The block that is filled up with end tokens if it has no room for a document."""
+        if needed > self.block_length:
+            raise UserError(
+                f"{name}: {needed:,} tokens with its end, and it has to stand whole in a block of "
+                f"{self.block_length:,}, which are C + 1: give a longer context or shorter documents"
+            )
+        held = self.remainder
+        room = self.block_length - len(held.tokens)
+        if needed <= room:
+            return []
+        self.remainder = Packed(held.tokens[:0], held.starts[:0])
+        not_learned = np.array([[self.block_length - room, self.block_length]], dtype=np.int32)
+        tokens = np.concatenate([held.tokens, np.repeat(self.end, room)])
+        return [Packed(tokens, held.starts, np.concatenate([held.prompts, not_learned]))]
+
+    def _appended(self, document: UInt32[np.ndarray, "tokens"], prompt: int) -> list[Packed]:
         begin = len(self.remainder.tokens)
         tokens = np.concatenate([self.remainder.tokens, document, self.end])
         starts = [*self.remainder.starts.tolist(), begin]
