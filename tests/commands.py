@@ -2,17 +2,17 @@
 
 import atexit
 import functools
-import json
 import os
-import select
 import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 LONGEST_SECONDS = 600
+FORKED = Path(__file__).with_name("forked")
 
 
 def lab(
@@ -26,10 +26,11 @@ def lab(
 
     Without either of the two last it is a fork of a process that has loaded the libraries.
     """
+    python = [sys.executable]
     if before is None and environment is None:
-        return _fork_server().run(command, arguments, cwd)
+        python, environment = [sys.executable, "-S", "-E", str(FORKED / "python")], os.environ | forked()
     return subprocess.run(
-        [sys.executable, "-m", f"lab.{command}", *arguments],
+        [*python, "-m", f"lab.{command}", *arguments],
         cwd=cwd,
         capture_output=True,
         text=True,
@@ -41,50 +42,21 @@ def lab(
 
 
 @functools.cache
-def _fork_server() -> "ForkServer":
-    return ForkServer()
-
-
-class ForkServer:
-    """See fork_server.py; it is started anew if it had to be killed."""
-
-    def __init__(self) -> None:
-        self._folder = Path(tempfile.mkdtemp(prefix="commands-"))
-        self._server: subprocess.Popen[str] | None = None
-        atexit.register(self.close)
-
-    def run(self, command: str, arguments: tuple[str, ...], cwd: Path) -> subprocess.CompletedProcess[str]:
-        """Raises subprocess.TimeoutExpired as :func:`subprocess.run` does."""
-        if self._server is None:
-            server = Path(__file__).with_name("fork_server.py")
-            self._server = subprocess.Popen(
-                [sys.executable, server],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                text=True,
-                start_new_session=True,
-            )
-        assert self._server.stdin is not None
-        assert self._server.stdout is not None
-        outputs = {name: self._folder / name for name in ("stdout", "stderr")}
-        for path in outputs.values():
-            path.write_bytes(b"")
-        asked = {"command": command, "arguments": arguments, "folder": str(cwd), "environment": dict(os.environ)}
-        asked |= {name: str(path) for name, path in outputs.items()}
-        self._server.stdin.write(json.dumps(asked) + "\n")
-        self._server.stdin.flush()
-        if not select.select([self._server.stdout], [], [], LONGEST_SECONDS)[0]:
-            self.close()
-            raise subprocess.TimeoutExpired([command, *arguments], LONGEST_SECONDS)
-        code = int(self._server.stdout.readline())
-        told = {name: path.read_text(encoding="utf-8") for name, path in outputs.items()}
-        return subprocess.CompletedProcess([command, *arguments], code, **told)
-
-    def close(self) -> None:
-        if self._server is not None:
-            os.killpg(self._server.pid, signal.SIGKILL)
-            self._server.wait()
-            self._server = None
+def forked() -> dict[str, str]:
+    """What the environment of FORKED / "python" needs: a process is loaded now, of which ``python -m lab.<command>`` is
+    a fork then (fork_server.py), and which ends with this one."""
+    socket = Path(tempfile.mkdtemp(prefix="commands-"), "socket")
+    server = subprocess.Popen(
+        [sys.executable, FORKED.with_name("fork_server.py"), socket],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,  # as those of most forks: Python asks a file for its place
+        start_new_session=True,
+    )
+    atexit.register(os.killpg, server.pid, signal.SIGKILL)
+    while not socket.exists():
+        assert server.poll() is None, "the server of forks has ended"
+        time.sleep(0.05)
+    return {"FORKED_SERVER": str(socket)}
 
 
 def the_one_line(result: subprocess.CompletedProcess[str], last: bool = False) -> str:

@@ -158,7 +158,8 @@ class RoPE(PositionEncoding):
         if head_dim % 2:
             raise UserError(f"head_dim is {head_dim}: RoPE turns pairs of dimensions; choose an even number")
         self.base = base
-        exponents = torch.arange(0, head_dim, 2, dtype=torch.float64) / head_dim
+        # On the CPU, wherever shapes alone are tried: arithmetic on the meta device loads a compiler, for a second.
+        exponents = torch.arange(0, head_dim, 2, dtype=torch.float64, device="cpu") / head_dim
         self.register_buffer("inverse_frequencies", base**-exponents, persistent=False)
         self.register_buffer("table", torch.empty(2, 0, head_dim // 2), persistent=False)
 

@@ -22,6 +22,7 @@ from urllib.parse import unquote, urlsplit
 
 import nbformat
 import pytest
+from commands import FORKED, forked
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 from nbclient import NotebookClient
@@ -270,6 +271,8 @@ def run(line: str, folder: Path) -> subprocess.CompletedProcess[str]:
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
     environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
     environment["COLUMNS"] = "200"
+    if not (folder / "lab").exists():  # with the lab that is installed, not with one of the folder's own
+        environment |= forked() | {"PATH": f"{FORKED}{os.pathsep}{environment['PATH']}"}
     return subprocess.run(
         ["bash", "-euo", "pipefail", "-c", line],
         cwd=folder,

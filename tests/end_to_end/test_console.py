@@ -149,7 +149,7 @@ def test_choices_are_completed_behind_the_equals_sign_that_breaks_bashs_words(tm
     assert completed("lab train model=", tmp_path) == choices("model")
     assert completed("lab train model=window_r", tmp_path) == ["window_rope"]
     assert completed("lab train model/position=", tmp_path) == choices("model/position")
-    assert completed("lab extrapolate preset=pi_", tmp_path) == ["pi_pg19", "pi_proof_pile"]
+    assert completed("lab extrapolate preset=pi_p", tmp_path) == ["pi_pg19", "pi_proof_pile"]
     assert completed("lab train seed=", tmp_path) == []
     assert completed("lab train data.corpus.train=https://a.b/c=", tmp_path) == []
 
