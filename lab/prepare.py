@@ -1,13 +1,15 @@
-"""What is made once, before training: manifests of corpora, written blocks, tokenizers, job scripts; overlap of splits.
+"""What is made once: manifests of corpora, written blocks, tokenizers, a cloze task, job scripts; overlap of splits.
 
 python -m lab.prepare manifest data=redpajama
 python -m lab.prepare blocks data=redpajama scale=tinyllama_120m --processes 8
 python -m lab.prepare overlap data=sotu
 python -m lab.prepare biographies experiment=biographies --output texts
 python -m lab.prepare tokenizer data=files data.corpus.train=mytexts --vocabulary 2048 --output my/tokenizer.json
+python -m lab.prepare cloze data=sotu --output my_tasks
 python -m lab.prepare slurm
 """
 
+import importlib
 import os
 from pathlib import Path
 
@@ -91,6 +93,18 @@ def parser() -> Parser:
     )
     llama.add_argument("--model", type=Path, required=True, help="the SentencePiece model file")
     llama.set_defaults(make="make_llama_tokenizer")
+    cloze = commands.add_parser(
+        "cloze",
+        help="write a cloze task of a corpus's test split, for lab.evaluate",
+        description="Write a task for lab.evaluate: passages of a corpus's test split that lack the last word of a "
+        "sentence, and four words, of like frequency, one of which is it.",
+    )
+    cloze.add_argument("overrides", nargs="*", metavar="key=value", help="as for lab.train, e.g. data=sotu")
+    cloze.add_argument("--count", type=int, default=500, help="of questions, at most; default: 500")
+    cloze.add_argument("--characters", type=int, default=500, help="of a passage; default: 500")
+    cloze.add_argument("--seed", type=int, default=0, help="of what is drawn; default: 0")
+    cloze.add_argument("--output", type=Path, required=True, help="folder for cloze.yaml and cloze.jsonl")
+    cloze.set_defaults(make="make_cloze", made_in="cloze")
     slurm = commands.add_parser(
         "slurm",
         help="write out the scripts for sbatch",
@@ -101,17 +115,17 @@ def parser() -> Parser:
     slurm.set_defaults(make="make_slurm")
     for command in (train, llama):
         command.add_argument("--output", type=Path, required=True, help="the tokenizer.json to write")
-    for command in (manifest, biographies, train, llama, slurm):
+    for command in (manifest, biographies, train, llama, cloze, slurm):
         command.add_argument("--overwrite", action="store_true", help="replace what exists")
     return root
 
 
 def main(arguments: list[str] | None = None) -> None:
     given = vars(parser().parse_args(arguments))
-    from lab.experiment import preparation  # loads torch, which --help does without
-
     del given["command"]
-    getattr(preparation, given.pop("make"))(**given)
+    # Only now, as it loads torch, which --help does without.
+    room = importlib.import_module(f"lab.experiment.{given.pop('made_in', 'preparation')}")
+    getattr(room, given.pop("make"))(**given)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Ask a model the tasks of lm-evaluation-harness: rows into its ``scores.csv``, a table on the terminal."""
+"""Ask models the tasks of lm-evaluation-harness: rows into their ``scores.csv``, tables on the terminal."""
 
 import difflib
 import json
@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -18,18 +19,18 @@ import torch
 import yaml
 
 from lab.base.errors import UserError
-from lab.base.files import read_text
+from lab.base.files import make_folder, read_text, writable
 from lab.base.interruption import Interrupted, Interruption
-from lab.base.tables import Row
+from lab.base.tables import Row, write_table
 from lab.evidence.interval import mean_interval
 from lab.exchange.exporting import export_tokenizer
 from lab.experiment.settings import EvaluateSettings
 from lab.model.precision import DTYPES, device_of, exact_products
 from lab.observe.scoring import ROOMS, environment_of, store_rows
 from lab.runs.environment import digest_of_code
-from lab.runs.finding import step_of
+from lab.runs.finding import runs_of, step_of
 from lab.runs.identity import digest
-from lab.runs.run import open_model
+from lab.runs.model import Model
 
 # Of a question the harness gives these as a log-likelihood, and of WEIGHTED how many words or bytes it is over; the
 # metric is of their mean. A row holds what that mean is of, under a name that says so.
@@ -39,6 +40,7 @@ LOGS = {
     "byte_perplexity": "log_byte_perplexity",
 }
 WEIGHTED = ("word_perplexity", "byte_perplexity", "bits_per_byte")
+DOCUMENTS = "task_documents.csv.gz"
 BOOTSTRAPPED = 1000  # samples for a standard error that no formula gives
 
 try:
@@ -58,13 +60,26 @@ def evaluate(settings: EvaluateSettings) -> None:
     """Ask what ``settings`` say.
 
     Raises:
-        UserError: no such task, its questions cannot be had or do not fit, or the model is missing or damaged.
+        UserError: no such task, its questions cannot be had or do not fit, or a model is missing or damaged.
         Interrupted: on a signal; what is answered is kept.
     """
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
-    model = open_model(settings.run)
-    model.check()
-    model.must_foretell("lab.evaluate")
+    models = runs_of(settings.run)
+    output = None if settings.output is None else Path(settings.output)
+    if output is not None:
+        writable(output / DOCUMENTS, made=True)
+    for model in models:
+        model.must_foretell("lab.evaluate")
+        step_of(model, settings.checkpoint)
+    told = [row for model in models for row in _evaluated(model, settings)]
+    if output is not None:
+        make_folder(output)
+        write_table(output / DOCUMENTS, told)
+        print(f"{output / DOCUMENTS}: for python -m lab.claims --documents")
+
+
+def _evaluated(model: Model, settings: EvaluateSettings) -> list[Row]:
+    """Ask one model; what it said as rows with the columns OBSERVED of :mod:`lab.evidence.weighing`."""
     step, device = step_of(model, settings.checkpoint), device_of(settings.accelerator, settings.threads)
     longest = settings.longest or model.context
     with tempfile.TemporaryDirectory() as made:
@@ -77,6 +92,7 @@ def evaluate(settings: EvaluateSettings) -> None:
     surroundings = environment_of(decoder, device, settings.dtype)
     made_with = {"code": code, **surroundings}
     answering = digest({"model": model.digest, "step": step, "dtype": settings.dtype, "made_with": made_with})
+    observed: list[Row] = []
     with Interruption() as interruption, model.locked():
         interruption.install()
         asked = harness.HarnessModel(
@@ -92,10 +108,29 @@ def evaluate(settings: EvaluateSettings) -> None:
             record["settings"] |= {"longest": longest, "limit": settings.limit, "lm_eval": version("lm_eval")}
             record |= {"setting": digest(record["settings"])[:8], "step": step, "precision": settings.dtype}
             store_rows(model, name, record | made_with, rows)
+            observed += [_observed(model, record, row) for row in rows]
     from lab.report.terminal import print_tasks
 
     print_tasks(model.path.name, task_lines(found))
     print(f"every question: {model.path / 'scores.csv'}")
+    return observed
+
+
+def _observed(model: Model, record: Mapping[str, Any], row: Row) -> Row:
+    """What a claim knows of an answer: ``cloze: acc``, one number a question."""
+    return {
+        "evaluation": record["evaluation"],
+        "clusters_told": record["clusters"],
+        "context_tokens": model.context,
+        "variant": model.label,
+        "seed": model.identity.get("seed", 0),
+        "measure": row["measure"].replace(":", ": ", 1),
+        "length_tokens": model.context,
+        "cluster": row["cluster"],
+        "document": row["document"],
+        "mean": row["value"],
+        "weight": row["tokens"] or 1.0,
+    }
 
 
 def load_tasks(settings: EvaluateSettings, tokenizer: str) -> list[Any]:
@@ -201,7 +236,7 @@ def _scorings(found: Mapping[str, Any]) -> Iterator[tuple[str, list[Row], dict[s
             "measure": name,
             "settings": told | {"version": found["versions"].get(name)},
             "evaluation": f"{name}-{texts[:8]}",
-            "clusters": "questions",
+            "clusters": (config.get("metadata") or {}).get("clusters", "questions"),
         }
         yield name, [row for each in samples for row in _rows(name, each)], record
 
@@ -218,10 +253,11 @@ def _rows(task: str, sample: Mapping[str, Any]) -> Iterator[Row]:
             if metric in LOGS or metric in WEIGHTED:
                 value = -value / (math.log(2) if metric == "bits_per_byte" else 1)
             question = str(sample["doc_id"])
+            doc = sample.get("doc")
             yield {
                 "measure": column(task, metric, sample["filter"]),
                 "document": question,
-                "cluster": question,
+                "cluster": str(doc.get("cluster", question)) if isinstance(doc, Mapping) else question,
                 "tokens": None if weight is None else int(weight),
                 "value": float(value),
             }
@@ -249,10 +285,10 @@ def column(task: str, metric: str, filtered: str) -> str:
 def task_lines(found: Mapping[str, Any]) -> list[Row]:
     """Of each task and metric, groups of tasks too: task, metric, value and stderr as the harness has them, low and
     high of the 95 % interval where the value is the mean over questions, else None, and questions."""
-    values: dict[str, dict[str, float]] = {}
+    values: dict[str, dict[str, list[float]]] = {}
     for name, samples in found["samples"].items():
         for row in (row for each in samples for row in _rows(name, each)):
-            values.setdefault(row["measure"], {})[row["document"]] = row["value"]
+            values.setdefault(row["measure"], {}).setdefault(row["cluster"], []).append(row["value"])
     lines: list[Row] = []
     for task, results in found["results"].items():
         for label, value in results.items():
@@ -261,7 +297,7 @@ def task_lines(found: Mapping[str, Any]) -> list[Row]:
                 continue
             questions = values.get(column(task, metric, filtered), {})
             low, high = None, None
-            if len(questions) > 1 and abs(sum(questions.values()) / len(questions) - value) < 1e-9:
+            if len(questions) > 1 and abs(fmean(map(fmean, questions.values())) - value) < 1e-9:
                 low, high = interval_of_questions([*questions.values()])
             stderr = results.get(f"{metric}_stderr,{filtered}")
             better = found.get("higher_is_better", {}).get(task, {}).get(metric)
@@ -280,13 +316,14 @@ def task_lines(found: Mapping[str, Any]) -> list[Row]:
     return lines
 
 
-def interval_of_questions(values: Sequence[float]) -> tuple[float | None, float | None]:
-    """The 95 % interval of a mean over questions: Wilson's of a share, which all right and all wrong have too;
-    otherwise Student's."""
-    if set(values) <= {0.0, 1.0}:
+def interval_of_questions(clusters: Sequence[Sequence[float]]) -> tuple[float | None, float | None]:
+    """The 95 % interval of a mean over questions, or over clusters of as many: Wilson's of a share, which all right and
+    all wrong have too; otherwise Student's."""
+    if {value for each in clusters for value in each} <= {0.0, 1.0} and all(len(each) == 1 for each in clusters):
         from scipy.stats import binomtest  # a second to load
 
-        share = binomtest(int(sum(values)), len(values)).proportion_ci(method="wilson")
+        share = binomtest(int(sum(each[0] for each in clusters)), len(clusters)).proportion_ci(method="wilson")
         return float(share.low), float(share.high)
-    interval = mean_interval(np.array([values]), [1] * len(values), over_seeds=False)
+    means = np.array([[fmean(each) for each in clusters]])
+    interval = mean_interval(means, [len(each) for each in clusters], over_seeds=False)
     return (interval.low, interval.high) if interval.known else (None, None)

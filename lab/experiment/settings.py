@@ -150,12 +150,13 @@ class ExportSettings(Settings):
 class EvaluateSettings(Settings):
     """lab.evaluate."""
 
-    run: Text = key("directory of a run, of one derived of it, or of an imported model")
+    run: Paths = key("directory of a run, of one derived of it, or of an imported model; or a list or pattern of them")
     tasks: Paths = key("names of tasks or groups of the harness: tasks=[arc_easy,piqa]")
     folder: Text | None = key("folder with tasks of your own, in the harness's YAML")
     shots: Annotated[int, Field(ge=0)] | None = key("examples before each question; null: as the task has it")
     limit: Count | None = key("questions of each task, at most: the first")
     longest: Count | None = key("tokens that a request may have; null: the model's context C")
+    output: Text | None = key("folder for a table of all answers, for lab.claims --documents")
     lengths: list[Count] = key(
         "tokens of the texts that a task makes up, such as those of RULER; []: as the task has it"
     )
