@@ -33,6 +33,7 @@ rope_list = "[$$(echo $(1) | tr ' ' ,)]"
 rope_extend = $(BIN)/python -m lab.extend run=$(call rope_list,$(call rope_parents,$(1))) $(2)
 rope_tune = $(BIN)/python -m lab.train experiment=rope_finetune start=run $(ROPE_TUNE) runs=$(ROPE_TRAINED)
 rope_compare = $(BIN)/python -m lab.compare $(ROPE_SCORE)
+rope_ask = $(BIN)/python -m lab.evaluate tasks=cloze folder=$(ROPE_TRAINED)_cloze
 
 .PHONY: rope rope-full rope-runs
 
@@ -70,8 +71,18 @@ ROPE_BY_LENGTH_FULL := 'measure.truncated_perplexity.lengths=[256,512,1024,2048,
 ROPE_TENFOLD := scale.tokens=11796480
 ROPE_SCRATCH := experiment=pilot_study data.mode=stream
 ROPE_RETRIEVAL := experiment=pilot_study data=sotu_retrieval data.mode=stream
-ROPE_RETRIEVAL_SEEDS := 0 1 2
+ROPE_RETRIEVAL_SEEDS := 0 1 2 3 4
 ROPE_KEYS := 'measure.passkey.lengths=[256,512,1024,2048]' measure.passkey.distances=8 measure.passkey.trials=5
+ROPE_C := 256
+# Searches for 32 C have fewer candidates.
+ROPE_FAR := search.documents=3 search.temperature=yarn search.evolution.population=16 search.evolution.parents=8 \
+	search.evolution.mutants=4 search.evolution.crossovers=4 search.evolution.generations=10
+ROPE_TWICE := scale.tokens=2359296
+ROPE_FARTHEST := measure.truncated_perplexity.lengths=[256,512,2048,8192] scoring.segments=1 scoring.longest=4
+ROPE_REPORT := 1024
+ROPE_SUMMARIES :=
+ROPE_ASKED :=
+ROPE_CLOZE := --count 492 --characters 500
 ifdef SMOKE
 ROPE_FULL_FACTORS := 8
 ROPE_BY_LENGTH_FULL := 'measure.truncated_perplexity.lengths=[64,128,256,512,1024]'
@@ -80,11 +91,19 @@ ROPE_SCRATCH := experiment=smoke measure=none
 ROPE_RETRIEVAL := experiment=smoke measure=none data=sotu_retrieval
 ROPE_RETRIEVAL_SEEDS := 0 1
 ROPE_KEYS := 'measure.passkey.lengths=[256,512]' measure.passkey.distances=2 measure.passkey.trials=1
+ROPE_C := 64
+ROPE_FAR := $(ROPE_SEARCH)
+ROPE_TWICE := scale.tokens=8192
+ROPE_FARTHEST := measure.truncated_perplexity.lengths=[64,128,512,2048] scoring.segments=1 scoring.longest=4 scoring.documents=6
+ROPE_REPORT := 512
+ROPE_SUMMARIES := scale.tokens=8192 scale.warmup_steps=1 data.corpus.longest_characters=256 data.corpus.reports=50
+ROPE_ASKED := measure.summary_facts.documents=6 measure.summaries.documents=6
+ROPE_CLOZE := --count 24 --characters 100
 endif
 # The derived runs of a parent by a rule with a factor, as published.
 rope_derived = $$(grep -l "\"name\": \"$(2)\"" $(1)-$(2)-*/manifest.json | xargs -r grep -lE "\"factor\": $(3)(\.0)?," | xargs -r grep -L '"beta_fast": 4.0' | xargs -r -n1 dirname)
 
-rope-full: rope ## the same trained at other factors, longer and from the beginning, and with passkeys (hours more, not measured yet)
+rope-full: rope ## docs/rope-extension-full.md: LongRoPE step by step, other factors and lengths, passkeys, summaries, a cloze task (hours more, not measured yet)
 	# Of every seed, for the first part of all compares what is there.
 	for rule in position_interpolation yarn; do $(call rope_extend,$(ROPE_SEEDS),extension=$$rule extension.factor=$(ROPE_LONGEST)) || exit 1; done
 	for s in $(ROPE_FULL_FACTORS) $(ROPE_LONGEST); do seeds="$(ROPE_TUNED)"; test $$s != $(ROPE_LONGEST) || seeds=$(firstword $(ROPE_TUNED)); \
@@ -97,13 +116,35 @@ rope-full: rope ## the same trained at other factors, longer and from the beginn
 			measure=truncated_perplexity $(ROPE_BY_LENGTH_FULL) output=$(ROPE)/rope/trained_at_$$s || exit 1; done
 	for parent in $(call rope_parents,$(ROPE_TUNED)); do \
 		$(rope_tune) start.run=$$parent scale.context=$(ROPE_LONG) $(ROPE_TENFOLD) runs=$(ROPE_TRAINED)_tenfold || exit 1; done
+	$(rope_compare) runs=$(call rope_list,$$(for each in $(ROPE_TRAINED)/rope-*-C$(ROPE_LONG)-*-seed?-????????; do \
+		! grep -q '"extensions": \[\]' $$each/manifest.json || echo $$each; done) $(ROPE_TRAINED)_tenfold/rope-*-seed?-????????) \
+		factor=scale.tokens measure=truncated_perplexity $(ROPE_BY_LENGTH) output=$(ROPE)/rope/tenfold
 	$(BIN)/python -m lab.train -m $(ROPE_SCRATCH) model=rope scale.context=$(ROPE_LONG) scale.micro_batch=4 seed=$(subst $(space),$(comma),$(ROPE_TUNED)) runs=$(ROPE_TRAINED)_scratch
-	for each in tenfold scratch; do $(BIN)/python -m lab.extrapolate runs="$(ROPE_TRAINED)_$$each/*" measure=truncated_perplexity $(ROPE_BY_LENGTH) \
-		$(filter-out scoring.longest=%,$(ROPE_SCORE)) scoring.longest=2 || exit 1; done
+	$(BIN)/python -m lab.extrapolate runs='$(ROPE_TRAINED)_scratch/*' measure=truncated_perplexity $(ROPE_BY_LENGTH) \
+		$(filter-out scoring.longest=%,$(ROPE_SCORE)) scoring.longest=2
 	$(BIN)/python -m lab.train -m $(ROPE_RETRIEVAL) model=rope seed=$(subst $(space),$(comma),$(ROPE_RETRIEVAL_SEEDS)) runs=$(ROPE_TRAINED)_retrieval
 	for s in 2 4; do for rule in position_interpolation ntk yarn; do \
 		$(BIN)/python -m lab.extend run='$(ROPE_TRAINED)_retrieval/rope-*-seed?-????????' extension=$$rule extension.factor=$$s || exit 1; done; done
 	$(BIN)/python -m lab.compare runs='$(ROPE_TRAINED)_retrieval/*' factor=extension reference=rope measure=passkey $(ROPE_KEYS) output=$(ROPE)/rope/passkey
+	BIN='$(BIN)' RUNS='$(ROPE_RUNS)' TRAINED='$(ROPE_TRAINED)' SEEDS='$(ROPE_TUNED)' C='$(ROPE_C)' TUNE='$(ROPE_TUNE)' TWICE='$(ROPE_TWICE)' \
+		SEARCH='$(ROPE_SEARCH)' FAR='$(ROPE_FAR)' SCORE='$(ROPE_SCORE)' FARTHEST='$(ROPE_FARTHEST)' TO='$(ROPE)' bash docs/rope-steps.sh
+	# Those that can retrieve learn to summarise reports of up to 4 C tokens, interpolated and as they are.
+	for base in $(ROPE_TRAINED)_retrieval/rope-*-seed?-????????; do for parent in $$base $(call rope_derived,$$base,position_interpolation,4); do \
+		$(BIN)/python -m lab.train experiment=summaries start=run start.run=$$parent scale.context=$(ROPE_REPORT) $(ROPE_SUMMARIES) \
+			$(ROPE_ASKED) runs=$(ROPE_TRAINED)_summaries || exit 1; done; done
+	$(BIN)/python -m lab.compare runs='$(ROPE_TRAINED)_summaries/*' factor=extension reference=rope 'measure=[summary_facts,summaries]' $(ROPE_ASKED) \
+		output=$(ROPE)/rope/summaries
+	# Which word ends a sentence? Inside C, without training and with it.
+	test -e $(ROPE_TRAINED)_cloze/cloze.yaml || $(BIN)/python -m lab.prepare cloze data=sotu $(ROPE_CLOZE) --output $(ROPE_TRAINED)_cloze
+	$(rope_ask) run=$(call rope_list,$(call rope_parents,$(ROPE_SEEDS)) $(addsuffix -position_interpolation-*,$(call rope_parents,$(ROPE_SEEDS)))) \
+		output=$(ROPE)/rope/cloze
+	$(rope_ask) run='$(ROPE_TRAINED)/rope-*-C$(ROPE_LONG)-*-seed?-????????' output=$(ROPE)/rope/cloze_trained
+	$(rope_ask) run='$(ROPE_TRAINED)/rope-*-C$(ROPE_C)-*-seed?-????????' output=$(ROPE)/rope/cloze_control
+	$(BIN)/python -m lab.claims --study rope_extension_full --output $(ROPE)/rope-extension-full.md --documents \
+		$(foreach each,start_tokens steps direct,$(ROPE)/rope/$(each)/documents.csv.gz) tenfold=$(ROPE)/rope/tenfold/documents.csv.gz \
+		'trained 10 %=$(ROPE)/rope/trained_10/documents.csv.gz' retrieval=$(ROPE)/rope/passkey/documents.csv.gz \
+		summaries=$(ROPE)/rope/summaries/documents.csv.gz $(ROPE)/rope/cloze/task_documents.csv.gz \
+		trained=$(ROPE)/rope/cloze_trained/task_documents.csv.gz control=$(ROPE)/rope/cloze_control/task_documents.csv.gz
 
 rope-runs: .venv/installed
 	$(BIN)/python -m lab.train -m experiment=smoke measure=none runs=$(ROPE_RUNS) model=rope seed=$(subst $(space),$(comma),$(ROPE_SEEDS))

@@ -67,6 +67,27 @@ def parser() -> Parser:
     biographies.add_argument("overrides", nargs="*", metavar="key=value", help="as for lab.train")
     biographies.add_argument("--output", type=Path, required=True, help="folder for train.jsonl, validation.jsonl, ...")
     biographies.set_defaults(make="make_biographies")
+    paraphrases = commands.add_parser(
+        "paraphrases",
+        help="have a model write biographies for data=biographies",
+        description="Have a model write about each person of data=biographies, again until a text has the name and all "
+        "six values in it, and print how many have. Stopped and started again, it goes on.",
+    )
+    paraphrases.add_argument("overrides", nargs="*", metavar="key=value", help="as for lab.train")
+    paraphrases.add_argument("--run", required=True, help="the model: an imported one, or a run")
+    paraphrases.add_argument("--people", type=int, help="the first so many; default: all, celebrities too")
+    paraphrases.add_argument("--texts", type=int, default=1, help="of each person; default: 1")
+    paraphrases.add_argument("--tries", type=int, default=128, help="texts drawn about a person, at most; default: 128")
+    paraphrases.add_argument("--temperature", type=float, default=0.5, help="of what is drawn; default: 0.5")
+    paraphrases.add_argument("--seed", type=int, default=0, help="of what is drawn; default: 0")
+    paraphrases.add_argument(
+        "--prompt",
+        type=Path,
+        help="file with the prompt, in it {name}, {birth_date} and all others; its last line begins the text; default: "
+        "one in ChatML, as SmolLM2 reads it",
+    )
+    paraphrases.add_argument("--output", type=Path, required=True, help="the file to write, .jsonl")
+    paraphrases.set_defaults(make="make_paraphrases", made_in="paraphrasing")
     train = commands.add_parser(
         "tokenizer",
         help="train byte-level BPE on the training split of a corpus, or give each of its words a token",
@@ -115,7 +136,7 @@ def parser() -> Parser:
     slurm.set_defaults(make="make_slurm")
     for command in (train, llama):
         command.add_argument("--output", type=Path, required=True, help="the tokenizer.json to write")
-    for command in (manifest, biographies, train, llama, cloze, slurm):
+    for command in (manifest, biographies, paraphrases, train, llama, cloze, slurm):
         command.add_argument("--overwrite", action="store_true", help="replace what exists")
     return root
 

@@ -111,6 +111,9 @@ class BiographiesSettings(CorpusSettings):
     question_filler: int = key(
         "of such sentences, at most, between a name and the question; 0: the question alone", ge=0, le=MOST
     )
+    paraphrases: Text | None = key(
+        "a file of biographies that a model wrote (lab.prepare paraphrases), read in place of templates", decides=False
+    )
 
     @property
     def label(self) -> str:
@@ -123,6 +126,7 @@ class BiographiesSettings(CorpusSettings):
         flags = {"fullname": self.full_name, "adjacent": self.adjacent, "celebrity": self.celebrities > 0}
         flags |= {"rewritten": self.rewritten > 0, "grammar": self.style == "grammar", "text": self.text}
         flags |= {"apart": self.entry_filler > 0, "filler": self.question_filler > 0}
+        flags |= {"paraphrased": self.paraphrases is not None}
         return "_".join([*words, *(word for word, there in flags.items() if there)])
 
 

@@ -117,15 +117,15 @@ def _evaluated(model: Model, settings: EvaluateSettings) -> list[Row]:
 
 
 def _observed(model: Model, record: Mapping[str, Any], row: Row) -> Row:
-    """What a claim knows of an answer: ``cloze: acc``, one number a question."""
+    """What a claim knows of an answer: ``cloze: acc``, one number a question, at no length, whatever the context."""
     return {
         "evaluation": record["evaluation"],
         "clusters_told": record["clusters"],
-        "context_tokens": model.context,
+        "context_tokens": 1,
         "variant": model.label,
         "seed": model.identity.get("seed", 0),
         "measure": row["measure"].replace(":", ": ", 1),
-        "length_tokens": model.context,
+        "length_tokens": 1,
         "cluster": row["cluster"],
         "document": row["document"],
         "mean": row["value"],

@@ -52,7 +52,7 @@ def searched(
         UserError: the log of an earlier, stopped search is damaged.
         Interrupted: on a signal; the same command goes on.
     """
-    assert rule.search is not None
+    assert rule.search in ("paper", "code")
     search, evolution, length = settings.search, settings.search.evolution, length_of(settings.search, rule)
     asked = Asked(parent.path, step, device, [each.ids[: length + 1] for each in documents], "float32")
     if search.objective == "needle":

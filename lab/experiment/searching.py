@@ -17,6 +17,7 @@ from lab.base.tables import Row
 from lab.experiment.analysis import Folding
 from lab.experiment.extend_settings import ExtendSettings, SearchSettings
 from lab.experiment.factor_search import length_of, searched
+from lab.experiment.found_factors import put_together
 from lab.extension.longrope import LongRoPE
 from lab.extension.rope_rules import RopeRule, rope_rule
 from lab.extension.settings import AttentionScalingSettings, VectorReplacementSettings
@@ -57,11 +58,14 @@ def completed(parent: Model, step: int, settings: ExtendSettings, device: str, i
         Interrupted: on a signal.
     """
     extension: ExtensionSettings = settings.extension
-    searches = isinstance(extension, LongRoPE) and extension.search is not None
+    searches = isinstance(extension, LongRoPE) and extension.search in ("paper", "code")
     if settings.search.objective != "perplexity" and not searches:
         raise UserError(f"search.objective is {settings.search.objective}: only extension=longrope is searched by it")
     if isinstance(extension, RopeRule):
         rule = _of_first_context(parent, extension)
+        if isinstance(rule, LongRoPE) and rule.search == "found":
+            found, record = put_together(parent, rule)
+            return Found(found, [], record)
         if isinstance(rule, LongRoPE) and rule.search is not None:
             documents = validation(parent, length_of(settings.search, rule) + 1, settings)
             found, record, rows = searched(parent, step, settings, rule, documents, device, interruption)

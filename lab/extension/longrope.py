@@ -22,8 +22,10 @@ class LongRoPE(ByFactor):
     """
 
     name: Literal["longrope"] = "longrope"
-    search: Literal["paper", "code"] | None = key(
-        "search the factors: variant of the algorithm; null: they are given", default=None
+    search: Literal["paper", "code", "found"] | None = key(
+        "search the factors: variant of the algorithm; found: those that were searched for the run before, at the "
+        "lengths up_to and at the whole one; null: they are given",
+        default=None,
     )
     factors: list[list[float]] = key("sets of lambda_i, one of each pair of a head's dimensions, from the fastest")
     up_to: list[Count] = key("length of the longest text of each set but the last, in tokens")
@@ -32,24 +34,23 @@ class LongRoPE(ByFactor):
 
     @model_validator(mode="after")
     def _of_sets(self) -> "LongRoPE":
-        if self.search is not None:
+        if self.search in ("paper", "code"):
             if self.factors or self.up_to or self.kept:
                 raise ValueError(
                     f"search is {self.search}, and finds factors, up_to and kept: leave them out, or give search=null"
                 )
             return self
-        if not self.factors:
+        if self.search is not None and (self.factors or self.attention_factors):
+            raise ValueError("search is found, and finds factors and attention_factors: leave them out")
+        if self.search is None and not self.factors:
             raise ValueError("factors is []: give a set of lambda_i, or more; or let search=paper find one")
-        if len(self.up_to) != len(self.factors) - 1 or self.up_to != sorted(set(self.up_to)):
-            raise ValueError(
-                f"up_to is {self.up_to}: give {len(self.factors) - 1} rising lengths, all sets' but the last's"
-            )
+        sets = len(self.up_to) + 1 if self.search is not None else len(self.factors)
+        if len(self.up_to) != sets - 1 or self.up_to != sorted(set(self.up_to)):
+            raise ValueError(f"up_to is {self.up_to}: give {sets - 1} rising lengths, all sets' but the last's")
         values: dict[str, list[Any]] = {"kept": self.kept, "attention_factors": self.attention_factors}
         for name, each in values.items():
-            if len(each) not in (0, len(self.factors)):
-                raise ValueError(
-                    f"{name} has {len(each)} values and factors {len(self.factors)} sets: give one of each"
-                )
+            if len(each) not in (0, sets):
+                raise ValueError(f"{name} has {len(each)} values and there are {sets} sets: give one of each")
         if any(each < 0 for each in self.kept):
             raise ValueError(f"kept is {self.kept}: give numbers of positions")
         for each in self.factors:
@@ -89,11 +90,14 @@ class LongRoPE(ByFactor):
 
     @property
     def label(self) -> str:
+        told = [f"s={self.factor:g}"]
         if self.search is not None:
-            return f"longrope(s={self.factor:g}, searched{' as released' if self.search == 'code' else ''})"
-        told = [f"s={self.factor:g}", *[f"{len(self.factors)} sets"] * (len(self.factors) > 1)]
-        kept = [f"first={','.join(map(str, self.kept))}"] if any(self.kept) else []
-        return f"longrope({', '.join(told + kept)})"
+            told.append("searched as released" if self.search == "code" else "searched")
+        if self.up_to:
+            told.append(f"{len(self.up_to) + 1} sets")
+        if any(self.kept) or (self.kept and self.search is not None):
+            told.append(f"first={','.join(map(str, self.kept))}")
+        return f"longrope({', '.join(told)})"
 
     def rope_abroad(self, base: float, head_dim: int) -> dict[str, Any]:
         if any(self.kept):

@@ -1,6 +1,6 @@
 """Decoding with cached keys and values, greedy or drawn, for every position encoding and window, at any length."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 import torch
 from jaxtyping import Float, Int
@@ -113,15 +113,59 @@ def sample(
     cache = Cache(decoder)
     tokens = prompt
     for _ in range(new_tokens):
-        logits = decoder.logits(decoder.hidden(tokens, cache=cache)[0, -1:])[0].double().cpu()
-        if temperature is None:
-            chosen = int(logits.argmax())
-        else:
-            # Less the largest, which divided by a temperature next to nothing is still a number.
-            scaled = (logits - logits.max()) / temperature
-            probabilities, ids = torch.softmax(scaled, dim=0).sort(descending=True, stable=True)
-            before = probabilities.cumsum(0) - probabilities
-            probabilities = torch.where(before < top_p, probabilities, 0.0)
-            chosen = int(ids[torch.multinomial(probabilities, 1, generator=draw)])
-        yield chosen
-        tokens = prompt.new_tensor([[chosen]])
+        logits = decoder.logits(decoder.hidden(tokens, cache=cache)[:, -1:])[:, 0]
+        tokens = _chosen(logits, temperature, top_p, draw).to(prompt)[:, None]
+        yield int(tokens)
+
+
+@torch.inference_mode()
+def samples(
+    decoder: Decoder,
+    prompt: Int[Tensor, "1 time"],
+    count: int,
+    new_tokens: int,
+    *,
+    temperature: float,
+    top_p: float = 1.0,
+    seed: int = 0,
+    ends: Collection[int] = (),
+) -> list[list[int]]:
+    """Several texts that follow one prompt, drawn together: each up to a token of ``ends``, which is left out.
+
+    Args and Raises as :func:`sample`.
+    """
+    if prompt.shape[0] != 1 or prompt.shape[1] < 1:
+        raise ValueError(f"one prompt of at least one token is needed, not shape {tuple(prompt.shape)}")
+    draw = torch.Generator().manual_seed(seed % 2**63)
+    cache = Cache(decoder)
+    tokens = prompt.expand(count, -1)
+    found: list[list[int]] = [[] for _ in range(count)]
+    going = set(range(count))
+    for _ in range(new_tokens):
+        logits = decoder.logits(decoder.hidden(tokens, cache=cache)[:, -1:])[:, 0]
+        chosen = _chosen(logits, temperature, top_p, draw)
+        for number in sorted(going):
+            token = int(chosen[number])
+            if token in ends:
+                going.remove(number)
+            else:
+                found[number].append(token)
+        if not going:
+            break
+        tokens = chosen.to(prompt)[:, None]
+    return found
+
+
+def _chosen(
+    logits: Float[Tensor, "rows vocabulary"], temperature: float | None, top_p: float, draw: torch.Generator
+) -> Int[Tensor, "rows"]:
+    """A token of each row: the likeliest, or one that is drawn from the nucleus."""
+    logits = logits.double().cpu()
+    if temperature is None:
+        return logits.argmax(dim=-1)
+    # Less the largest, which divided by a temperature next to nothing is still a number.
+    scaled = (logits - logits.amax(dim=-1, keepdim=True)) / temperature
+    probabilities, ids = torch.softmax(scaled, dim=-1).sort(dim=-1, descending=True, stable=True)
+    before = probabilities.cumsum(-1) - probabilities
+    probabilities = torch.where(before < top_p, probabilities, 0.0)
+    return ids.gather(-1, torch.multinomial(probabilities, 1, generator=draw))[:, 0]

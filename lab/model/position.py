@@ -161,7 +161,7 @@ class RoPE(PositionEncoding):
         # On the CPU, wherever shapes alone are tried: arithmetic on the meta device loads a compiler, for a second.
         exponents = torch.arange(0, head_dim, 2, dtype=torch.float64, device="cpu") / head_dim
         self.register_buffer("inverse_frequencies", base**-exponents, persistent=False)
-        self.register_buffer("table", torch.empty(2, 0, head_dim // 2), persistent=False)
+        self.register_buffer("table", torch.empty(2, 0, head_dim // 2, device="cpu"), persistent=False)
 
     def reach(self, length: int) -> None:
         if length > self.table.shape[1]:

@@ -203,3 +203,33 @@ def test_prepare_writes_the_documents_out_and_says_how_often_a_person_is_read_of
 def test_questions_without_a_run_to_go_on_from_are_told_so_and_nothing_else(tmp_path: Path) -> None:
     line = the_one_line(lab("train", "experiment=questions", "data.corpus.people=20", cwd=tmp_path))
     assert line == "error: start.run must be given: add start.run=... to the command"
+
+
+def test_a_model_that_cannot_write_has_no_text_taken_and_goes_on_where_it_stopped(tmp_path: Path) -> None:
+    trained = lab("train", "experiment=smoke", "model=rope", "measure=none", "logger=csv", cwd=tmp_path)
+    assert trained.returncode == 0, trained.stderr
+    (run,) = (tmp_path / "runs").glob("rope-*")
+    keys = ("paraphrases", "data=biographies", "data.corpus.people=20", "--run", str(run), "--output", "texts.jsonl")
+
+    def asked(*more: str) -> str:
+        result = lab("prepare", *keys, *more, cwd=tmp_path)
+        assert result.returncode == 0, result.stderr
+        return result.stdout
+
+    told = asked("--people", "2", "--tries", "8")
+    assert "0 texts about 2 people" in told
+    assert "of 16 texts that were drawn 0 tell the name and all six values: 0.0%" in told
+    assert "2 people have fewer than 1: give more --tries, and it goes on" in told
+    first = (tmp_path / "texts.jsonl").read_text()
+    assert asked("--people", "2", "--tries", "8") == told  # nothing is drawn again
+    assert (tmp_path / "texts.jsonl").read_text() == first
+    (tmp_path / "texts.jsonl").write_text(first[:-30])  # as a killed process leaves it
+    asked("--people", "2", "--tries", "8")
+    assert (tmp_path / "texts.jsonl").read_text() == first
+    assert "of 32 texts" in asked("--people", "2", "--tries", "16")
+    line = the_one_line(lab("prepare", *keys, "--seed", "1", cwd=tmp_path))
+    assert "texts.jsonl: holds texts of another seed" in line
+    refused = lab(
+        "train", "experiment=biographies", "data.corpus.people=20", "data.corpus.paraphrases=texts.jsonl", cwd=tmp_path
+    )
+    assert "has 0 texts about" in the_one_line(refused)

@@ -4,12 +4,14 @@ arXiv 2402.13753)."""
 
 import csv
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from commands import lab
+from commands import lab, the_one_line
+from studies.searched import found as derived_of
 
 from lab.extension.longrope import LongRoPE
 from lab.runs.run import open_model
@@ -55,10 +57,7 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     found["searched for 32 C"] = steps.search(last, 32)
     found["recovered at C"] = steps.search(last, 32, f"search.length={C}")
     found["recovered at 2 C"] = steps.search(last, 32, f"search.length={2 * C}")
-    rules = [rule_of(found[name]) for name in SETS]
-    given = [f"extension.factors={[each.factors[0] for each in rules]}", f"extension.up_to={[C, 2 * C]}"]
-    given += [f"extension.kept={[sum(each.kept) for each in rules]}"]
-    keys = ("extension=longrope", "extension.search=null", "extension.factor=32", *given)
+    keys = ("extension=longrope", "extension.search=found", "extension.factor=32", f"extension.up_to={[C, 2 * C]}")
     found["switched"] = steps.made("extend", f"run={last}", *keys)
     return found
 
@@ -115,6 +114,56 @@ def test_what_a_step_finds_is_no_worse_than_what_it_begins_with(chain: dict[str,
     assert rule_of(chain[name]).factors == [best["factors"]]
     assert best["loss"] == json.loads((chain[name] / "manifest.json").read_text())["found"]["loss_nats"]
     assert len(rows) == 6 + 2 * 4
+
+
+def test_sets_that_were_searched_are_put_together_for_the_lengths_that_they_were_searched_at(
+    chain: dict[str, Path],
+) -> None:
+    last, model = chain["trained at 8 C"], open_model(chain["switched"])
+    rule = rule_of(chain["switched"])
+    alone = [rule_of(chain[name]) for name in SETS]
+    assert rule.factors == [each.factors[0] for each in alone]
+    assert rule.kept == [sum(each.kept) for each in alone]
+    assert rule.up_to == [C, 2 * C]
+    assert model.label.endswith("+longrope(s=32, searched, 3 sets)")  # whatever was found: seeds are compared
+    assert json.loads((model.path / "manifest.json").read_text())["found"]["sets"] == [
+        chain[name].name for name in SETS
+    ]
+    assert model.searched_on >= frozenset().union(*(open_model(chain[name]).searched_on for name in SETS))
+    for name, length in zip(SETS, (C, 2 * C, 32 * C), strict=True):
+        assert derived_of(last, 32, length) == chain[name]
+    assert derived_of(last, 32, None) == chain["switched"]
+    with pytest.raises(SystemExit, match="no derived run with searched factors, s = 32, length 99"):
+        derived_of(last, 32, 99)
+
+
+def test_first_tokens_may_turn_otherwise_than_a_search_has_found(chain: dict[str, Path], tmp_path: Path) -> None:
+    shutil.copytree(chain["base"].parent, tmp_path / "runs")
+    steps = Chain(tmp_path)
+    base = tmp_path / "runs" / chain["base"].name
+    keys = ("extension=longrope", "extension.search=found", "extension.factor=4")
+    other = steps.made("extend", f"run={base}", *keys, "extension.kept=[3]")
+    assert rule_of(other).factors == rule_of(chain["searched for 4 C"]).factors
+    assert rule_of(other).kept == [3]
+    assert open_model(other).label == "rope+longrope(s=4, searched, first=3)"
+
+
+@pytest.mark.parametrize(
+    ("keys", "told"),
+    [
+        (["extension.factor=16"], "no derived run that was searched for s = 16 at 1,024 tokens"),
+        (["extension.factor=4", "extension.up_to=[64]"], "search.length=64"),
+        (["extension.factor=4", "extension.factors=[[1,1]]"], "search is found, and finds factors"),
+        (["extension.factor=4", "extension.kept=[1,2]"], "kept has 2 values and there are 1 sets"),
+        (["extension.factor=4", "extension.up_to=[64,32]"], "give 2 rising lengths"),
+    ],
+)
+def test_sets_that_were_not_searched_are_told(chain: dict[str, Path], keys: list[str], told: str) -> None:
+    before = {*chain["base"].parent.iterdir()}
+    arguments = ("extension=longrope", "extension.search=found", *keys)
+    line = the_one_line(lab("extend", f"run={chain['base']}", *arguments, cwd=chain["base"].parents[1]))
+    assert told in line
+    assert {*chain["base"].parent.iterdir()} == before
 
 
 def test_for_short_texts_factors_are_looked_for_up_to_a_lower_bound(chain: dict[str, Path]) -> None:

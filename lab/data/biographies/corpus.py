@@ -5,11 +5,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from itertools import islice
+from pathlib import Path
 from typing import Any, Literal
 
 from lab.base.errors import UserError
+from lab.base.shown import plain
 from lab.data.biographies import people as persons
 from lab.data.biographies import wording
+from lab.data.biographies.paraphrases import read_paraphrases, tells_all, written
 from lab.data.biographies.people import ATTRIBUTES, Person, group_of
 from lab.data.biographies.wording import Asked, Written
 from lab.data.sources.documents import Corpus, Entry, Sotu, digest_of
@@ -64,10 +67,12 @@ class Biographies(Corpus):
         question_wordings: of each question.
         entry_filler: sentences about nobody behind the first one of each entry.
         question_filler: of these sentences 0 to so many, drawn for each question, stand between name and question.
+        paraphrases: a file of biographies that a model wrote, read in place of templates: ``wordings`` of each person,
+            as they are; fresh words for validation and test are templates'.
 
     Raises:
         UserError: more people than names, more entries than can be held, a pool or file of templates that holds fewer
-            than asked, or is damaged; questions about nobody.
+            than asked, or is damaged; questions about nobody; paraphrases that are to be shuffled, or too few.
     """
 
     clusters = "people"
@@ -95,6 +100,7 @@ class Biographies(Corpus):
         entry_filler: int,
         question_filler: int,
         on_error: str = "stop",
+        paraphrases: str | None = None,
     ) -> None:
         super().__init__(on_error)
         sizes: Mapping[str, int] = pools if isinstance(pools, Mapping) else pools.plain()
@@ -119,10 +125,13 @@ class Biographies(Corpus):
             )
         if content != "entries" and not self.asked:
             raise UserError(f"questions are about the training group, and none of {people} people is in it: take more")
+        self._paraphrased: dict[str, list[str]] = {}
         self._entry(everyone[0], 0, None)  # what is wrong with the templates is told at once
         self._rewritten = {person.name for person in sorted(self.people, key=_rank)[:count]}
         self._sotu = Sotu() if text else None
         self._by_name = {person.name: person for person in everyone}
+        if paraphrases:
+            self._paraphrased = self._read_paraphrases(Path(paraphrases))
         self._settings = {
             "content": content,
             "people": people,
@@ -141,6 +150,7 @@ class Biographies(Corpus):
         # A corpus without them is what it was before there were any.
         self._settings |= {"entry_filler": entry_filler} if entry_filler else {}
         self._settings |= {"question_filler": question_filler} if question_filler else {}
+        self._settings |= {"paraphrases": _digest_of_texts(self._paraphrased)} if self._paraphrased else {}
 
     # What measures and probes ask.
 
@@ -162,7 +172,32 @@ class Biographies(Corpus):
         return self._entry(person, FRESH, self.recipe_of(person).entries[0][1])
 
     def _entry(self, person: Person, drawing: int, order: int | None) -> Written:
+        if self._paraphrased and drawing < FRESH:
+            return written(person, self._paraphrased[person.name][drawing])
         return wording.entry(person, drawing, order, **self._worded)
+
+    def _read_paraphrases(self, path: Path) -> dict[str, list[str]]:
+        """As many texts of each person as are read. Raises UserError if there are fewer, or one does not tell all."""
+        worded = self._worded
+        if self.recipe.orders or worded["full_name"] or worded["apart"] or worded["style"] != "templates":
+            raise UserError(
+                f"{path}: what a model wrote is read as it is: not in other orders, with full names or filler put in, "
+                "or by a grammar; leave these out"
+            )
+        _, found = read_paraphrases(path)
+        texts: dict[str, list[str]] = {}
+        for person in self._by_name.values():
+            needed = self.recipe_of(person).wordings
+            of_person = found[person.name].texts if person.name in found else []
+            if len(of_person) < needed:
+                raise UserError(
+                    f"{path}: has {len(of_person)} texts about {person.name}, and {needed} are read: have more "
+                    "written, for as many people and the same seed"
+                )
+            texts[person.name] = of_person[:needed]
+            if wrong := next((text for text in texts[person.name] if not tells_all(person, text)), None):
+                raise UserError(f"{path}: {plain(wrong)[:60]} ... does not tell all about {person.name}; take it out")
+        return texts
 
     @property
     def asked(self) -> list[Person]:
@@ -195,6 +230,8 @@ class Biographies(Corpus):
             for person in self.people[:200]:
                 for drawing in range(20):
                     yield self._entry(person, drawing, drawing).text
+        for of_person in self._paraphrased.values():
+            yield from of_person
 
     # What a corpus is.
 
@@ -309,6 +346,10 @@ class Biographies(Corpus):
 def _digest_of(people: Sequence[Person]) -> str:
     table = "\n".join("\t".join(map(str, asdict(person).values())) for person in people)
     return hashlib.sha256(table.encode()).hexdigest()
+
+
+def _digest_of_texts(texts: Mapping[str, Sequence[str]]) -> str:
+    return hashlib.sha256("\n".join(each for of_person in texts.values() for each in of_person).encode()).hexdigest()
 
 
 def _rank(person: Person) -> bytes:
