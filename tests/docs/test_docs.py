@@ -227,6 +227,7 @@ RULES = [
     Rule(r"^echo .* > facts\.jsonl$", as_it_is, "takes no time"),
     Rule(LAB + "extend .*runs/B ", searched_a_little_on_a_child, "takes hours with the published numbers"),
     Rule(LAB + "extend .*extension=longrope", searched_a_little, "takes hours with the published numbers"),
+    Rule(LAB + "train .*data.corpus.paraphrases=", asked_for_help, "needs what a model has written"),
     Rule(LAB + "train .*experiment=questions", of_biographies, "takes minutes of 500 people"),
     Rule(LAB + "train .*start=run", trained_on, "takes seconds on a run of seconds"),
     Rule(LAB + "extend .*vector_replacement", of_few_vectors, "takes minutes with all windows"),
