@@ -112,7 +112,9 @@ class BiographiesSettings(CorpusSettings):
         "of such sentences, at most, between a name and the question; 0: the question alone", ge=0, le=MOST
     )
     paraphrases: Text | None = key(
-        "a file of biographies that a model wrote (lab.prepare paraphrases), read in place of templates", decides=False
+        "a file of biographies that a model wrote (lab.prepare paraphrases), read in place of templates",
+        decides=False,  # but the digest of its texts does
+        default=None,  # of a parent, of whom no paths are known, the people are the same
     )
 
     @property
