@@ -52,7 +52,8 @@ def extend(settings: ExtendSettings, run: str, command: str) -> Derived:
     asked |= {"search": settings.search.identity(), "evaluation": settings.evaluation.plain()}
     for path in parent.derived():  # a search is not made twice
         found = Derived(parent.path.parent / path.name)
-        if found.manifest.get("asked") == asked:
+        # What is put together depends on what has been searched since.
+        if found.manifest.get("asked") == asked and asked["extension"].get("search") != "found":
             found.check()
             print(f"{found.path} is there")
             return found

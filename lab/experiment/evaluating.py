@@ -326,4 +326,8 @@ def interval_of_questions(clusters: Sequence[Sequence[float]]) -> tuple[float | 
         return float(share.low), float(share.high)
     means = np.array([[fmean(each) for each in clusters]])
     interval = mean_interval(means, [len(each) for each in clusters], over_seeds=False)
-    return (interval.low, interval.high) if interval.known else (None, None)
+    if not interval.known:
+        return None, None
+    if all(0 <= value <= 1 for each in clusters for value in each):  # nor is a mean of shares less or more
+        return max(0.0, interval.low), min(1.0, interval.high)
+    return interval.low, interval.high

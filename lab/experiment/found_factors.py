@@ -17,6 +17,11 @@ def put_together(parent: Model, rule: LongRoPE) -> tuple[LongRoPE, dict[str, Any
     Raises:
         UserError: there is none that was searched at a length, or more than one.
     """
+    if rule.up_to and rule.up_to[-1] >= rule.reached:
+        raise UserError(
+            f"extension.up_to is {rule.up_to}, and the last set is for texts of up to {rule.reached:,} tokens: give "
+            "shorter ones"
+        )
     sets: list[tuple[Derived, LongRoPE]] = []
     for length in (*rule.up_to, rule.reached):
         found = [each for each in map(Derived, parent.derived()) if _searched_at(each, rule.factor, length)]

@@ -51,6 +51,14 @@ def prompt_of(template: str, person: Person) -> str:
     return template
 
 
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        told = error.strerror if isinstance(error, OSError) else "not UTF-8"
+        raise UserError(f"{path}: {told}; name a file with a prompt") from None
+
+
 def make_paraphrases(
     overrides: Sequence[str],
     run: str,
@@ -73,7 +81,7 @@ def make_paraphrases(
             raise UserError(f"{name} is {number}: give 1 or more")
     if not temperature > 0:
         raise UserError(f"--temperature is {temperature:g}: give more than 0, or all texts are alike")
-    template = PROMPT if prompt is None else read_text(prompt)
+    template = PROMPT if prompt is None else _read(prompt)
     if missing := [slot for slot in SLOTS if f"{{{slot}}}" not in template]:
         raise UserError(
             f"{prompt}: lacks {{{missing[0]}}}, in whose place it would stand: put in all of {', '.join(SLOTS)}"
@@ -150,7 +158,13 @@ def _about(
     while len(kept) < texts and drawn < tries:
         chance = hashlib.blake2b(f"{seed}/{person.name}/{drawn}".encode(), digest_size=8).digest()
         some = samples(
-            decoder, ids, TOGETHER, LONGEST, temperature=temperature, seed=int.from_bytes(chance, "little"), ends=ends
+            decoder,
+            ids,
+            min(TOGETHER, tries - drawn),
+            LONGEST,
+            temperature=temperature,
+            seed=int.from_bytes(chance, "little"),
+            ends=ends,
         )
         for each in some:
             text = asked.rpartition("\n")[2] + tokenizer.decode(each)

@@ -188,6 +188,7 @@ def test_the_prompt_holds_all_that_is_to_be_told() -> None:
         ({"temperature": float("nan")}, "--temperature is nan: give more than 0"),
         ({"overrides": ["data=sotu"]}, "data=sotu is no data=biographies"),
         ({"prompt": "Write about {name}."}, r"lacks \{birth_date\}"),
+        ({"prompt": "\udcff"}, "prompt.txt: not UTF-8; name a file with a prompt"),
         ({"run": "nowhere"}, "nowhere"),
     ],
 )
@@ -197,7 +198,7 @@ def test_what_cannot_be_asked_for_is_one_line_and_writes_nothing(
     given: dict[str, Any] = {"overrides": ["data=biographies"], "run": "none", "people": 2, "texts": 1, "tries": 8}
     given |= {"temperature": 0.5, "seed": 0, "prompt": None, "overwrite": False} | keys
     if given["prompt"] is not None:
-        (tmp_path / "prompt.txt").write_text(given["prompt"])
+        (tmp_path / "prompt.txt").write_text(given["prompt"], errors="surrogateescape")
         given["prompt"] = tmp_path / "prompt.txt"
     with pytest.raises(UserError, match=told):
         make_paraphrases(**given, output=tmp_path / "texts.jsonl")

@@ -226,7 +226,7 @@ def test_a_model_that_cannot_write_has_no_text_taken_and_goes_on_where_it_stoppe
     (tmp_path / "texts.jsonl").write_text(first[:-30])  # as a killed process leaves it
     asked("--people", "2", "--tries", "8")
     assert (tmp_path / "texts.jsonl").read_text() == first
-    assert "of 32 texts" in asked("--people", "2", "--tries", "16")
+    assert "of 20 texts" in asked("--people", "2", "--tries", "10")
     line = the_one_line(lab("prepare", *keys, "--seed", "1", cwd=tmp_path))
     assert "texts.jsonl: holds texts of another seed" in line
     refused = lab(

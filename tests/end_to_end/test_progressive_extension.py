@@ -156,6 +156,7 @@ def test_first_tokens_may_turn_otherwise_than_a_search_has_found(chain: dict[str
         (["extension.factor=4", "extension.factors=[[1,1]]"], "search is found, and finds factors"),
         (["extension.factor=4", "extension.kept=[1,2]"], "kept has 2 values and there are 1 sets"),
         (["extension.factor=4", "extension.up_to=[64,32]"], "give 2 rising lengths"),
+        (["extension.factor=4", "extension.up_to=[256]"], "the last set is for texts of up to 256 tokens"),
     ],
 )
 def test_sets_that_were_not_searched_are_told(chain: dict[str, Path], keys: list[str], told: str) -> None:

@@ -57,7 +57,10 @@ def read_paraphrases(path: Path) -> tuple[Mapping[str, Any], dict[str, Paraphras
     Raises:
         UserError: it cannot be read, or is no such file.
     """
-    lines = read_text(path).splitlines(keepends=True)
+    try:
+        lines = read_text(path).splitlines(keepends=True)
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: not UTF-8, so not as it was written; write it again") from None
     if lines and not lines[-1].endswith("\n"):
         lines.pop()
     made: Mapping[str, Any] | None = None
@@ -70,12 +73,10 @@ def read_paraphrases(path: Path) -> tuple[Mapping[str, Any], dict[str, Paraphras
                 continue
             each = Paraphrased(**row)
             if not isinstance(each.texts, list) or not all(isinstance(text, str) for text in each.texts):
-                raise TypeError("texts is no list of texts")
+                raise TypeError
             found[str(each.name)] = each._replace(drawn=int(each.drawn), telling=int(each.telling))
-        except (ValueError, TypeError, KeyError) as error:
-            raise UserError(
-                f"{path} line {number}: not as it was written ({' '.join(str(error).split())[:200]}); write it again"
-            ) from None
+        except (ValueError, TypeError, KeyError):
+            raise UserError(f"{path} line {number}: not as it was written; write the file again") from None
     if made is None:
         raise UserError(f"{path}: no biographies in it; write them again")
     return made, found

@@ -188,7 +188,7 @@ class Files(Corpus):
         if not isinstance(text, str):
             kind = type(text).__name__
             raise DocumentError(f"{where}: the field {name!r} is of type {kind}, not a string; mend the row")
-        return usable(text, where)
+        return usable(text, where if prompt_field is None else f"{where}, field {name!r}")
 
     def _chunks_of(self, split: str, subset: str) -> list[Chunk]:
         if (split, subset) not in self._chunks and split in self._made:
