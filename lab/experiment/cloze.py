@@ -49,7 +49,17 @@ class Document(NamedTuple):
     text: str
 
 
-def questions(texts: Sequence[Document], count: int, characters: int, seed: int) -> list[dict[str, object]]:
+class Question(NamedTuple):
+    """A line of the task's file: ``answer`` is the number of the right one of the ``choices``."""
+
+    document: str
+    cluster: str
+    passage: str
+    choices: list[str]
+    answer: int
+
+
+def questions(texts: Sequence[Document], count: int, characters: int, seed: int) -> list[Question]:
     """Questions about documents, as many of each cluster: a passage that lacks its last word, and four words.
 
     The wrong ones end sentences elsewhere in these documents, about as often as the right one, so that how frequent a
@@ -68,7 +78,7 @@ def questions(texts: Sequence[Document], count: int, characters: int, seed: int)
     # Words as frequent as each other stand in a drawn order.
     ranked = sorted(drawn.permutation(sorted(frequency)).tolist(), key=frequency.__getitem__)
     places = {word: place for place, word in enumerate(ranked)}
-    asked: list[dict[str, object]] = []
+    asked: list[Question] = []
     each_cluster = min(count // max(1, len(gaps)), *map(len, gaps.values())) if gaps else 0
     for cluster, held in gaps.items():
         for number in drawn.permutation(len(held))[:each_cluster].tolist():
@@ -77,14 +87,9 @@ def questions(texts: Sequence[Document], count: int, characters: int, seed: int)
             near = [word for word in ranked[first : first + NEAR + 1] if word != gap.word]
             wrong = drawn.choice(near, min(CHOICES - 1, len(near)), replace=False).tolist()
             answer = int(drawn.integers(len(wrong) + 1))
+            passage = document.text[gap.at - characters : gap.at].partition(" ")[2].rstrip()
             asked.append(
-                {
-                    "document": document.name,
-                    "cluster": cluster,
-                    "passage": document.text[gap.at - characters : gap.at].partition(" ")[2].rstrip(),
-                    "choices": [*wrong[:answer], gap.word, *wrong[answer:]],
-                    "answer": answer,
-                }
+                Question(document.name, cluster, passage, [*wrong[:answer], gap.word, *wrong[answer:]], answer)
             )
     return asked
 
@@ -104,7 +109,7 @@ def make_cloze(overrides: Sequence[str], output: Path, count: int, characters: i
     if count < clusters:
         raise UserError(f"--count is {count}, and there are {clusters} {corpus.clusters}: give at least one for each")
     asked = questions(texts, count, characters, seed)
-    if not asked or any(len(each["choices"]) < CHOICES for each in asked):  # type: ignore[arg-type]
+    if not asked or any(len(each.choices) < CHOICES for each in asked):
         raise UserError(
             f"the test split of {settings.label} has too few sentences with {characters:,} characters before their "
             "last word to ask about: give more text, or fewer --characters"
@@ -123,7 +128,7 @@ def make_cloze(overrides: Sequence[str], output: Path, count: int, characters: i
         "metadata": {"version": 1, "clusters": corpus.clusters},
     }
     make_folder(output)
-    lines = "".join(json.dumps(each, ensure_ascii=False) + "\n" for each in asked)
+    lines = "".join(json.dumps(each._asdict(), ensure_ascii=False) + "\n" for each in asked)
     write_all({files["questions"]: lines.encode(), files["task"]: yaml.safe_dump(task, sort_keys=False).encode()})
     told = plain(str(output))
     print(f"{told}: {len(asked):,} questions, {len(asked) // clusters:,} of each of {clusters:,} {corpus.clusters}")

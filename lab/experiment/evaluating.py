@@ -73,6 +73,8 @@ def evaluate(settings: EvaluateSettings) -> None:
         step_of(model, settings.checkpoint)
     told = [row for model in models for row in _evaluated(model, settings)]
     if output is not None:
+        if not told:
+            raise UserError("output: no task asked has a number for each question; take one that has, such as acc")
         make_folder(output)
         write_table(output / DOCUMENTS, told)
         print(f"{output / DOCUMENTS}: for python -m lab.claims --documents")
@@ -236,12 +238,18 @@ def _scorings(found: Mapping[str, Any]) -> Iterator[tuple[str, list[Row], dict[s
             "measure": name,
             "settings": told | {"version": found["versions"].get(name)},
             "evaluation": f"{name}-{texts[:8]}",
-            "clusters": (config.get("metadata") or {}).get("clusters", "questions"),
+            "clusters": _clusters(config) or "questions",
         }
-        yield name, [row for each in samples for row in _rows(name, each)], record
+        yield name, [row for each in samples for row in _rows(name, each, config)], record
 
 
-def _rows(task: str, sample: Mapping[str, Any]) -> Iterator[Row]:
+def _clusters(config: Mapping[str, Any]) -> str | None:
+    """What a task calls its questions' clusters, which their field ``cluster`` names; None: each is by itself."""
+    found = (config.get("metadata") or {}).get("clusters")
+    return None if found is None else str(found)
+
+
+def _rows(task: str, sample: Mapping[str, Any], config: Mapping[str, Any]) -> Iterator[Row]:
     """What a question is worth by each metric that is a number, or the logarithm of one, as a mean is taken of."""
     for metric in sample["metrics"]:
         value, weight = sample[metric], None
@@ -253,11 +261,10 @@ def _rows(task: str, sample: Mapping[str, Any]) -> Iterator[Row]:
             if metric in LOGS or metric in WEIGHTED:
                 value = -value / (math.log(2) if metric == "bits_per_byte" else 1)
             question = str(sample["doc_id"])
-            doc = sample.get("doc")
             yield {
                 "measure": column(task, metric, sample["filter"]),
                 "document": question,
-                "cluster": str(doc.get("cluster", question)) if isinstance(doc, Mapping) else question,
+                "cluster": str(sample["doc"].get("cluster", question)) if _clusters(config) else question,
                 "tokens": None if weight is None else int(weight),
                 "value": float(value),
             }
@@ -287,7 +294,7 @@ def task_lines(found: Mapping[str, Any]) -> list[Row]:
     high of the 95 % interval where the value is the mean over questions, else None, and questions."""
     values: dict[str, dict[str, list[float]]] = {}
     for name, samples in found["samples"].items():
-        for row in (row for each in samples for row in _rows(name, each)):
+        for row in (row for each in samples for row in _rows(name, each, found["configs"][name])):
             values.setdefault(row["measure"], {}).setdefault(row["cluster"], []).append(row["value"])
     lines: list[Row] = []
     for task, results in found["results"].items():

@@ -152,6 +152,7 @@ def _about(
     """What is drawn about a person, until enough texts tell everything; what stands in the prompt's last line begins
     each."""
     ids = torch.tensor([tokenizer.encode(asked).tolist()], device=decoder.embedding.device)
+    begun = tokenizer.encode(asked.rpartition("\n")[2]).tolist()
     known = (tokenizer.library.token_to_id(each) for each in ENDS)
     ends = {tokenizer.end_of_document, *(each for each in known if each is not None)}
     kept, drawn, telling = list(before.texts), before.drawn, before.telling
@@ -167,7 +168,7 @@ def _about(
             ends=ends,
         )
         for each in some:
-            text = asked.rpartition("\n")[2] + tokenizer.decode(each)
+            text = tokenizer.decode([*begun, *each])
             for end in ENDS:
                 text = text.partition(end)[0]
             text = " ".join(text.split())

@@ -58,10 +58,6 @@ class SummaryFacts(WritingMeasure):
         return rows
 
     @classmethod
-    def share(cls, row: Row) -> float:
-        return float(row["correct"])
-
-    @classmethod
     def notes(cls, rows: Sequence[Row]) -> list[tuple[str, str, str]]:
         lines = []
         for measure, text in ((cls.label(), "facts told"), ("summary_facts_copied", "facts in first and last line")):

@@ -1,29 +1,28 @@
 """What a decoder writes behind the prompts of a corpus's test split, beside what it was to write."""
 
-from abc import abstractmethod
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from lab.base.errors import UserError
 from lab.base.settings import Count, Positive, Seed, Share, key
-from lab.base.tables import Row
-from lab.observe.measure import Compared, Item, Measure, Source
+from lab.observe.at_context import AtContextMeasure
+from lab.observe.measure import Item, Source
 
 if TYPE_CHECKING:
     from lab.data.sources.documents import Corpus
     from lab.model.decoder import Decoder
 
 
-class WritingMeasure(Measure):
+class WritingMeasure(AtContextMeasure):
     """Texts that are written behind prompts, one a document of the corpus that was trained on.
 
     Position Interpolation draws them with a temperature of 0.5 and a nucleus of 0.95 (arXiv 2306.15595, section 3.5).
     """
 
     reads_documents = False
-    length_shown: ClassVar[str] = "behind whole prompts"
+    length_shown = "behind whole prompts"
 
     documents: Count | None = key("of the test split whose prompts are asked, at most")
     tokens: Count = key("written at most; the end of a document ends a text sooner")
@@ -75,23 +74,6 @@ class WritingMeasure(Measure):
                 break
             drawn.append(token)
         return str(tokenizer.decode(drawn)).strip()
-
-    @classmethod
-    @abstractmethod
-    def share(cls, row: Row) -> float:
-        """Of a row of its own what of 1 was written that was to be written."""
-
-    @classmethod
-    def compared(cls, row: Row, context: int) -> Compared | None:
-        return Compared(context, 1.0 - cls.share(row), 1) if row["measure"] == cls.label() else None
-
-    @classmethod
-    def length_text(cls, length: int, context: int) -> str:
-        return cls.length_shown
-
-    @classmethod
-    def point(cls, row: Row) -> None:
-        return None
 
 
 def copied(prompt: str) -> str:

@@ -146,6 +146,10 @@ def test_first_tokens_may_turn_otherwise_than_a_search_has_found(chain: dict[str
     assert rule_of(other).factors == rule_of(chain["searched for 4 C"]).factors
     assert rule_of(other).kept == [3]
     assert open_model(other).label == "rope+longrope(s=4, searched, first=3)"
+    # Another search at that length: which of the two is meant?
+    steps.search(base, 4, "search.evolution.seed=1")
+    line = the_one_line(lab("extend", f"run={base}", *keys, "extension.kept=[3]", cwd=tmp_path))
+    assert "has 2 derived runs that were searched for s = 4 at 256 tokens" in line
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from lab.base.errors import UserError
 from lab.data.sources.documents import Sotu
 from lab.experiment.comparison import compare
 from lab.experiment.compose import settings_of
-from lab.experiment.evaluating import evaluate
+from lab.experiment.evaluating import evaluate, interval_of_questions
 from lab.experiment.settings import CompareSettings, EvaluateSettings
 from lab.observe.scores import Scores
 from lab.runs.imported import Imported
@@ -281,3 +281,15 @@ def test_a_model_that_was_asked_tasks_is_compared_as_before(
     settings = settings_of("compare", CompareSettings, [f"runs=[{runs}]", "factor=model", *scored])
     compare(settings.with_values(output=str(tmp_path / "compared")), "a command")
     assert (tmp_path / "compared" / "differences.csv").exists()
+
+
+def test_the_interval_of_a_share_over_clusters_lies_within_0_and_1_and_is_over_clusters() -> None:
+    few = [[0.0, 1.0], [0.0, 0.0], [0.0, 0.0], [1.0, 0.0], [0.0, 0.0], [0.0, 0.0], [0.0, 0.0]]
+    low, high = interval_of_questions(few)
+    assert low == 0.0
+    assert high is not None
+    assert 1 / 7 < high < 1
+    assert interval_of_questions([[1 - value for value in each] for each in few]) == pytest.approx((1 - high, 1.0))
+    assert interval_of_questions(few[:5]) == (None, None)  # too few clusters, though ten questions
+    alone = [[value] for each in few for value in each]
+    assert interval_of_questions(alone)[0] is not None
