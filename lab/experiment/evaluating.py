@@ -45,6 +45,7 @@ BOOTSTRAPPED = 1000  # samples for a standard error that no formula gives
 
 try:
     import lm_eval
+    import sklearn  # noqa: F401  # the harness loads it later; it sets variables of OpenMP, which are recorded: before that
     from lm_eval.tasks import TaskManager
 
     from lab.exchange import harness
